@@ -1,0 +1,129 @@
+"""The truth of every fast op, in plain torch: statistics and modulation in float32 (float64 for float64 inputs).
+
+Groups `g` are (sample, stream) pairs: a batch whose streams lie one after the other, `[b, s*n, d]`, is
+`[b*s, n, d]` as a view. Every other implementation is tested against these lines and their autograd.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+
+def modulated_layernorm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift: x [g, n, d], scale and shift [g, d] in float32, result as x."""
+    x32 = _wide(x)
+    normed = F.layer_norm(x32, x.shape[-1:], eps=eps)
+    return (normed * (1 + _wide(scale)).unsqueeze(1) + _wide(shift).unsqueeze(1)).to(x.dtype)
+
+
+def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate * y: x and y [g, n, d], gate [g, d] in float32."""
+    return (_wide(x) + _wide(gate).unsqueeze(1) * _wide(y)).to(x.dtype)
+
+
+def gated_residual_layernorm(
+    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """The boundary between two sublayers: r = x + gate * y, and LayerNorm(r) * (1 + scale) + shift.
+
+    The normalisation reads r as it is stored, after rounding to the dtype of x.
+    """
+    residual = gated_residual(x, y, gate)
+    return residual, modulated_layernorm(residual, scale, shift, eps)
+
+
+def qk_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    grid: tuple[int, int, int],
+    streams: int,
+    num_heads: int,
+    theta: float = 1e4,
+    eps: float = 1e-6,
+    per_head: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """RMSNorm and 3-D rotary positions of queries and keys: [b, l, d] → [b, l, n, k], l = streams·t·h·w.
+
+    RMSNorm runs over the full width (weight [d], as in Wan) or per head (weight [k]). Stream s lies at width
+    positions s·w … s·w + w - 1, which is what concatenating the streams along width means to attention.
+    """
+    cos, sin = rope_table(grid, streams, q.shape[-1] // num_heads, theta, q.device)
+
+    def one(x: Tensor, weight: Tensor) -> Tensor:
+        if not per_head:
+            x = _rmsnorm(x, weight, eps)
+        x = rearrange(x, "b l (n k) -> b l n k", n=num_heads)
+        if per_head:
+            x = _rmsnorm(x, weight, eps)
+        return rotate(x, cos, sin)
+
+    return one(q, q_weight), one(k, k_weight)
+
+
+def rope_table(
+    grid: tuple[int, int, int], streams: int, head_dim: int, theta: float, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles, float32 [l, k/2]; the head is split t, h, w = k - 4(k//6), 2(k//6) twice.
+
+    Angles are formed in float64, as Wan does.
+    """
+    t, h, w = grid
+    part = 2 * (head_dim // 6)
+    sizes = (head_dim - 2 * part, part, part)
+    frames = torch.arange(t, device=device).view(1, t, 1, 1).expand(streams, t, h, w)
+    rows = torch.arange(h, device=device).view(1, 1, h, 1).expand(streams, t, h, w)
+    columns = torch.arange(streams * w, device=device).view(streams, 1, 1, w).expand(streams, t, h, w)
+    angles = []
+    for position, size in zip((frames, rows, columns), sizes, strict=True):
+        exponent = torch.arange(0, size, 2, dtype=torch.float64, device=device) / size
+        angles.append(position.reshape(-1, 1).double() * theta**-exponent)
+    angle = torch.cat(angles, dim=1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate adjacent pairs of the head axis: x [b, l, n, k], tables [l, k/2]."""
+    even, odd = _wide(x).unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos.unsqueeze(1).to(even.dtype), sin.unsqueeze(1).to(even.dtype)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU, tanh form, computed in float32."""
+    return F.gelu(_wide(x), approximate="tanh").to(x.dtype)
+
+
+def flow_noise(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    """Noising and its target: (1 - time)·data + time·noise, and noise - data; time [b, s], the rest [b, s, ...]."""
+    t = _wide(time).reshape(*time.shape, *(1,) * (data.ndim - time.ndim))
+    data32, noise32 = _wide(data), _wide(noise)
+    return (data32 + t * (noise32 - data32)).to(data.dtype), (noise32 - data32).to(data.dtype)
+
+
+def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over all tokens of a sample: [b, l, n, k] each."""
+    q, k, v = (rearrange(x, "b l n k -> b n l k") for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b n l k -> b l n k")
+
+
+def dual_cross_attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Both branches in one call: queries [g, l, n, k], keys and values [g, m, n, k], bias float32 [g, m] on the logits.
+
+    The bias is 0 for a real key, -inf for an absent one and log(count) for one key that stands for `count` equal
+    ones, which makes attention to a few keys equal to attention to a long padded text.
+    """
+    q, key, value = (rearrange(x, "g l n k -> g n l k") for x in (q, key, value))
+    mask = bias.to(q.dtype)[:, None, None, :].expand(-1, 1, q.shape[2], -1)
+    return rearrange(F.scaled_dot_product_attention(q, key, value, attn_mask=mask), "g n l k -> g l n k")
+
+
+def _rmsnorm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x32 = _wide(x)
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * _wide(weight)).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

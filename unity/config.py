@@ -1,0 +1,82 @@
+"""The sizes of the model and the stages of its training, as tables."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Share = Literal["shared", "expert"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of a UnityDiT.
+
+    `dim` must be divisible by `num_heads`, and the head size must be even and at least 6 (three rotary axes).
+    """
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    latent_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)
+    freq_dim: int = 256
+    text_dim: int = 4096
+    text_len: int = 512
+    eps: float = 1e-6
+    rope_theta: float = 1e4
+    # "shared": one set of cross-attention projections serves both branches (Wan, and the 5B release)
+    cross_attention: Literal["shared", "separate"] = "shared"
+    # shift, scale and gate on cross-attention too; starts as the identity, so Wan weights stay exact
+    cross_modulation: bool = False
+    # "shared": the aux stream uses the RGB projection; "expert": one projection per modality
+    input: Share = "shared"
+    output: Share = "expert"
+    # time that the clean stream's modulation sees: 0, or the noisy stream's own (the 5B release)
+    clean_time: Literal["zero", "shared"] = "zero"
+    codec: Literal["dct", "wan2.1", "wan2.2"] = "wan2.1"
+    text: Literal["minilm", "umt5"] = "umt5"
+
+    def __post_init__(self):
+        if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
+            raise ValueError(
+                f"dim {self.dim} over {self.num_heads} heads gives no even head size of at least 6; "
+                f"choose num_heads so that dim / num_heads is even"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+_EMBEDDED = dict(latent_channels=48, text_dim=384, codec="dct", text="minilm")
+
+MODELS: dict[str, ModelConfig] = {
+    "debug": ModelConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, **_EMBEDDED),
+    "tiny": ModelConfig(dim=256, ffn_dim=1024, num_heads=4, num_layers=8, **_EMBEDDED),
+    "small": ModelConfig(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, **_EMBEDDED),
+    "1.3b": ModelConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+    "5b": ModelConfig(
+        dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48, codec="wan2.2"
+    ),
+    "10b": ModelConfig(dim=4096, ffn_dim=14336, num_heads=32, num_layers=40),
+    "14b": ModelConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What one stage of the curriculum learns from (paper, section 3.3)."""
+
+    modalities: tuple[str, ...]
+    sources: tuple[str, ...]
+    steps: int
+
+
+STAGES: dict[int, StageConfig] = {
+    1: StageConfig(modalities=("depth", "flow", "densepose"), sources=("single_person",), steps=16_000),
+    2: StageConfig(
+        modalities=("depth", "flow", "densepose", "skeleton", "segmentation"),
+        sources=("single_person", "two_persons", "general", "subject"),
+        steps=40_000,
+    ),
+}
