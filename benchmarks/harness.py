@@ -1,0 +1,168 @@
+"""What every benchmark here shares: timing, the machine, the memory's copy bandwidth, and the result file.
+
+A benchmark is a script and finds this file beside itself (`from harness import measure`). Needs only torch.
+"""
+
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+GPU_BACKLOG_CYCLES = 2_000_000
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: the median, and the distance between the quartiles."""
+
+    median: float
+    spread: float
+
+
+def measure(
+    call: Callable[[], object], seconds: float = 0.5, warmup: int = 2, runs: int = 200, device: str = "cpu"
+) -> Timing:
+    """Time `call` for about `seconds`, at least 3 and at most `runs` times, after `warmup` calls."""
+    return measure_all({"call": call}, seconds, warmup, runs, device)["call"]
+
+
+def measure_all(
+    calls: dict[str, Callable[[], object]],
+    seconds: float = 0.5,
+    warmup: int = 2,
+    runs: int = 200,
+    device: str = "cpu",
+) -> dict[str, Timing]:
+    """Time several calls in turn, so that whatever else loads the machine slows them all alike.
+
+    `seconds` is spent on each call. Ratios of medians out of one such run are comparable; two runs are not.
+    """
+    clock = _gpu_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    taken = {name: [] for name in calls}
+    end = time.perf_counter() + seconds * len(calls)
+    for count in range(1, runs + 1):
+        for name, call in calls.items():
+            taken[name].append(clock(call))
+        if count >= 3 and time.perf_counter() > end:
+            break
+    return {name: Timing(statistics.median(times), _spread(times)) for name, times in taken.items()}
+
+
+def rotating(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """One call that runs the given ones in turn: the same work on other buffers, so that caches stay cold."""
+    turn = itertools.cycle(calls)
+    return lambda: next(turn)()
+
+
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _gpu_seconds(call: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # The device is kept busy while Python queues the call: launch latency is not what we measure.
+    torch.cuda._sleep(GPU_BACKLOG_CYCLES)
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _spread(times: list[float]) -> float:
+    low, _, high = statistics.quantiles(times, n=4)
+    return high - low
+
+
+def copy_bandwidth(device: str = "cpu", size: int | None = None, seconds: float = 0.5) -> float:
+    """GB/s (1e9 bytes read plus written, a second) of the fastest plain copy of `size` bytes, cold."""
+    size = size or (1 << 30 if torch.device(device).type == "cuda" else 1 << 26)
+    pairs = [[torch.zeros(size // 4, device=device) for _ in range(2)] for _ in range(3)]
+    calls = {"torch": rotating([lambda a=a, b=b: a.copy_(b) for a, b in pairs])}
+    if torch.device(device).type == "cpu":
+        # One process-wide memmove writes past the cache, torch's copy does not: the better one is the bar.
+        arrays = [[x.numpy() for x in pair] for pair in pairs]
+        calls["memmove"] = rotating([lambda a=a, b=b: _copy_array(a, b) for a, b in arrays])
+    timings = measure_all(calls, seconds, device=device).values()
+    return 2 * size / min(timing.median for timing in timings) / 1e9
+
+
+def _copy_array(target, source) -> None:
+    target[:] = source
+
+
+def machine(device: str = "cpu") -> dict[str, object]:
+    """What was measured on: processor, cores, torch threads, accelerator and the versions that matter."""
+    found = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if "triton" in sys.modules:
+        found["triton"] = sys.modules["triton"].__version__
+    if torch.device(device).type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name, family, model = (fields.get(key, "?") for key in ("model name", "cpu family", "model"))
+    return f"{name} (family {family}, model {model})"
+
+
+def commit() -> str:
+    """The short commit of this checkout, with `+changes` for a dirty tree; $COMMIT where there is no git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("COMMIT", "unknown")
+
+
+def write_result(
+    name: str, rows: list[dict], device: str = "cpu", folder: Path | str | None = None, **about: object
+) -> Path:
+    """Write `<folder>/<name>.json` (default benchmarks/results): rows with machine, commit and date.
+
+    `about` holds what the rows share (method, copy bandwidth...). The file appears whole or not at all.
+    """
+    folder = Path(folder or RESULTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    head = {"name": name, "machine": machine(device), "commit": commit(), "date": _now()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(head | about | {"rows": rows}, indent=1) + "\n")
+    partial.replace(path)
+    return path
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
