@@ -1,4 +1,4 @@
-"""The truth of every fast op, in plain torch: statistics and modulation in float32 (float64 for float64 inputs).
+"""The truth of every fast op in plain torch, computed in float32 (in float64 for float64 inputs).
 
 Groups `g` are (sample, stream) pairs: a batch whose streams lie one after the other, `[b, s*n, d]`, is
 `[b*s, n, d]` as a view. Every other implementation is tested against these lines and their autograd.
@@ -53,12 +53,13 @@ def qk_norm_rope(
     cos, sin = rope_table(grid, streams, q.shape[-1] // num_heads, theta, q.device)
 
     def one(x: Tensor, weight: Tensor) -> Tensor:
+        wide = _wide(x)
         if not per_head:
-            x = _rmsnorm(x, weight, eps)
-        x = rearrange(x, "b l (n k) -> b l n k", n=num_heads)
+            wide = _rmsnorm(wide, weight, eps)
+        wide = rearrange(wide, "b l (n k) -> b l n k", n=num_heads)
         if per_head:
-            x = _rmsnorm(x, weight, eps)
-        return rotate(x, cos, sin)
+            wide = _rmsnorm(wide, weight, eps)
+        return rotate(wide, cos, sin).to(x.dtype)
 
     return one(q, q_weight), one(k, k_weight)
 
@@ -66,9 +67,9 @@ def qk_norm_rope(
 def rope_table(
     grid: tuple[int, int, int], streams: int, head_dim: int, theta: float, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, float32 [l, k/2]; the head is split t, h, w = k - 4(k//6), 2(k//6) twice.
+    """Cosines and sines of the rotary angles, float64 [l, k/2], as Wan forms them.
 
-    Angles are formed in float64, as Wan does.
+    A head of k numbers is split into k - 4(k//6) for frames, 2(k//6) for rows and 2(k//6) for columns.
     """
     t, h, w = grid
     part = 2 * (head_dim // 6)
@@ -81,14 +82,14 @@ def rope_table(
         exponent = torch.arange(0, size, 2, dtype=torch.float64, device=device) / size
         angles.append(position.reshape(-1, 1).double() * theta**-exponent)
     angle = torch.cat(angles, dim=1)
-    return angle.cos().float(), angle.sin().float()
+    return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate adjacent pairs of the head axis: x [b, l, n, k], tables [l, k/2]."""
-    even, odd = _wide(x).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos.unsqueeze(1).to(even.dtype), sin.unsqueeze(1).to(even.dtype)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def flow_noise(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Noising and its target: (1 - time)·data + time·noise, and noise - data; time [b, s], the rest [b, s, ...]."""
+    """(1 - time)·data + time·noise, and its target noise - data: time [b, s], the rest [b, s, ...]."""
     t = _wide(time).reshape(*time.shape, *(1,) * (data.ndim - time.ndim))
     data32, noise32 = _wide(data), _wide(noise)
     return (data32 + t * (noise32 - data32)).to(data.dtype), (noise32 - data32).to(data.dtype)
@@ -110,10 +111,10 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def dual_cross_attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Both branches in one call: queries [g, l, n, k], keys and values [g, m, n, k], bias float32 [g, m] on the logits.
+    """Both branches in one call: queries [g, l, n, k], keys and values [g, m, n, k], logit bias [g, m].
 
-    The bias is 0 for a real key, -inf for an absent one and log(count) for one key that stands for `count` equal
-    ones, which makes attention to a few keys equal to attention to a long padded text.
+    The float32 bias is 0 for a real key, -inf for an absent one and log(count) for one key that stands for
+    `count` equal ones: attention to a few keys then equals attention to a long padded text.
     """
     q, key, value = (rearrange(x, "g l n k -> g n l k") for x in (q, key, value))
     mask = bias.to(q.dtype)[:, None, None, :].expand(-1, 1, q.shape[2], -1)
@@ -121,8 +122,7 @@ def dual_cross_attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
 
 
 def _rmsnorm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x32 = _wide(x)
-    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * _wide(weight)).to(x.dtype)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.to(x.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:
