@@ -1,0 +1,170 @@
+"""Frames to bytes and back: the videos inside shards, and the files people give and get.
+
+Inside shards a video is VP9 in GBR (profile 1, 4:4:4, no colour matrix) in an IVF container. Of the codecs
+that DALI decodes on a CPU (VP8, VP9, MJPEG) only it can be lossless; PyAV and DALI give the same values
+bit for bit, where 4:2:0 costs palettes up to 240 of 255 levels at borders and the two differ by up to 100.
+NVDEC has no VP9 4:4:4, so shards are decoded on CPU cores on GPU machines too. One thread and a container
+without random identifiers make the bytes a pure function of the frames.
+"""
+
+import contextlib
+import io
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+# colours of these name labels, so that mixing two of them names a third
+PALETTES = ("densepose", "segmentation")
+
+# VP9 quality (0..63, smaller is better) of a photographed stream; modality videos are lossless
+RGB_QUALITY = 10
+
+_FAST = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "auto-alt-ref": "0", "g": "1000"}
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+
+
+def encode(frames: Frames, fps: float, quality: int | None = None) -> bytes:
+    """Encode frames to VP9 bytes, the same bytes for the same frames wherever it runs.
+
+    `quality` is VP9's constant quality, 0 (best) to 63; None is lossless.
+    """
+    options = {"lossless": "1"} if quality is None else {"crf": str(quality), "b": "0"}
+    with io.BytesIO() as data:
+        _write(data, "ivf", "libvpx-vp9", "gbrp", _FAST | options, frames, fps)
+        return data.getvalue()
+
+
+def decode(data: bytes) -> Frames:
+    """Decode bytes of `encode` (or any video file's bytes) with PyAV; ValueError where they are no video."""
+    with _reading(io.BytesIO(data), f"a video of {len(data)} bytes") as stream:
+        frames = [frame.to_ndarray(format="rgb24") for frame in stream.container.decode(stream)]
+        if not frames:
+            raise ValueError("it has no frames")
+        return np.stack(frames)
+
+
+def read_video(path: str | Path, frames: int | None = None, size: tuple[int, int] | None = None) -> Frames:
+    """Read a video file: `frames` of them spread evenly from the first to the last, or all.
+
+    `size` (h, w) resizes to cover and cuts out the centre. Raises ValueError for a file that is missing,
+    unreadable or shorter than `frames`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no video file {path}; give the path of an existing one")
+    total = count_frames(path)
+    wanted = spread(total, frames or total, str(path))
+    with _reading(str(path), str(path)) as stream:
+        decoded = enumerate(stream.container.decode(stream))
+        kept = [frame.to_ndarray(format="rgb24") for i, frame in decoded if i in set(wanted)]
+        if len(kept) != len(wanted):
+            raise ValueError(f"only {len(kept)} of {len(wanted)} frames decode; the file is damaged")
+    return resize(np.stack(kept), size) if size else np.stack(kept)
+
+
+def write_video(frames: Frames, path: str | Path, fps: float) -> Path:
+    """Write an H.264 mp4 that any player shows (yuv420p); odd sizes lose their last row or column.
+
+    Written to a temporary name, then renamed: the file is whole or absent.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        options = {"crf": "12", "preset": "veryfast", "movflags": "faststart"}
+        _write(str(part), "mp4", "libx264", "yuv420p", options, even, fps)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def count_frames(path: str | Path) -> int:
+    """Number of frames in a file, by its packets: containers often do not say, or say it wrong."""
+    with _reading(str(path), str(path)) as stream:
+        return sum(1 for packet in stream.container.demux(stream) if packet.size)
+
+
+def spread(total: int, frames: int, what: str = "the video") -> list[int]:
+    """`frames` indices from the first to the last of `total`, as even as integers can be."""
+    if frames > total or frames < 1:
+        raise ValueError(
+            f"{what} has {total} frames, {frames} are wanted; ask for 1 to {total} (4k+1 of them)"
+        )
+    return [round(i) for i in np.linspace(0, total - 1, frames)]
+
+
+def resize(frames: Frames, size: tuple[int, int], nearest: bool = False) -> Frames:
+    """Resize to cover `size` (h, w) and cut out the centre; `nearest` keeps palette colours exact."""
+    height, width = frames.shape[1:3]
+    if (height, width) == tuple(size):
+        return frames
+    scale = max(size[0] / height, size[1] / width)
+    cover = max(size[1], round(width * scale)), max(size[0], round(height * scale))
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    mode = cv2.INTER_NEAREST_EXACT if nearest else smooth
+    top, left = (cover[1] - size[0]) // 2, (cover[0] - size[1]) // 2
+    resized = np.stack([cv2.resize(frame, cover, interpolation=mode) for frame in frames])
+    return np.ascontiguousarray(resized[:, top : top + size[0], left : left + size[1]])
+
+
+class DaliDecoder:
+    """Decodes batches of `encode`'s bytes with DALI's CPU threads, to the values that `decode` gives.
+
+    Raises ImportError where DALI is not installed (`pip install nvidia-dali-cuda130`).
+    """
+
+    def __init__(self, batch: int, threads: int = 2):
+        from nvidia.dali import fn, pipeline_def
+
+        @pipeline_def(batch_size=batch, num_threads=threads, device_id=None)
+        def pipeline():
+            return fn.decoders.video(fn.external_source(name="bytes"), device="cpu")
+
+        self._pipeline = pipeline(prefetch_queue_depth=1)
+        self._pipeline.build()
+
+    def decode(self, videos: list[bytes]) -> list[Frames]:
+        """Decode at most `batch` videos; ValueError where one cannot be decoded."""
+        self._pipeline.feed_input("bytes", [np.frombuffer(data, np.uint8) for data in videos])
+        try:
+            (decoded,) = self._pipeline.run()
+        except RuntimeError as error:
+            raise ValueError(
+                f"DALI cannot decode this batch: {str(error).strip().splitlines()[-1]}"
+            ) from error
+        return [np.array(decoded.at(i)) for i in range(len(videos))]
+
+
+def _write(file, container: str, codec: str, pixels: str, options: dict, frames: Frames, fps: float):
+    with av.open(file, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        stream.bit_rate = 0
+        stream.codec_context.thread_count = 1
+        for frame in np.ascontiguousarray(frames):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+
+
+@contextlib.contextmanager
+def _reading(file, what: str):
+    """Open a file's first video stream, and turn what goes wrong inside into one clear ValueError."""
+    try:
+        with av.open(file) as container:
+            if not container.streams.video:
+                raise ValueError("it has no video stream")
+            stream = container.streams.video[0]
+            # a parent that decoded with threads leaves its forked children waiting for them forever
+            stream.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            yield stream
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"cannot read {what}: {error}; give a video file that players can open") from error
