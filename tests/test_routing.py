@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from unity.flow import TimeConfig, draw_noise, draw_time, masked_mean, routed_loss
+from unity.randomness import _mix, fold, uniform
+from unity.routing import TASKS, Route, RoutingConfig, draw_route, fixed_route
+
+SLOTS = list(range(4000))
+
+
+def route(**config):
+    return draw_route(RoutingConfig(**config), TimeConfig(), "zero", 1, 2, SLOTS)
+
+
+def test_tasks_follow_their_probabilities_within_a_batch():
+    share = torch.bincount(route().task, minlength=3) / len(SLOTS)
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.2, 0.3]), atol=0.03, rtol=0)
+
+
+def test_masks_and_times_follow_the_task():
+    r = route()
+    for task, (name, noisy) in enumerate(TASKS.items()):
+        rows = r.task == task
+        assert (r.noisy[rows] == torch.tensor(noisy)).all(), name
+    assert (r.time[~r.noisy] == 0).all() and (r.time[r.noisy] > 0).all()
+    torch.testing.assert_close(r.model_time, r.time)
+    joint = r.time[r.task == 0]
+    assert abs(torch.corrcoef(joint.T)[0, 1]) < 0.05, "the two streams' times must be independent"
+
+
+def test_estimate_never_sees_the_caption():
+    r = route(caption_dropout=0.0)
+    assert (r.caption == (r.task != 2)).all()
+    dropped = route(caption_dropout=0.1, prompt_dropout=0.2)
+    assert abs((~dropped.caption[r.task != 2]).float().mean() - 0.1) < 0.02
+    assert abs((~dropped.prompt).float().mean() - 0.2) < 0.02
+
+
+def test_shared_clean_time_is_the_noisy_streams_time():
+    r = draw_route(RoutingConfig(), TimeConfig(), "shared", 1, 2, SLOTS)
+    torch.testing.assert_close(r.model_time[:, 0], r.model_time[:, 1])
+    assert (r.time[~r.noisy] == 0).all()
+    torch.testing.assert_close(r.model_time[r.noisy], r.time[r.noisy])
+
+
+def test_any2any_never_leaves_both_clean_and_draws_all_patterns_alike():
+    r = route(any2any=True)
+    assert r.noisy.any(1).all()
+    share = torch.bincount(r.task, minlength=3) / len(SLOTS)
+    torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+
+
+def test_a_draw_depends_on_position_only():
+    whole = route()
+    parts = [draw_route(RoutingConfig(), TimeConfig(), "zero", 1, 2, SLOTS[i::2]) for i in range(2)]
+    torch.testing.assert_close(torch.stack([p.time for p in parts], 1).flatten(0, 1), whole.time, rtol=0, atol=0)
+    noise = draw_noise(1, 2, [3, 4], (2, 5))
+    torch.testing.assert_close(draw_noise(1, 2, [4], (2, 5))[0], noise[1], rtol=0, atol=0)
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_fold_is_pinned_and_uniform():
+    assert fold(0) != fold(1) and fold(0, 1, 2) != fold(0, 2, 1) and fold(7, 3) == fold(7, 3)
+    # first output of SplitMix64 from state 0, as published with the generator
+    assert _mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
+    assert fold(1, 2, 3) == 2861436890424292635
+    draws = torch.tensor([uniform(3, i) for i in range(20000)], dtype=torch.float64)
+    assert abs(draws.mean() - 0.5) < 0.01 and abs(draws.var() - 1 / 12) < 0.002
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_time_quantiles_against_closed_forms(shift):
+    u = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    z = torch.distributions.Normal(0.0, 1.0).icdf(u)
+    odds = shift * torch.exp(0.3 + 0.5 * z)
+    logit_normal = draw_time(TimeConfig(mean=0.3, std=0.5, shift=shift), u)
+    torch.testing.assert_close(logit_normal, odds / (1 + odds), atol=1e-6, rtol=0)
+    odds = shift * u / (1 - u)
+    torch.testing.assert_close(draw_time(TimeConfig(kind="uniform", shift=shift), u), odds / (1 + odds))
+
+
+def test_loss_reads_noisy_streams_only_and_splits_over_ranks():
+    r = draw_route(RoutingConfig(), TimeConfig(), "zero", 0, 0, range(8))
+    latents = torch.randn(8, 2, 3, 1, 2, 2)
+    noise = draw_noise(0, 0, range(8), latents.shape[1:])
+    truth = noise - latents
+
+    def wrong_on_clean(rgb, aux, time, *rest):
+        error = torch.where(r.noisy, 2.0, 1e3).view(8, 2, 1, 1, 1, 1)
+        return tuple((truth + error).unbind(1))
+
+    loss, losses = routed_loss(wrong_on_clean, latents, noise, r, torch.zeros(8), [])
+    torch.testing.assert_close(loss, torch.tensor(4.0))
+    halves = [masked_mean(losses[i : i + 4], r.noisy[i : i + 4]) for i in (0, 4)]
+    torch.testing.assert_close(sum(halves) / 2, loss)
+
+
+def test_a_sampling_route_shows_the_clean_stream_clean():
+    r = fixed_route("control", torch.tensor([0.4]), "zero")
+    assert (
+        isinstance(r, Route)
+        and r.time.tolist() == [[pytest.approx(0.4), 0.0]]
+        and r.noisy.tolist() == [[True, False]]
+    )
+    shared = fixed_route("control", torch.tensor([0.4]), "shared")
+    assert shared.model_time.tolist() == [[pytest.approx(0.4), pytest.approx(0.4)]]
+
+
+def test_probabilities_must_add_up():
+    with pytest.raises(ValueError, match="must add up to 1"):
+        RoutingConfig(joint=0.9)

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from diffusers import UniPCMultistepScheduler
+
+from unity.sampler import SAMPLERS, Guidance, guided, sample, time_grid
+
+TEXT = (torch.zeros(2, 1, 4), torch.ones(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_straight_path_is_exact(name, steps):
+    data, noise = torch.randn(2, 3, 4, 5, dtype=torch.float64).unbind(0)
+    reached = SAMPLERS[name](lambda x, t: noise - data, noise, time_grid(steps, shift=3.0))
+    torch.testing.assert_close(reached, data, atol=1e-12, rtol=0)
+
+
+def gaussian_velocity(mean, std):
+    """Exact velocity of a Gaussian data distribution, whose path from noise is mean·(1-t) + x·s(t)."""
+
+    def velocity(x, t):
+        variance = (1 - t) ** 2 * std**2 + t**2
+        centred = x - (1 - t) * mean
+        return -mean + centred * (t - (1 - t) * std**2) / variance
+
+    return velocity
+
+
+@pytest.mark.parametrize("name, order", [("euler", 1), ("unipc", 2)])
+def test_order_of_convergence_on_a_gaussian(name, order):
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    truth = 0.7 + 0.3 * noise
+    errors = [
+        (SAMPLERS[name](gaussian_velocity(0.7, 0.3), noise, time_grid(n)) - truth).abs().max() for n in (40, 80)
+    ]
+    assert errors[0] / errors[1] > 1.8**order, errors
+    assert errors[1] < 0.02
+
+
+def test_unipc_equals_diffusers():
+    velocity = gaussian_velocity(0.7, 0.3)
+    times = torch.linspace(0.98, 0, 11, dtype=torch.float64)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, solver_order=2
+    )
+    scheduler.set_timesteps(10)
+    scheduler.sigmas = times.clone()
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).view(1, 1, 3, 3)
+    theirs = noise
+    for i, step in enumerate(scheduler.timesteps):
+        theirs = scheduler.step(velocity(theirs, times[i].item()), step, theirs).prev_sample
+    ours = SAMPLERS["unipc"](velocity, noise, times.tolist())
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_guidance_one_equals_none_and_switches_are_separate():
+    def velocity(caption, prompt):
+        return caption[0] + 10 * prompt[0]
+
+    texts = [(torch.tensor(v), torch.tensor(1)) for v in (1.0, 2.0, 0.0)]
+    plain = velocity(*texts[:2])
+    assert guided(velocity, *texts, Guidance(scale=1.0, prompt=True)) == plain
+    assert guided(velocity, *texts, Guidance(scale=3.0)) == plain + 2 * 1
+    assert guided(velocity, *texts, Guidance(scale=3.0, caption=False, prompt=True)) == plain + 2 * 20
+    assert guided(velocity, *texts, Guidance(scale=3.0, prompt=True)) == plain + 2 * 21
+    assert guided(velocity, *texts, Guidance(scale=3.0, caption=False)) == plain
+
+
+def toward_ones(rgb, aux, time, modality, *text):
+    """Points every noisy stream at data of ones; a clean stream's answer must not matter."""
+    return tuple(
+        (x - 1) / t.clamp_min(1e-3).view(-1, 1, 1, 1, 1) for x, t in zip((rgb, aux), time.unbind(1), strict=True)
+    )
+
+
+@pytest.mark.parametrize("task, given", [("joint", ()), ("control", ("aux",)), ("estimate", ("rgb",))])
+def test_sample_moves_only_the_noisy_streams(task, given):
+    latent = torch.randn(2, 3, 2, 4, 4)
+    options = dict.fromkeys(given, latent) or dict(shape=latent.shape)
+    out = sample(toward_ones, task, torch.zeros(2, dtype=torch.long), TEXT, TEXT, TEXT, steps=4, **options)
+    for name, result in zip(("rgb", "aux"), out, strict=True):
+        torch.testing.assert_close(result, latent if name in given else torch.ones_like(latent))
+
+
+def test_sample_noise_is_by_position():
+    noise = []
+
+    def spy(rgb, aux, *rest):
+        noise.append(rgb)
+        return rgb, aux
+
+    for b in (1, 2):
+        text = tuple(z[:b] for z in TEXT)
+        sample(
+            spy,
+            "joint",
+            torch.zeros(b, dtype=torch.long),
+            text,
+            text,
+            text,
+            shape=(b, 1, 1, 2, 2),
+            steps=1,
+            seed=5,
+        )
+    torch.testing.assert_close(noise[0][0], noise[-1][0], rtol=0, atol=0)
+    assert not torch.equal(noise[-1][0], noise[-1][1])
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="unknown task 'paint'"):
+        sample(toward_ones, "paint", torch.zeros(2), TEXT, TEXT, TEXT)
+    with pytest.raises(ValueError, match="'estimate' needs the rgb latent"):
+        sample(toward_ones, "estimate", torch.zeros(2), TEXT, TEXT, TEXT)
+    with pytest.raises(ValueError, match="steps is 0"):
+        time_grid(0)

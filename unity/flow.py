@@ -1,0 +1,79 @@
+"""Flow matching on two streams: times, noise, velocity targets, loss per sample (paper, section 3.1)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unity import ops
+from unity.randomness import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeConfig:
+    """Distribution of the noise level of a noisy stream."""
+
+    kind: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0
+    std: float = 1.0
+    # > 1 moves times towards noise: t → shift·t / (1 + (shift - 1)·t)
+    shift: float = 1.0
+
+
+def draw_time(config: TimeConfig, quantile: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Times in [0, 1] at the given quantiles of the distribution (inverse transform)."""
+    time = quantile
+    if config.kind == "logit_normal":
+        time = torch.sigmoid(config.mean + config.std * torch.special.ndtri(quantile))
+    return shift_time(time, config.shift)
+
+
+def shift_time(time: Tensor, shift: float) -> Tensor:
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def draw_noise(
+    seed: int, step: int, slots: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Float[Tensor, "b ..."]:
+    """Gaussian noise of the samples at `slots` of a step, each from a generator of its own position."""
+    draws = [
+        torch.randn(*shape, generator=generator(seed, step, int(slot), device=device), device=device)
+        for slot in slots
+    ]
+    return torch.stack(draws)
+
+
+def stream_losses(
+    prediction: Float[Tensor, "b s c t h w"], target: Float[Tensor, "b s c t h w"]
+) -> Float[Tensor, "b s"]:
+    """Mean squared error of each sample's streams, in float32."""
+    return (prediction.float() - target.float()).square().flatten(2).mean(-1)
+
+
+def masked_mean(losses: Float[Tensor, "b s"], noisy: Bool[Tensor, "b s"]) -> Float[Tensor, ""]:
+    """Mean over each sample's noisy streams, then over samples.
+
+    It divides by nothing that depends on other samples, so micro-batches and ranks average exactly.
+    """
+    return ((losses * noisy).sum(1) / noisy.sum(1)).mean()
+
+
+def routed_loss(
+    model: Callable,
+    latents: Float[Tensor, "b 2 c t h w"],
+    noise: Float[Tensor, "b 2 c t h w"],
+    route,
+    modality: Tensor,
+    text: Sequence[Tensor],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b 2"]]:
+    """The loss of a routed batch, and the error of every (sample, stream), clean ones included.
+
+    `text` is caption, caption_len, prompt, prompt_len as the model takes them.
+    """
+    noisy, target = ops.flow_noise(latents, noise, route.time)
+    velocity = model(noisy[:, 0], noisy[:, 1], route.model_time, modality, *text)
+    losses = stream_losses(torch.stack(velocity, dim=1), target)
+    return masked_mean(losses, route.noisy), losses.detach()

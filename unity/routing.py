@@ -1,0 +1,105 @@
+"""Which stream is clean and which is noisy, per sample inside one batch (paper, section 3.1).
+
+All three objectives give gradient in every optimizer step; drawing the task per step or per rank would not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unity.flow import TimeConfig, draw_time
+from unity.randomness import uniform
+
+# name → which of (rgb, aux) is noisy
+TASKS: dict[str, tuple[bool, bool]] = {
+    "joint": (True, True),
+    "control": (True, False),
+    "estimate": (False, True),
+}
+
+_TASK, _TIME, _CAPTION, _PROMPT = range(4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingConfig:
+    """Probabilities of the tasks, rising with their ease as the paper asks: control < estimate < joint."""
+
+    joint: float = 0.5
+    control: float = 0.2
+    estimate: float = 0.3
+    # either stream clean or noisy, never both clean, all patterns alike; estimates then see captions too
+    any2any: bool = False
+    caption_dropout: float = 0.1
+    prompt_dropout: float = 0.1
+
+    def __post_init__(self):
+        if (
+            min(self.joint, self.control, self.estimate) < 0
+            or not self.any2any
+            and abs(sum(self.weights) - 1) > 1e-6
+        ):
+            raise ValueError(f"task probabilities {self.weights} (joint, control, estimate) must add up to 1")
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        if self.any2any:
+            return (1 / 3, 1 / 3, 1 / 3)
+        return (self.joint, self.control, self.estimate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """What a batch is trained on: columns are the streams rgb, aux."""
+
+    task: Int[Tensor, " b"]
+    # noise level of each stream, 0 where it is clean
+    time: Float[Tensor, "b 2"]
+    # noise level that each stream's modulation is told
+    model_time: Float[Tensor, "b 2"]
+    noisy: Bool[Tensor, "b 2"]
+    # whether the caption, and the type prompt, take part
+    caption: Bool[Tensor, " b"]
+    prompt: Bool[Tensor, " b"]
+
+    def to(self, device: torch.device | str) -> "Route":
+        return Route(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def draw_route(
+    config: RoutingConfig, time: TimeConfig, clean_time: str, seed: int, step: int, slots: Sequence[int]
+) -> Route:
+    """The route of the samples at `slots` of training step `step`, a pure function of its arguments."""
+
+    def draw(purpose: int, *more: int) -> Tensor:
+        values = [uniform(seed, step, int(slot), purpose, *more) for slot in slots]
+        return torch.tensor(values, dtype=torch.float64)
+
+    edges = torch.tensor(config.weights, dtype=torch.float64).cumsum(0)
+    task = torch.bucketize(draw(_TASK), edges[:-1], right=True)
+    times = torch.stack([draw_time(time, draw(_TIME, stream)) for stream in range(2)], dim=1)
+    captioned = draw(_CAPTION) >= config.caption_dropout
+    if not config.any2any:
+        captioned &= task != list(TASKS).index("estimate")
+    return _route(task, times, clean_time, captioned, draw(_PROMPT) >= config.prompt_dropout)
+
+
+def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:
+    """The route of a sampling step: one task, one time for all noisy streams."""
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
+    every = torch.ones_like(time, dtype=torch.bool)
+    tasks = torch.full_like(time, list(TASKS).index(task), dtype=torch.long)
+    return _route(tasks, time.unsqueeze(1).expand(-1, 2), clean_time, every, every)
+
+
+def _route(task: Tensor, times: Tensor, clean_time: str, caption: Tensor, prompt: Tensor) -> Route:
+    noisy = torch.tensor(list(TASKS.values()), device=task.device)[task]
+    if clean_time == "shared":
+        # one time for both streams, the noisy one's, as the 5B release has it
+        times = times[:, :1].expand(-1, 2)
+    time = torch.where(noisy, times, 0.0).float()
+    model_time = times.float() if clean_time == "shared" else time
+    return Route(task=task, time=time, model_time=model_time, noisy=noisy, caption=caption, prompt=prompt)

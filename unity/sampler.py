@@ -1,0 +1,187 @@
+"""From noise to data along the learned velocity: Euler, UniPC, guidance and the three tasks."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unity.flow import shift_time
+from unity.randomness import generator
+from unity.routing import TASKS, fixed_route
+
+# velocity(state, time) for a state of noisy streams at one time
+Velocity = Callable[[Tensor, float], Tensor]
+# states and lengths of a text, as the model takes them
+Text = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance: v_without + scale·(v_with - v_without), without = these texts left empty."""
+
+    scale: float = 7.5
+    caption: bool = True
+    prompt: bool = False
+
+    @property
+    def active(self) -> bool:
+        return self.scale != 1 and (self.caption or self.prompt)
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """steps + 1 times from 1 to 0, denser near noise for shift > 1."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; sampling needs at least 1")
+    return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
+
+
+def euler(velocity: Velocity, state: Tensor, times: Iterable[float]) -> Tensor:
+    """First-order steps along the velocity; exact where the path is straight."""
+    for now, then in _pairs(times):
+        state = state + (then - now) * velocity(state, now)
+    return state
+
+
+def unipc(velocity: Velocity, state: Tensor, times: Iterable[float]) -> Tensor:
+    """UniPC of order 2 on data predictions, B(h) = exp(h) - 1 (Zhao et al., 2023, arXiv 2302.04867).
+
+    Each step evaluates the velocity once: it corrects the state that was predicted, then predicts the next.
+    The last step is of first order and lands on the data prediction.
+    """
+    seen: list[tuple[float, Tensor]] = []
+    corrected = state
+    for now, then in _pairs(times):
+        data = state - now * velocity(state, now)
+        corrected = _unipc_step(corrected, seen, now, data) if seen else state
+        seen = [*seen[-1:], (now, data)]
+        state = _unipc_step(corrected, seen if then > 0 else seen[-1:], then)
+    return state
+
+
+SAMPLERS: dict[str, Callable[[Velocity, Tensor, Iterable[float]], Tensor]] = {"euler": euler, "unipc": unipc}
+
+
+def guided(
+    velocity: Callable[[Text, Text], Tensor], caption: Text, prompt: Text, empty: Text, guidance: Guidance
+) -> Tensor:
+    """The guided velocity of one state; without guidance, one evaluation."""
+    with_text = velocity(caption, prompt)
+    if not guidance.active:
+        return with_text
+    without = velocity(empty if guidance.caption else caption, empty if guidance.prompt else prompt)
+    return without + guidance.scale * (with_text - without)
+
+
+@torch.no_grad()
+def sample(
+    model: Callable,
+    task: str,
+    modality: Tensor,
+    caption: Text,
+    prompt: Text,
+    empty: Text,
+    *,
+    rgb: Float[Tensor, "b c t h w"] | None = None,
+    aux: Float[Tensor, "b c t h w"] | None = None,
+    shape: tuple[int, ...] | None = None,
+    steps: int = 50,
+    sampler: str = "unipc",
+    shift: float = 1.0,
+    guidance: Guidance | None = None,
+    clean_time: str = "zero",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b c t h w"]]:
+    """RGB and aux latents of a task, the given stream returned as it came.
+
+    `control` needs `aux`, `estimate` needs `rgb`, `joint` needs the latent `shape` (b, c, t, h, w). Sample i
+    starts from noise drawn on the CPU at position (seed, i), so that it does not depend on device or batch.
+    """
+    given = _given(task, rgb, aux)
+    shape = tuple(shape or next(latent for latent in given if latent is not None).shape)
+    noise = [torch.randn(2, *shape[1:], generator=generator(seed, i)) for i in range(shape[0])]
+    state = torch.stack(noise).to(device)
+    fixed = torch.stack([state[:, s] if latent is None else latent for s, latent in enumerate(given)], dim=1)
+    noisy = torch.tensor(TASKS[task], device=device).view(1, 2, 1, 1, 1, 1)
+
+    def velocity(state: Tensor, time: float) -> Tensor:
+        route = fixed_route(task, torch.full((shape[0],), time, device=device), clean_time)
+
+        def evaluate(caption: Text, prompt: Text) -> Tensor:
+            return torch.stack(
+                model(state[:, 0], state[:, 1], route.model_time, modality, *caption, *prompt), dim=1
+            )
+
+        guided_velocity = guided(evaluate, caption, prompt, empty, guidance or Guidance())
+        return torch.where(noisy, guided_velocity, 0.0)
+
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    times = time_grid(steps, shift)
+    times = times if progress is None else _with_progress(times, progress)
+    state = SAMPLERS[sampler](velocity, torch.where(noisy, state, fixed), times)
+    state = torch.where(noisy, state, fixed)
+    return state[:, 0], state[:, 1]
+
+
+def _given(task: str, rgb: Tensor | None, aux: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
+    for name, latent, noisy in zip(("rgb", "aux"), (rgb, aux), TASKS[task], strict=True):
+        if (latent is None) != noisy:
+            raise ValueError(f"task {task!r} {'generates' if noisy else 'needs'} the {name} latent")
+    return rgb, aux
+
+
+def _with_progress(times: list[float], progress: Callable[[Iterable], Iterable]) -> Iterable[float]:
+    """The same times; `progress`, such as tqdm, sees one item per step."""
+    yield times[0]
+    yield from progress(times[1:])
+
+
+def _pairs(times: Iterable[float]) -> Iterable[tuple[float, float]]:
+    times = iter(times)
+    now = next(times)
+    for then in times:
+        yield now, then
+        now = then
+
+
+def _unipc_step(
+    origin: Tensor, seen: list[tuple[float, Tensor]], then: float, arrived: Tensor | None = None
+) -> Tensor:
+    """From the last seen time to `then`: the predictor, or the corrector if the data `arrived` there is known.
+
+    With lambda = log(alpha / sigma), alpha = 1 - time and sigma = time, h is the step in lambda, a ratio places
+    an earlier prediction on it, and the weights solve the paper's order conditions.
+    """
+    now, data = seen[-1]
+    h = _log_snr(then) - _log_snr(now)
+    phi = math.expm1(-h)
+    ratios = [(_log_snr(time) - _log_snr(now)) / h for time, _ in seen[:-1]]
+    slopes = [(earlier - data) / ratio for ratio, (_, earlier) in zip(ratios, seen[:-1], strict=True)]
+    if arrived is not None:
+        slopes.append(arrived - data)
+    moved = data
+    for weight, slope in zip(_unipc_weights(ratios, h, phi, arrived is not None), slopes, strict=True):
+        moved = moved + weight * slope
+    return (then / now) * origin - (1 - then) * phi * moved
+
+
+def _unipc_weights(ratios: list[float], h: float, phi: float, correct: bool) -> list[float]:
+    if len(ratios) + correct < 2:
+        return [0.5] * (len(ratios) + correct)
+    first = (-phi / h - 1) / phi
+    second = 2 * ((phi / h + 1) / h - 0.5) / phi
+    earlier = (second - first) / (ratios[0] - 1)
+    return [earlier, first - earlier]
+
+
+def _log_snr(time: float) -> float:
+    if time in (0, 1):
+        return math.inf if time == 0 else -math.inf
+    return math.log((1 - time) / time)
