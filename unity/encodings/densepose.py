@@ -1,0 +1,61 @@
+"""DensePose as flat colours of the 24 body parts."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from unity.encodings.files import check_video, save_images
+from unity.encodings.palette import COLOURS, nearest, paint
+
+Surface = Float32[np.ndarray, "t h w 3"]
+Video = UInt8[np.ndarray, "t h w 3"]
+
+PARTS = 24
+# Neighbouring parts of the usual colour maps are 10 to 12 grey levels apart, lost in light noise.
+_PALETTE = COLOURS[: PARTS + 1]
+
+
+def constants(surface: Surface, size: tuple[int, int]) -> dict[str, float]:
+    """None: the palette is fixed."""
+    return {}
+
+
+def unknown_constants(height: int, width: int) -> dict[str, float]:
+    return {}
+
+
+def encode(surface: Surface, constants: dict[str, float]) -> Video:
+    """Colour of each part 1..24, background 0 black; U and V are not drawn."""
+    return paint(_parts(surface), _PALETTE)
+
+
+def decode(video: Video, constants: dict[str, float]) -> Surface:
+    """Part of the nearest colour in channel 0. U and V are 0: the colours do not carry them."""
+    check_video(video)
+    surface = np.zeros(video.shape, np.float32)
+    surface[..., 0] = nearest(video, _PALETTE)
+    return surface
+
+
+def picture(surface: Surface, constants: dict[str, float]) -> Video:
+    """The IUV picture: red = 10·part, green = 255·U, blue = 255·V."""
+    return (_iuv(surface) * np.array([10, 1, 1], np.uint8)).astype(np.uint8)
+
+
+def save(surface: Surface, stem: Path, fps: float) -> list[Path]:
+    """Folder `stem` with one RGB png per frame: part, 255·U, 255·V (the IUV images of DensePose)."""
+    return [save_images(stem, _iuv(surface))]
+
+
+def _iuv(surface: Surface) -> Video:
+    """Part, 255·U and 255·V, rounded."""
+    _parts(surface)
+    return (surface * np.array([1, 255, 255], np.float32) + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _parts(surface: Surface) -> UInt8[np.ndarray, "t h w"]:
+    parts = surface[..., 0].astype(np.uint8)
+    if parts.size and parts.max() > PARTS:
+        raise ValueError(f"DensePose has parts 1 to {PARTS} and background 0, got part {parts.max()}")
+    return parts

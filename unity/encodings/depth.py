@@ -1,0 +1,69 @@
+"""Depth as a grey video: inverse depth, one range per clip, sky black."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from einops import repeat
+from jaxtyping import Float32, UInt8
+
+from unity.encodings.files import check_video, save_arrays
+
+Depth = Float32[np.ndarray, "t h w"]
+Video = UInt8[np.ndarray, "t h w 3"]
+
+
+def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
+    """Range of the clip's inverse depth, in 1/m. Sky (infinite depth) has inverse depth 0."""
+    if not (depth > 0).all():
+        raise ValueError(
+            f"depth must be positive metres, inf where no surface is seen; the smallest is {np.min(depth)}; "
+            f"replace holes by inf"
+        )
+    return {"near": float(1 / depth.min()), "far": float(1 / depth.max())}
+
+
+def unknown_constants(height: int, width: int) -> dict[str, float]:
+    """Range that decodes to relative depth: the nearest point at 1, black at infinity."""
+    return {"near": 1.0, "far": 0.0}
+
+
+def encode(depth: Depth, constants: dict[str, float]) -> Video:
+    """Grey level 255·(1/depth - far)/(near - far), in all three channels.
+
+    Of the encodings compared, inverse depth with one range per clip keeps the relative error smallest among
+    those that annotators use, and a range per clip does not flicker.
+    """
+    near, far = constants["near"], constants["far"]
+    inverse = np.reciprocal(depth, dtype=np.float32)
+    grey = (inverse - far) * np.float32(255 / max(near - far, 1e-9))
+    grey = np.clip(grey + 0.5, 0, 255).astype(np.uint8)
+    if far == 0:
+        # black means sky here, so a far surface must not fall into it
+        np.maximum(grey, np.isfinite(depth), out=grey)
+    return repeat(grey, "t h w -> t h w c", c=3)
+
+
+def decode(video: Video, constants: dict[str, float]) -> Depth:
+    """Depth in metres (relative if the constants are); inf where black stands for the sky."""
+    check_video(video)
+    near, far = constants["near"], constants["far"]
+    level = video[..., 0].astype(np.float32) + video[..., 1] + video[..., 2]
+    inverse = far + level * np.float32((near - far) / 765)
+    sky = inverse <= ((near - far) / 510 if far == 0 else 0)
+    inverse[sky] = 1
+    depth = np.reciprocal(inverse)
+    depth[sky] = np.inf
+    return depth
+
+
+def picture(depth: Depth, constants: dict[str, float]) -> Video:
+    """Turbo colours of the inverse depth: near red, far blue, sky black."""
+    grey = encode(depth, constants)[..., 0]
+    frames = [cv2.applyColorMap(frame, cv2.COLORMAP_TURBO)[..., ::-1] for frame in grey]
+    return np.stack(frames) * np.isfinite(depth)[..., None]
+
+
+def save(depth: Depth, stem: Path, fps: float) -> list[Path]:
+    """`stem.npz` with `depth` float32 [t, h, w] and `fps`."""
+    return [save_arrays(stem.with_name(stem.name + ".npz"), depth=depth, fps=np.float64(fps))]

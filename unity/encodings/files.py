@@ -1,0 +1,59 @@
+"""Writing the values of a modality: a reader sees a whole file or none."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Temporary path beside `path` for a file or a folder: renamed to `path` at the end, removed on error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        # a folder cannot be renamed onto a folder that holds files
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> Path:
+    """Compressed npz with the named arrays."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
+def save_images(folder: Path, images: UInt8[np.ndarray, "t h w *rgb"]) -> Path:
+    """Folder of lossless 000000.png, 000001.png …, one per frame; one channel, or RGB."""
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for index, image in enumerate(images):
+            # OpenCV's channel order is BGR
+            cv2.imwrite(str(temporary / f"{index:06d}.png"), image[..., ::-1] if image.ndim == 3 else image)
+    return folder
+
+
+def check_video(video: np.ndarray) -> None:
+    """Raises ValueError unless `video` is uint8 [t, h, w, 3]."""
+    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+        raise ValueError(
+            f"a modality video is uint8 [t, h, w, 3], got {video.dtype} {list(video.shape)}; "
+            f"scale values to 0..255 and put the channels last"
+        )

@@ -1,0 +1,108 @@
+"""Optical flow as colours of the Middlebury wheel, with a fixed scale and a square-root radius."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from unity.encodings.files import check_video, replacing, save_arrays
+
+Flow = Float32[np.ndarray, "t h w 2"]
+Video = UInt8[np.ndarray, "t h w 3"]
+
+# Baker et al., A Database and Evaluation Methodology for Optical Flow (2011): six ramps between pure colours,
+# of 15, 6, 4, 11, 13 and 6 steps. Directions use 54 of the 55 steps, as in the published code and in RAFT's.
+_KNOTS = np.array([0, 15, 21, 25, 36, 49, 55])
+_PURE = np.array([(1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0)])
+_TURN = 54
+# Entries of the hue table per step of the wheel: 1/8 of a grey level in the steepest ramp.
+_FINE = 256
+
+
+def _hue(position: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 3"]:
+    """Saturated RGB in [0, 1] at a position 0..55 of the wheel."""
+    return np.stack([np.interp(position, _KNOTS, channel) for channel in _PURE.T], -1)
+
+
+@lru_cache(maxsize=1)
+def _absorbed() -> Float32[np.ndarray, "n 3"]:
+    """1 - hue along the wheel: what full saturation takes away from white."""
+    return (1 - _hue(np.arange(_TURN * _FINE + 1) / _FINE)).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _ramps() -> tuple[Float32[np.ndarray, "9"], Float32[np.ndarray, "9"]]:
+    """Wheel position = start + slope·(middle channel's share), by 3·(largest channel) + smallest channel."""
+    start, slope = np.zeros(9, np.float32), np.zeros(9, np.float32)
+    for first, last, a, b in zip(_KNOTS, _KNOTS[1:], _PURE, _PURE[1:], strict=False):
+        # one channel is full and one empty along the whole ramp; the third rises or falls
+        code = 3 * int(np.argmax(a + b)) + int(np.argmin(a + b))
+        rising = b.sum() > a.sum()
+        start[code], slope[code] = (first, last - first) if rising else (last, first - last)
+    return start, slope
+
+
+def constants(flow: Flow, size: tuple[int, int]) -> dict[str, float]:
+    """Speed, in pixels per frame, drawn fully saturated: 0.15 of the width, the same for every clip."""
+    return unknown_constants(*size)
+
+
+def unknown_constants(height: int, width: int) -> dict[str, float]:
+    return {"scale": 0.15 * width}
+
+
+def encode(flow: Flow, constants: dict[str, float]) -> Video:
+    """Direction as hue, saturation = √(speed / scale); faster motion is drawn at `scale`.
+
+    The square root spends the 8 bits where speeds are common: four times less error than a maximum per frame.
+    """
+    if not np.isfinite(flow).all():
+        raise ValueError("flow holds NaN or inf; set unknown motion to 0, or leave flow out of this clip")
+    u, v = flow[..., 0], flow[..., 1]
+    radius = np.minimum(np.sqrt(np.hypot(u, v) * np.float32(1 / constants["scale"])), 1)
+    turn = np.arctan2(-v, -u) * np.float32(1 / np.pi) + 1
+    colour = _absorbed().take((turn * np.float32(_TURN * _FINE / 2) + 0.5).astype(np.int32), axis=0)
+    colour *= (-255 * radius)[..., None]
+    colour += 255.5
+    return colour.astype(np.uint8)
+
+
+def decode(video: Video, constants: dict[str, float]) -> Flow:
+    """Flow in pixels per frame: hue from the order of the channels, radius by least squares over them."""
+    check_video(video)
+    red, green, blue = (video[..., channel].astype(np.float32) for channel in range(3))
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    largest = np.where(red == high, 0, np.where(green == high, 1, 2))
+    smallest = np.where(blue == low, 2, np.where(green == low, 1, 0))
+    code = 3 * largest + smallest
+    start, slope = (table.take(code) for table in _ramps())
+    share = (red + green + blue - high - 2 * low) / np.maximum(high - low, 1)
+    position = np.minimum(start + slope * share, _TURN)
+    absorbed = _absorbed().take((position * _FINE + 0.5).astype(np.int32), axis=0)
+    seen = (255 - red) * absorbed[..., 0] + (255 - green) * absorbed[..., 1] + (255 - blue) * absorbed[..., 2]
+    radius = seen / (np.float32(255) * np.einsum("thwc,thwc->thw", absorbed, absorbed))
+    angle = position * np.float32(2 * np.pi / _TURN) - np.float32(np.pi)
+    speed = radius**2 * np.float32(constants["scale"])
+    return np.stack([-speed * np.cos(angle), -speed * np.sin(angle)], -1)
+
+
+def picture(flow: Flow, constants: dict[str, float]) -> Video:
+    """The wheel itself."""
+    return encode(flow, constants)
+
+
+def save(flow: Flow, stem: Path, fps: float) -> list[Path]:
+    """`stem.npz` with `flow` float32 [t, h, w, 2] and `fps`, and a folder `stem` of Middlebury .flo files."""
+    with replacing(stem) as folder:
+        folder.mkdir()
+        for index, field in enumerate(flow):
+            (folder / f"{index:06d}.flo").write_bytes(flo(field))
+    return [save_arrays(stem.with_name(stem.name + ".npz"), flow=flow, fps=np.float64(fps)), stem]
+
+
+def flo(field: Float32[np.ndarray, "h w 2"]) -> bytes:
+    """Middlebury's format, little-endian: the float 202021.25, width and height as int32, then u, v by rows."""
+    height, width, _ = field.shape
+    head = np.float32(202021.25).astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
+    return head + np.ascontiguousarray(field, "<f4").tobytes()

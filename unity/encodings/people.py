@@ -1,0 +1,162 @@
+"""Finding people in a skeleton video: joints are blobs of one colour, limbs tell whose they are."""
+
+from itertools import combinations
+
+import cv2
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float32, UInt8
+
+from unity.encodings.files import check_video
+from unity.encodings.palette import nearest
+
+People = Float32[np.ndarray, "t p 18 3"]
+# One person in one frame: joint → (x, y).
+Person = dict[int, np.ndarray]
+
+# OpenPose's 18 colours, and its limbs in those colours at 0.6 of the brightness.
+JOINT_COLOURS: UInt8[np.ndarray, "18 3"] = np.array(
+    [
+        (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
+        (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
+        (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
+    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+)  # fmt: skip
+LIMB_COLOURS: UInt8[np.ndarray, "17 3"] = (JOINT_COLOURS[: len(LIMBS)] * 0.6).astype(np.uint8)
+# Labels: 0 background, 1..18 joints, 19..35 limbs.
+_PALETTE = np.concatenate([np.zeros((1, 3), np.uint8), JOINT_COLOURS, LIMB_COLOURS])
+_FIRST_LIMB = 1 + len(JOINT_COLOURS)
+_FACE = (0, 14, 15, 16, 17)
+
+# A blob smaller than this share of a joint's disc is noise.
+_MIN_AREA = 0.2
+# Where along a limb its colour is looked for.
+_SAMPLES = np.linspace(0.1, 0.9, 9)[:, None]
+# Mean evidence that two joints are one limb: 1 for its own colour, less for any other that may cover it.
+_COVERED, _ACCEPTED = 0.5, 0.4
+# Parts without a limb between them are one person when this near, as a share of the picture's smaller side.
+_REACH = 0.25
+
+
+def joint_radius(height: int, width: int) -> Float32[np.ndarray, "18"]:
+    """Radius of each joint's disc in pixels: 2.5 at 128 pixels, growing with the root; half on the face."""
+    radius = np.full(18, 2.5 * (min(height, width) / 128) ** 0.5, np.float32)
+    radius[list(_FACE)] /= 2
+    return radius.clip(1)
+
+
+def find_people(video: UInt8[np.ndarray, "t h w 3"]) -> People:
+    """Joints in pixels with visibility 0 or 1; p is the largest number of people in a frame, or 0.
+
+    A lone joint that no limb and no nearby person explains is taken for noise.
+    """
+    check_video(video)
+    labels = nearest(video, _PALETTE)
+    frames = [_group(label, joints) for label, joints in zip(labels, _find_joints(labels), strict=True)]
+    tracks = _track(frames)
+    people = np.zeros((len(frames), len(tracks), 18, 3), np.float32)
+    for index, track in enumerate(tracks):
+        for time, person in track.items():
+            for joint, position in person.items():
+                people[time, index, joint] = (*position, 1)
+    return people
+
+
+def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.ndarray]]]:
+    """Per frame, (joint, (x, y)) of every blob of a joint's colour."""
+    t, h, w = labels.shape
+    area = _MIN_AREA * np.pi * joint_radius(h, w) ** 2
+    # all frames in one tall picture, with a black row between them
+    tall = rearrange(np.pad(labels, ((0, 0), (0, 1), (0, 0))), "t h w -> (t h) w")
+    found = [[] for _ in range(t)]
+    for joint in range(18):
+        mask = (tall == joint + 1).astype(np.uint8)
+        _, _, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        # component 0 is the background
+        keep = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= area[joint]) + 1
+        for x, y in centres[keep]:
+            time, row = divmod(y, h + 1)
+            found[int(time)].append((joint, np.array([x, row])))
+    return found
+
+
+def _group(labels: UInt8[np.ndarray, "h w"], joints: list[tuple[int, np.ndarray]]) -> list[Person]:
+    """People of one frame: the best supported limbs first, never two of one joint in a person."""
+    owner = [{joint: position} for joint, position in joints]
+    for _, a, b in sorted(_limb_evidence(labels, joints), reverse=True):
+        if owner[a].keys().isdisjoint(owner[b]):
+            merged = owner[a] | owner[b]
+            owner = [merged if group is owner[a] or group is owner[b] else group for group in owner]
+    groups = {id(group): group for group in owner}.values()
+    return _gather(list(groups), _REACH * min(labels.shape))
+
+
+def _limb_evidence(
+    labels: UInt8[np.ndarray, "h w"], joints: list[tuple[int, np.ndarray]]
+) -> list[tuple[float, int, int]]:
+    """(evidence, index, index) of every pair of joints whose line shows the limb between them."""
+    indices = [[i for i, (joint, _) in enumerate(joints) if joint == wanted] for wanted in range(18)]
+    limit = np.array(labels.shape[::-1]) - 1
+    found = []
+    for limb, (first, second) in enumerate(LIMBS):
+        for a in indices[first]:
+            for b in indices[second]:
+                line = joints[a][1] * (1 - _SAMPLES) + joints[b][1] * _SAMPLES
+                x, y = np.rint(line).clip(0, limit).astype(int).T
+                seen = labels[y, x]
+                evidence = np.where(seen == _FIRST_LIMB + limb, 1.0, np.where(seen > 0, _COVERED, 0.0)).mean()
+                if evidence >= _ACCEPTED:
+                    found.append((float(evidence), a, b))
+    return found
+
+
+def _gather(groups: list[Person], reach: float) -> list[Person]:
+    """Joins parts of people that share no joint, nearest first; lone joints left over are dropped."""
+    while pairs := [
+        (_gap(groups[i], groups[j]), i, j)
+        for i, j in combinations(range(len(groups)), 2)
+        if groups[i].keys().isdisjoint(groups[j])
+    ]:
+        gap, i, j = min(pairs)
+        if gap > reach:
+            break
+        groups[i] = groups[i] | groups.pop(j)
+    return [group for group in groups if len(group) > 1]
+
+
+def _gap(a: Person, b: Person) -> float:
+    """Smallest distance between joints of two people."""
+    return min(np.linalg.norm(p - q) for p in a.values() for q in b.values())
+
+
+def _track(frames: list[list[Person]]) -> list[dict[int, Person]]:
+    """Per person, frame → joints: each frame's people continue the tracks that they are nearest to."""
+    tracks: list[dict[int, Person]] = []
+    for time, people in enumerate(frames):
+        pairs = sorted(
+            (_shift(list(track.values())[-1], person), i, j)
+            for i, track in enumerate(tracks)
+            for j, person in enumerate(people)
+        )
+        taken: dict[int, int] = {}
+        for _, i, j in pairs:
+            if i not in taken.values() and j not in taken:
+                taken[j] = i
+        for j, person in enumerate(people):
+            if j not in taken:
+                tracks.append({})
+            tracks[taken.get(j, -1)][time] = person
+    return tracks
+
+
+def _shift(a: Person, b: Person) -> float:
+    """Distance between two people: the mean over the joints both have, else between their centres."""
+    shared = a.keys() & b.keys()
+    if shared:
+        return float(np.mean([np.linalg.norm(a[joint] - b[joint]) for joint in shared]))
+    return float(np.linalg.norm(np.mean(list(a.values()), 0) - np.mean(list(b.values()), 0)))

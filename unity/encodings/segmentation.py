@@ -1,0 +1,46 @@
+"""Instance segmentation as flat colours."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from unity.encodings.files import check_video, save_images
+from unity.encodings.palette import COLOURS, nearest, paint
+
+Labels = UInt8[np.ndarray, "t h w"]
+Video = UInt8[np.ndarray, "t h w 3"]
+
+
+def constants(labels: Labels, size: tuple[int, int]) -> dict[str, float]:
+    """None: the palette is fixed."""
+    return {}
+
+
+def unknown_constants(height: int, width: int) -> dict[str, float]:
+    return {}
+
+
+def encode(labels: Labels, constants: dict[str, float]) -> Video:
+    """Colour of each instance 1..26, background 0 black."""
+    if labels.size and labels.max() >= len(COLOURS):
+        raise ValueError(
+            f"instance {labels.max()} has no colour, the palette ends at {len(COLOURS) - 1}; "
+            f"keep the largest instances, numbered from 1"
+        )
+    return paint(labels, COLOURS)
+
+
+def decode(video: Video, constants: dict[str, float]) -> Labels:
+    """Instance of the nearest colour."""
+    check_video(video)
+    return nearest(video, COLOURS)
+
+
+def picture(labels: Labels, constants: dict[str, float]) -> Video:
+    return encode(labels, constants)
+
+
+def save(labels: Labels, stem: Path, fps: float) -> list[Path]:
+    """Folder `stem` with one png per frame whose grey level is the instance."""
+    return [save_images(stem, labels)]
