@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unity.config import STAGES
+from unity.modality import MODALITIES
 
 # where clips come from (paper, section 3.4: OpenUni's four groups); a source's id is its place here
 SOURCES = ("single_person", "two_persons", "general", "subject")
 
-# the second stage learns every modality, in the order of their ids
-MODALITY_NAMES = STAGES[2].modalities
+# in the order of their ids
+MODALITY_NAMES = tuple(MODALITIES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,9 +55,7 @@ def write_shards(
         return merge_parts([stage / "part"], folder, seed)
 
 
-def write_part(
-    clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26
-) -> Path:
+def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26) -> Path:
     """Write one worker's share of a dataset; `merge_parts` joins them. A part that exists is whole."""
     folder = Path(folder)
     _refuse(folder)

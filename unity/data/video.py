@@ -9,6 +9,7 @@ without random identifiers make the bytes a pure function of the frames.
 
 import contextlib
 import io
+import itertools
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -40,13 +41,23 @@ def encode(frames: Frames, fps: float, quality: int | None = None) -> bytes:
         return data.getvalue()
 
 
-def decode(data: bytes) -> Frames:
-    """Decode bytes of `encode` (or any video file's bytes) with PyAV; ValueError where they are no video."""
+def decode(data: bytes, start: int = 0, frames: int | None = None) -> Frames:
+    """Decode bytes of `encode` (or any video file's bytes) with PyAV: all, or `frames` of them from `start`.
+
+    Raises ValueError for bytes that are no video or hold too few frames.
+    """
+    stop = None if frames is None else start + frames
     with _reading(io.BytesIO(data), f"a video of {len(data)} bytes") as stream:
-        frames = [frame.to_ndarray(format="rgb24") for frame in stream.container.decode(stream)]
-        if not frames:
-            raise ValueError("it has no frames")
-        return np.stack(frames)
+        window = itertools.islice(stream.container.decode(stream), start, stop)
+        decoded = [frame.to_ndarray(format="rgb24") for frame in window]
+        if len(decoded) < (frames or 1):
+            raise ValueError(f"it has only {len(decoded)} frames from frame {start} on")
+        return np.stack(decoded)
+
+
+def decode_all(videos: list[bytes], starts: list[int], frames: int) -> list[Frames]:
+    """Decode `frames` frames of every video, from its own start."""
+    return [decode(data, start, frames) for data, start in zip(videos, starts, strict=True)]
 
 
 def read_video(path: str | Path, frames: int | None = None, size: tuple[int, int] | None = None) -> Frames:
@@ -95,9 +106,7 @@ def count_frames(path: str | Path) -> int:
 def spread(total: int, frames: int, what: str = "the video") -> list[int]:
     """`frames` indices from the first to the last of `total`, as even as integers can be."""
     if frames > total or frames < 1:
-        raise ValueError(
-            f"{what} has {total} frames, {frames} are wanted; ask for 1 to {total} (4k+1 of them)"
-        )
+        raise ValueError(f"{what} has {total} frames, {frames} are wanted; ask for 1 to {total} (4k+1 of them)")
     return [round(i) for i in np.linspace(0, total - 1, frames)]
 
 
@@ -116,7 +125,7 @@ def resize(frames: Frames, size: tuple[int, int], nearest: bool = False) -> Fram
 
 
 class DaliDecoder:
-    """Decodes batches of `encode`'s bytes with DALI's CPU threads, to the values that `decode` gives.
+    """Decodes batches of `encode`'s bytes with DALI's CPU threads, to the values that PyAV gives.
 
     Raises ImportError where DALI is not installed (`pip install nvidia-dali-cuda130`).
     """
@@ -126,20 +135,21 @@ class DaliDecoder:
 
         @pipeline_def(batch_size=batch, num_threads=threads, device_id=None)
         def pipeline():
-            return fn.decoders.video(fn.external_source(name="bytes"), device="cpu")
+            data, start, length = (fn.external_source(name=name) for name in ("data", "start", "length"))
+            return fn.decoders.video(data, device="cpu", start_frame=start, sequence_length=length)
 
         self._pipeline = pipeline(prefetch_queue_depth=1)
         self._pipeline.build()
 
-    def decode(self, videos: list[bytes]) -> list[Frames]:
-        """Decode at most `batch` videos; ValueError where one cannot be decoded."""
-        self._pipeline.feed_input("bytes", [np.frombuffer(data, np.uint8) for data in videos])
+    def decode(self, videos: list[bytes], starts: list[int], frames: int) -> list[Frames]:
+        """What `decode_all` gives, of at most `batch` videos."""
+        self._pipeline.feed_input("data", [np.frombuffer(data, np.uint8) for data in videos])
+        self._pipeline.feed_input("start", [np.int32(start) for start in starts])
+        self._pipeline.feed_input("length", [np.int32(frames)] * len(videos))
         try:
             (decoded,) = self._pipeline.run()
         except RuntimeError as error:
-            raise ValueError(
-                f"DALI cannot decode this batch: {str(error).strip().splitlines()[-1]}"
-            ) from error
+            raise ValueError(f"DALI cannot decode this batch: {str(error).strip().splitlines()[-1]}") from error
         return [np.array(decoded.at(i)) for i in range(len(videos))]
 
 

@@ -1,0 +1,123 @@
+"""The batches of a training run: the plan's clips, read and decoded by workers."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from torch.utils.data import DataLoader, Dataset
+
+from unity.config import StageConfig
+from unity.data.clips import MODALITY_NAMES, SOURCES
+from unity.data.plan import Plan, Row, window_start
+from unity.data.shards import Shards
+from unity.data.video import PALETTES, DaliDecoder, decode_all, resize
+
+Decode = Literal["auto", "pyav", "dali"]
+
+
+def training_batches(
+    folder: str | Path,
+    stage: StageConfig,
+    batch_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    decode: Decode = "auto",
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    remote: str | None = None,
+) -> Iterator[dict]:
+    """This rank's share b = batch_size / world of every global batch from `start_step` on, without end.
+
+    A batch is a dict: step int; slot int64 [b] (places in the global batch); rgb and aux uint8 [b, t, h, w, 3];
+    modality and source int64 [b] (ids); caption and name, lists of str. It depends on (seed, step) alone, so
+    `start_step` resumes bit for bit, also with other `workers`; the ranks' shares join to the same global batch
+    for every `world`.
+
+    `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
+    to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
+    the former, which is the faster one (benchmarks/loader_bench.py). Raises ValueError where a dataset, a
+    source or a modality is missing, or where the batch cannot be shared equally by sources and ranks.
+    """
+    shards = Shards(folder, remote)
+    sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
+    plan = Plan(stage, batch_size, seed, sizes, shards.available)
+    local = _share(batch_size, len(stage.sources), rank, world)
+    collate = _Collate(shards.about, frames, size, seed)
+    loader = DataLoader(
+        _Samples(shards),
+        batch_sampler=(plan.batch(step)[rank * local :][:local] for step in itertools.count(start_step)),
+        collate_fn=list if decode == "dali" else collate,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
+    # workers fork here, before DALI starts its threads
+    batches = iter(loader)
+    if decode != "dali":
+        return batches
+    collate.decode = DaliDecoder(2 * local, threads=max(1, workers)).decode
+    return map(collate, batches)
+
+
+class _Samples(Dataset):
+    """Rows of the plan to samples, the two videos of the row still encoded."""
+
+    def __init__(self, shards: Shards):
+        self.shards = shards
+
+    def __getitem__(self, row: Row) -> dict:
+        sample = self.shards.sample(SOURCES[row.source], row.index)
+        videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
+        return {"row": row, "caption": sample["caption"], "name": sample["name"], **videos}
+
+
+class _Collate:
+    """Samples to a batch: decodes the frames that each sample shows, fits and stacks them."""
+
+    def __init__(self, about: dict, frames: int | None, size: tuple[int, int] | None, seed: int):
+        self.stored, self.size, self.seed = about["frames"], size or tuple(about["size"]), seed
+        self.frames = frames or self.stored
+        self.decode = decode_all
+        if not 1 <= self.frames <= self.stored or self.frames % 4 != 1:
+            raise ValueError(
+                f"clips of {self.frames} frames cannot be cut from {self.stored} stored ones; "
+                f"frames must be 4k+1, at most {(self.stored - 1) // 4 * 4 + 1}"
+            )
+
+    def __call__(self, samples: list[dict]) -> dict:
+        rows = [sample["row"] for sample in samples]
+        choices = self.stored - self.frames + 1
+        starts = [window_start(self.seed, row.step, row.slot, choices) for row in rows]
+        videos = [sample[stream] for stream in ("rgb", "aux") for sample in samples]
+        decoded = self.decode(videos, starts * 2, self.frames)
+        names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
+        fitted = [resize(v, self.size, nearest=n in PALETTES) for v, n in zip(decoded, names, strict=True)]
+        rgb, aux = rearrange(torch.from_numpy(np.stack(fitted)), "(s b) t h w c -> s b t h w c", s=2)
+        ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
+        texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
+        return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}
+
+
+def _share(batch_size: int, sources: int, rank: int, world: int) -> int:
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is not one of {world} ranks; ranks count from 0")
+    if batch_size % world:
+        whole = math.lcm(sources, world)
+        raise ValueError(
+            f"a global batch of {batch_size} cannot be shared by {world} ranks; "
+            f"use a multiple of {whole}, such as {math.ceil(batch_size / whole) * whole}"
+        )
+    return batch_size // world
+
+
+def _one_thread(worker: int):
+    cv2.setNumThreads(0)
