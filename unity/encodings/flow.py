@@ -59,10 +59,11 @@ def encode(flow: Flow, constants: dict[str, float]) -> Video:
     """
     if not np.isfinite(flow).all():
         raise ValueError("flow holds NaN or inf; set unknown motion to 0, or leave flow out of this clip")
-    u, v = flow[..., 0], flow[..., 1]
-    radius = np.minimum(np.sqrt(np.hypot(u, v) * np.float32(1 / constants["scale"])), 1)
-    turn = np.arctan2(-v, -u) * np.float32(1 / np.pi) + 1
-    colour = _absorbed().take((turn * np.float32(_TURN * _FINE / 2) + 0.5).astype(np.int32), axis=0)
+    # float64, so that the last bit of a CPU's own arctangent never moves a grey level
+    u, v = flow[..., 0].astype(np.float64), flow[..., 1].astype(np.float64)
+    radius = np.minimum(np.sqrt(np.sqrt(u * u + v * v) / constants["scale"]), 1).astype(np.float32)
+    turn = np.arctan2(-v, -u) / np.pi + 1
+    colour = _absorbed().take((turn * (_TURN * _FINE / 2) + 0.5).astype(np.int32), axis=0)
     colour *= (-255 * radius)[..., None]
     colour += 255.5
     return colour.astype(np.uint8)

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 
 # All colours with channels of 0, 128 or 255: a cubic lattice, so any two are at least 127 apart, as far as 27
 # colours can be in a regular grid. Black is the background; hues lie far apart in the first rows, and the
@@ -35,9 +35,7 @@ def _nearest_table(palette: bytes) -> UInt8[np.ndarray, "cells"]:
     return distance.argmin(1).astype(np.uint8)
 
 
-def paint(
-    labels: Int[np.ndarray, "t h w"] | UInt8[np.ndarray, "t h w"], palette: UInt8[np.ndarray, "n 3"]
-) -> UInt8[np.ndarray, "t h w 3"]:
+def paint(labels: Integer[np.ndarray, "t h w"], palette: UInt8[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "t h w 3"]:
     """Colour of every label."""
     return palette.take(labels, axis=0)
 
