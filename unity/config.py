@@ -18,6 +18,8 @@ class ModelConfig:
     num_heads: int
     num_layers: int
     latent_channels: int = 16
+    # how many rows unity.modality.MODALITIES has
+    num_modalities: int = 5
     patch: tuple[int, int, int] = (1, 2, 2)
     freq_dim: int = 256
     text_dim: int = 4096
@@ -55,9 +57,7 @@ MODELS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(dim=256, ffn_dim=1024, num_heads=4, num_layers=8, **_EMBEDDED),
     "small": ModelConfig(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, **_EMBEDDED),
     "1.3b": ModelConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
-    "5b": ModelConfig(
-        dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48, codec="wan2.2"
-    ),
+    "5b": ModelConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48, codec="wan2.2"),
     "10b": ModelConfig(dim=4096, ffn_dim=14336, num_heads=32, num_layers=40),
     "14b": ModelConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
 }
