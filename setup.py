@@ -32,5 +32,5 @@ setup(
         "numba",
         "matplotlib",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "ruff", "beartype", "scipy"]},
+    extras_require={"dev": ["pytest", "ruff", "beartype", "scipy"]},
 )
