@@ -1,0 +1,90 @@
+"""Who may import whom, read from the sources: the table is the architecture."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# part of the project → the parts it may import; the longest matching name decides
+MAY = {
+    "unity.config": set(),
+    "unity.randomness": set(),
+    "unity.encodings": {"unity.encodings"},
+    "unity.modality": {"unity.encodings"},
+    "unity.kernels": {"unity.kernels"},
+    "unity.native": {"unity.kernels"},
+    "unity.attention": {"unity.kernels"},
+    "unity.ops": {"unity.kernels", "unity.native", "unity.attention"},
+    "unity.flow": {"unity.ops", "unity.randomness", "unity.modality"},
+    "unity.routing": {"unity.flow", "unity.randomness", "unity.modality"},
+    "unity.sampler": {"unity.flow", "unity.routing", "unity.randomness", "unity.modality"},
+    "unity.model": {"unity.model", "unity.ops", "unity.config", "unity.modality"},
+    "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.encodings", "unity.randomness"},
+    "unity.infer": {"unity"},
+    "unity.evaluate": {"unity"},
+    "unity.train": {"unity"},
+    "unity": set(),
+}
+# these may import what the row above allows, but never these parts
+NEVER = {"unity.infer": {"unity.train"}, "unity.evaluate": {"unity.train"}}
+OUTSIDE = {"launchers", "benchmarks", "tests"}
+
+
+def sources():
+    for folder in ("unity", "kernels"):
+        yield from (p for p in (ROOT / folder).rglob("*.py") if "kernels" not in p.relative_to(ROOT).parts[1:])
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("unity", *parts) if parts[0] == "kernels" else parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; the project imports absolutely"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def row(name: str) -> str:
+    return max((part for part in MAY if within(name, part)), key=len)
+
+
+def within(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
+
+
+@pytest.mark.parametrize("path", sorted(sources()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_table(path):
+    name = name_of(path)
+    part = row(name)
+    for imported in imports(path):
+        assert imported.split(".")[0] not in OUTSIDE, f"{name} imports {imported}"
+        if within(imported, "deepspeed"):
+            assert part == "unity.train", f"only unity.train imports deepspeed, not {name}"
+        if not within(imported, "unity"):
+            continue
+        allowed = MAY[part] | {part}
+        assert any(within(imported, other) for other in allowed), (
+            f"{name} imports {imported}, but {part} may import only {sorted(allowed)}"
+        )
+        for never in NEVER.get(part, ()):
+            assert not within(imported, never), f"{name} imports {imported}"
+
+
+def test_the_reference_needs_torch_only():
+    roots = {name.split(".")[0] for name in imports(ROOT / "kernels/reference.py")}
+    assert roots <= {"torch", "einops", "__future__"}
+
+
+@pytest.mark.parametrize("folder", ["kernels", "tests"])
+def test_no_init_files(folder):
+    assert not list((ROOT / folder).rglob("__init__.py"))
