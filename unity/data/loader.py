@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from unity.config import StageConfig
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.plan import Plan, Row, window_start
-from unity.data.shards import Shards
-from unity.data.video import PALETTES, DaliDecoder, decode_all, resize
+from unity.data.shards import Shards, open_shards
+from unity.data.video import DaliDecoder, decode_all, resize
 
 Decode = Literal["auto", "pyav", "dali"]
 
@@ -47,7 +47,7 @@ def training_batches(
     the former, which is the faster one (benchmarks/loader_bench.py). Raises ValueError where a dataset, a
     source or a modality is missing, or where the batch cannot be shared equally by sources and ranks.
     """
-    shards = Shards(folder, remote)
+    shards = open_shards(folder, remote)
     sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
     plan = Plan(stage, batch_size, seed, sizes, shards.available)
     local = _share(batch_size, len(stage.sources), rank, world)
@@ -100,7 +100,7 @@ class _Collate:
         videos = [sample[stream] for stream in ("rgb", "aux") for sample in samples]
         decoded = self.decode(videos, starts * 2, self.frames)
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
-        fitted = [resize(v, self.size, nearest=n in PALETTES) for v, n in zip(decoded, names, strict=True)]
+        fitted = [resize(v, self.size, n) for v, n in zip(decoded, names, strict=True)]
         rgb, aux = rearrange(torch.from_numpy(np.stack(fitted)), "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}

@@ -209,7 +209,14 @@ class Shards:
         local.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{local}.lock"):
             if not local.exists():
-                CloudDownloader.direct_download(f"{self.remote}/{file}", str(local))
+                _download(f"{self.remote}/{file}", local)
+
+
+def _download(address: str, local: Path):
+    try:
+        CloudDownloader.direct_download(address, str(local))
+    except Exception as error:
+        raise ValueError(f"cannot fetch {address} ({error}); check the address and the credentials") from error
 
 
 def open_shards(folder: str | Path, remote: str | None = None) -> Shards:

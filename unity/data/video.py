@@ -60,23 +60,24 @@ def decode_all(videos: list[bytes], starts: list[int], frames: int) -> list[Fram
     return [decode(data, start, frames) for data, start in zip(videos, starts, strict=True)]
 
 
-def read_video(path: str | Path, frames: int | None = None, size: tuple[int, int] | None = None) -> Frames:
+def read_video(
+    path: str | Path, frames: int | None = None, size: tuple[int, int] | None = None, stream: str = "rgb"
+) -> Frames:
     """Read a video file: `frames` of them spread evenly from the first to the last, or all.
 
-    `size` (h, w) resizes to cover and cuts out the centre. Raises ValueError for a file that is missing,
-    unreadable or shorter than `frames`.
+    `size` (h, w) resizes to cover and cuts out the centre, as suits the `stream` (rgb or a modality). Raises
+    ValueError for a file that is missing, unreadable or shorter than `frames`.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no video file {path}; give the path of an existing one")
-    total = count_frames(path)
-    wanted = spread(total, frames or total, str(path))
-    with _reading(str(path), str(path)) as stream:
-        decoded = enumerate(stream.container.decode(stream))
-        kept = [frame.to_ndarray(format="rgb24") for i, frame in decoded if i in set(wanted)]
-        if len(kept) != len(wanted):
-            raise ValueError(f"only {len(kept)} of {len(wanted)} frames decode; the file is damaged")
-    return resize(np.stack(kept), size) if size else np.stack(kept)
+    wanted = None if frames is None else set(spread(count_frames(path), frames, str(path)))
+    with _reading(str(path), str(path)) as video:
+        pictures = (f for i, f in enumerate(video.container.decode(video)) if wanted is None or i in wanted)
+        kept = [_fit(_upright(picture), size, stream) for picture in pictures]
+        if not kept:
+            raise ValueError("it has no frames")
+    return np.stack(kept)
 
 
 def write_video(frames: Frames, path: str | Path, fps: float) -> Path:
@@ -98,9 +99,9 @@ def write_video(frames: Frames, path: str | Path, fps: float) -> Path:
 
 
 def count_frames(path: str | Path) -> int:
-    """Number of frames in a file, by its packets: containers often do not say, or say it wrong."""
-    with _reading(str(path), str(path)) as stream:
-        return sum(1 for packet in stream.container.demux(stream) if packet.size)
+    """Number of frames in a file, by decoding it: containers often do not say, or say it wrong."""
+    with _reading(str(path), str(path)) as video:
+        return sum(1 for _ in video.container.decode(video))
 
 
 def spread(total: int, frames: int, what: str = "the video") -> list[int]:
@@ -110,18 +111,11 @@ def spread(total: int, frames: int, what: str = "the video") -> list[int]:
     return [round(i) for i in np.linspace(0, total - 1, frames)]
 
 
-def resize(frames: Frames, size: tuple[int, int], nearest: bool = False) -> Frames:
-    """Resize to cover `size` (h, w) and cut out the centre; `nearest` keeps palette colours exact."""
-    height, width = frames.shape[1:3]
-    if (height, width) == tuple(size):
+def resize(frames: Frames, size: tuple[int, int], stream: str = "rgb") -> Frames:
+    """Resize to cover `size` (h, w) and cut out the centre; palette streams keep their colours exact."""
+    if frames.shape[1:3] == tuple(size):
         return frames
-    scale = max(size[0] / height, size[1] / width)
-    cover = max(size[1], round(width * scale)), max(size[0], round(height * scale))
-    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    mode = cv2.INTER_NEAREST_EXACT if nearest else smooth
-    top, left = (cover[1] - size[0]) // 2, (cover[0] - size[1]) // 2
-    resized = np.stack([cv2.resize(frame, cover, interpolation=mode) for frame in frames])
-    return np.ascontiguousarray(resized[:, top : top + size[0], left : left + size[1]])
+    return np.stack([_fit(frame, size, stream) for frame in frames])
 
 
 class DaliDecoder:
@@ -151,6 +145,23 @@ class DaliDecoder:
         except RuntimeError as error:
             raise ValueError(f"DALI cannot decode this batch: {str(error).strip().splitlines()[-1]}") from error
         return [np.array(decoded.at(i)) for i in range(len(videos))]
+
+
+def _fit(frame: np.ndarray, size: tuple[int, int] | None, stream: str) -> np.ndarray:
+    if size is None or frame.shape[:2] == tuple(size):
+        return frame
+    scale = max(size[0] / frame.shape[0], size[1] / frame.shape[1])
+    height, width = (max(wanted, round(n * scale)) for wanted, n in zip(size, frame.shape[:2], strict=True))
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    mode = cv2.INTER_NEAREST_EXACT if stream in PALETTES else smooth
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    resized = cv2.resize(frame, (width, height), interpolation=mode)
+    return resized[top : top + size[0], left : left + size[1]]
+
+
+def _upright(picture: av.VideoFrame) -> np.ndarray:
+    """A telephone held upright records lying frames and a note to turn them."""
+    return np.rot90(picture.to_ndarray(format="rgb24"), picture.rotation // 90)
 
 
 def _write(file, container: str, codec: str, pixels: str, options: dict, frames: Frames, fps: float):
