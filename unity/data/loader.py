@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -47,6 +47,8 @@ def training_batches(
     the former, which is the faster one (benchmarks/loader_bench.py). Raises ValueError where a dataset, a
     source or a modality is missing, or where the batch cannot be shared equally by sources and ranks.
     """
+    if decode not in get_args(Decode):
+        raise ValueError(f"decode is {decode!r}; choose one of {get_args(Decode)}")
     shards = open_shards(folder, remote)
     sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
     plan = Plan(stage, batch_size, seed, sizes, shards.available)
