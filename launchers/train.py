@@ -1,0 +1,29 @@
+"""Train a model: `deepspeed launchers/train.py --stage 1`, or `python` in place of `deepspeed` for one process."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from unity.train.config import TrainConfig, parse
+from unity.train.engine import start_world, stop_world
+from unity.train.loop import train
+
+
+def main() -> None:
+    # the deepspeed launcher puts this before our own flags
+    args = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    world = start_world()
+    try:
+        config = parse(args, talkative=world.leads)
+        train(with_deepspeed(config), world)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"train: {error}" if world.leads else 1)
+    stop_world()
+
+
+def with_deepspeed(config: TrainConfig) -> TrainConfig:
+    return replace(config, deepspeed=config.deepspeed or Path(__file__).with_name("zero3.json"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Checkpoints that are whole or not there at all, and that resume on any number of ranks.
+
+    runs/x/checkpoints/step-00000100/manifest.json       size and SHA-256 of every other file
+                                     state.json          step, configuration, layout of the fragments
+                                     weight-00000.safetensors   rank 0's float32 masters; also exp_avg,
+                                     ...                        exp_avg_sq and ema, one file per rank
+                                     model/              the averaged weights, ready for inference
+    runs/x/model -> checkpoints/step-00000100/model
+
+A checkpoint is written under a name ending in `.partial`, flushed to the disk and renamed only when its manifest
+is there. DeepSpeed's own format is not used: it marks a checkpoint as the latest before all ranks have written
+theirs, keeps no average, and cannot be loaded on another number of ranks.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unity.train.engine import Flats, Fragment, World
+
+
+def save(
+    world: World,
+    run: Path,
+    step: int,
+    shards: Mapping[str, Flats],
+    fragments: Mapping[str, Fragment],
+    state: Mapping,
+    export: Callable[[Path], None],
+    keep: int,
+) -> Path:
+    """Write a checkpoint of all ranks' shards and keep the newest `keep`; all ranks must call it.
+
+    `state` is what else JSON can say; `export(folder)` writes the model for inference (all ranks call it).
+    """
+    final = run / "checkpoints" / f"step-{step:08}"
+    partial = final.with_name(final.name + ".partial")
+    if world.leads:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    world.barrier()
+    for kind, flats in shards.items():
+        tensors = {str(i): flat.cpu() for i, flat in enumerate(flats)}
+        save_file(tensors, _shard(partial, kind, world.rank))
+    export(partial / "model")
+    if world.leads:
+        layout = {name: asdict(fragment) for name, fragment in fragments.items()}
+        about = {**state, "step": step, "ranks": world.size, "kinds": list(shards), "layout": layout}
+        (partial / "state.json").write_text(json.dumps(about))
+    world.barrier()
+    _seal(world, partial)
+    if world.leads:
+        _publish(partial, final)
+        _prune(final.parent, keep)
+    world.barrier()
+    return final
+
+
+def newest_whole(world: World, path: Path, say: Callable[[str], None]) -> Path:
+    """The newest whole checkpoint of a run folder, or the checkpoint at `path` itself.
+
+    Says which ones it had to pass over; ValueError when none is left. All ranks must call it.
+    """
+    if (path / "state.json").exists() or path.name.startswith("step-"):
+        candidates = [path]
+    else:
+        candidates = sorted((path / "checkpoints").glob("step-*"), reverse=True)
+    for candidate in world.from_lead(lambda: candidates):
+        fault = "its writing was cut off" if candidate.suffix == ".partial" else _fault(world, candidate)
+        if fault is None:
+            return candidate
+        say(f"checkpoint {candidate} is not whole ({fault}): passing it over")
+    raise ValueError(f"{path} holds no whole checkpoint; give another --resume, or start anew without it")
+
+
+def read_state(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def load(world: World, checkpoint: Path, shards: Mapping[str, Flats], fragments: Mapping[str, Fragment]) -> None:
+    """Fill this rank's shards from a checkpoint written by any number of ranks.
+
+    Raises ValueError when its parameters are not the model's.
+    """
+    state = read_state(checkpoint)
+    saved = {name: Fragment(**{**row, "shape": tuple(row["shape"])}) for name, row in state["layout"].items()}
+    shapes, wanted = ({n: f.shape for n, f in table.items()} for table in (saved, fragments))
+    if shapes != wanted:
+        differing = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
+        raise ValueError(f"{checkpoint} holds another model: {differing[:4]} differ; give the same --model")
+    for kind, flats in shards.items():
+        files = [safe_open(_shard(checkpoint, kind, rank), "pt") for rank in range(state["ranks"])]
+        for name, piece in fragments.items():
+            target = flats[piece.flat].narrow(0, piece.offset, piece.numel)
+            target.copy_(_read(files, saved[name], world.rank * piece.numel, piece.numel))
+
+
+def _read(files: list, saved: Fragment, start: int, numel: int) -> Tensor:
+    """Values start .. start + numel of a parameter, zero beyond its end, from its fragments of the old ranks."""
+    parts = []
+    stop = min(start + numel, len(files) * saved.numel)
+    while start + sum(map(len, parts)) < stop:
+        position = start + sum(map(len, parts))
+        rank, inside = divmod(position, saved.numel)
+        take = min(saved.numel - inside, stop - position)
+        first = saved.offset + inside
+        parts.append(files[rank].get_slice(str(saved.flat))[first : first + take])
+    values = torch.cat(parts) if parts else torch.zeros(0)
+    return torch.nn.functional.pad(values, (0, numel - len(values)))
+
+
+def _seal(world: World, folder: Path) -> None:
+    """Flush every file to the disk and write the manifest; the ranks share the hashing."""
+    mine = {}
+    for name in _files(folder)[world.rank :: world.size]:
+        _flush(folder / name)
+        mine[name] = _digest(folder / name)
+    rows = world.gather(mine)
+    if world.leads:
+        manifest = folder / "manifest.json"
+        manifest.write_text(json.dumps({k: v for row in rows for k, v in row.items()}, indent=1))
+        for path in (manifest, *(p for p in folder.rglob("*") if p.is_dir()), folder):
+            _flush(path)
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Rename the whole checkpoint into place, over a broken one of the same step if need be."""
+    if final.exists():
+        broken = final.with_name(final.name + ".old.partial")
+        shutil.rmtree(broken, ignore_errors=True)
+        final.rename(broken)
+    partial.rename(final)
+    _flush(final.parent)
+    link = final.parent.parent / "model"
+    fresh = link.with_name("model.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(Path("checkpoints") / final.name / "model")
+    fresh.replace(link)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    finished = sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
+    for path in [*finished[:-keep], *folder.glob("*.partial")]:
+        shutil.rmtree(path)
+
+
+def _fault(world: World, checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, if anything; the ranks share the hashing."""
+    manifest = checkpoint / "manifest.json"
+    if not manifest.exists():
+        return "it has no manifest.json"
+    try:
+        rows = json.loads(manifest.read_text())
+    except json.JSONDecodeError:
+        rows = None
+    # every rank read the same file, so all leave here together
+    if rows is None:
+        return "its manifest.json is damaged"
+    faults = []
+    for name in sorted(rows)[world.rank :: world.size]:
+        path = checkpoint / name
+        if not path.exists():
+            faults.append(f"{name} is missing")
+        elif path.stat().st_size != rows[name]["bytes"]:
+            faults.append(f"{name} has {path.stat().st_size} of {rows[name]['bytes']} bytes")
+        elif _digest(path) != rows[name]:
+            faults.append(f"the SHA-256 of {name} differs")
+    return next((fault for found in world.gather(faults) for fault in found), None)
+
+
+def _shard(folder: Path, kind: str, rank: int) -> Path:
+    return folder / f"{kind}-{rank:05}.safetensors"
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(path: Path) -> dict:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

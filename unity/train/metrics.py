@@ -1,0 +1,123 @@
+"""What a step says about itself: summed over the ranks, checked, and written to files and to the terminal."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from unity.modality import MODALITIES
+from unity.routing import TASKS
+from unity.train.engine import World
+
+# tally columns: the losses' sums and counts per task, then per modality
+_KINDS = [*(f"loss/{name}" for name in TASKS), *(f"loss/{name}" for name in MODALITIES)]
+
+
+class Tally:
+    """Losses of one step on this rank, by task and modality."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self.sums, self.counts = (torch.zeros(len(_KINDS), dtype=torch.float64) for _ in range(2))
+
+    def add(
+        self,
+        losses: Float[Tensor, "b 2"],
+        noisy: Bool[Tensor, "b 2"],
+        task: Int[Tensor, " b"],
+        modality: Int[Tensor, " b"],
+    ) -> None:
+        """A micro-batch's errors per stream; a sample's loss is the mean over its noisy streams."""
+        loss = ((losses * noisy).sum(1) / noisy.sum(1)).double().cpu()
+        for column in (task.cpu(), len(TASKS) + modality.cpu()):
+            self.sums.index_add_(0, column, loss)
+            self.counts.index_add_(0, column, torch.ones_like(loss))
+
+    def reduce(self, step: int, stop: bool) -> tuple[dict[str, float], bool]:
+        """Mean losses over all ranks, and whether any rank wants to stop. The step's only synchronisation.
+
+        Raises FloatingPointError on every rank when a loss is not finite on any.
+        """
+        bad = torch.zeros(self.world.size, dtype=torch.float64)
+        bad[self.world.rank] = not self.sums.isfinite().all()
+        numbers = (self.sums.nan_to_num(0, 0, 0), self.counts, bad, torch.tensor([float(stop)]).double())
+        parts = (len(_KINDS), len(_KINDS), self.world.size, 1)
+        sums, counts, bad, stops = self.world.total(torch.cat(numbers)).split(parts)
+        if bad.any():
+            ranks = ", ".join(str(rank) for rank in bad.nonzero().flatten().tolist())
+            raise FloatingPointError(
+                f"the loss of step {step} is not finite on rank {ranks}: stopped before the update. Nothing was "
+                f"overwritten; --resume goes on from the last checkpoint, for instance with a smaller --optim.lr"
+            )
+        tasks = slice(len(TASKS))
+        means = {"loss": float(sums[tasks].sum() / counts[tasks].sum())}
+        rows = zip(_KINDS, sums.tolist(), counts.tolist(), strict=True)
+        return means | {name: total / count for name, total, count in rows if count}, bool(stops)
+
+
+def require_finite_norm(norm: float, step: int) -> None:
+    """DeepSpeed skips an update whose gradient is not finite, but counts the step; we stop instead."""
+    if not math.isfinite(norm):
+        raise FloatingPointError(
+            f"the gradient of step {step} is not finite though the loss is: the update was not applied. "
+            f"--resume goes on from the last checkpoint, for instance with a smaller --optim.lr"
+        )
+
+
+class Journal:
+    """metrics.jsonl and TensorBoard in the run folder, and the progress on the terminal; rank 0 keeps it.
+
+    A resumed run drops what an earlier one wrote beyond the step it resumes from.
+    """
+
+    def __init__(self, run: Path, start: int, steps: int, every: int):
+        self.steps, self.every, self.last = steps, every, time.perf_counter()
+        self.path = run / "metrics.jsonl"
+        _forget(self.path, start)
+        self.file = self.path.open("a", buffering=1)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+        self.bar = tqdm(total=steps, initial=start, unit="step") if sys.stderr.isatty() else None
+
+    def write(self, step: int, record: dict[str, float]) -> None:
+        """One finished step: its losses, grad_norm, lr, and the tokens that all ranks worked through."""
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
+        record = {**record, "seconds": seconds, "tokens_per_second": record["tokens"] / seconds}
+        self.file.write(json.dumps({"step": step, **record}) + "\n")
+        for name, value in record.items():
+            self.board.add_scalar(name, value, step)
+        self._show(step, record)
+
+    def _show(self, step: int, record: dict[str, float]) -> None:
+        losses = " ".join(f"{task} {record[f'loss/{task}']:.3f}" for task in TASKS if f"loss/{task}" in record)
+        line = f"loss {record['loss']:.4f} ({losses}) norm {record['grad_norm']:.2f} lr {record['lr']:.1e}"
+        if self.bar is not None:
+            self.bar.set_postfix_str(line)
+            self.bar.update()
+        elif (step + 1) % self.every == 0 or step + 1 == self.steps:
+            speed = f"{record['seconds']:.2f} s {record['tokens_per_second']:.0f} tokens/s"
+            print(f"step {step + 1}/{self.steps} {line} {speed}", flush=True)
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _forget(path: Path, start: int) -> None:
+    """Keep the lines of steps before `start`; a line that a killed run left unfinished goes too."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
+    fresh = path.with_suffix(".partial")
+    fresh.write_text("".join(kept))
+    fresh.replace(path)

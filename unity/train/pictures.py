@@ -1,0 +1,97 @@
+"""A picture of what the averaged weights can do: conditions, samples and truth, one row per modality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from unity.config import STAGES
+from unity.data.loader import training_batches
+from unity.modality import MODALITIES
+from unity.routing import TASKS
+from unity.sampler import Guidance, sample
+
+if TYPE_CHECKING:
+    from unity.train.loop import Run
+
+COLUMNS = ("rgb", "modality", "joint: rgb", "joint: modality", "control: rgb", "estimate: modality")
+STEPS = 8
+_LABEL, _GAP, _WIDTH = 14, 2, 128
+
+
+class Pictures:
+    """One clip for each modality of the stage, kept for the whole run; every rank holds the same ones."""
+
+    def __init__(self, run: Run):
+        self.clips = _one_of_each(run)
+        modality = self.clips["modality"]
+        encoder = run.text
+        prompts = [list(MODALITIES.values())[m].type_prompt for m in modality.tolist()]
+        texts = (self.clips["caption"], prompts, [""] * len(prompts))
+        self.texts = [tuple(part.to(run.world.device) for part in encoder(text)) for text in texts]
+
+    @torch.no_grad()
+    def draw(self, run: Run, path: Path) -> None:
+        """Sample the three tasks with the averaged weights and write a PNG; all ranks must take part."""
+        truth = {stream: run.encode(self.clips[stream]) for stream in ("rgb", "aux")}
+        run.engine.module.eval()
+        with run.ema.in_place_of_weights(run.refresh):
+            sampled = {task: self._sample(run, task, truth) for task in TASKS}
+        run.engine.module.train()
+        if run.world.leads:
+            columns = [self.clips["rgb"], self.clips["aux"]]
+            columns += [run.decode(sampled["joint"][s]) for s in range(2)]
+            columns += [run.decode(sampled["control"][0]), run.decode(sampled["estimate"][1])]
+            path.parent.mkdir(exist_ok=True)
+            _sheet(columns, self._names()).save(path)
+
+    def _sample(self, run: Run, task: str, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        given = {stream: truth[stream] for stream, noisy in zip(truth, TASKS[task], strict=True) if not noisy}
+        return sample(
+            run.engine.module, task, self.clips["modality"].to(run.world.device), *self.texts, **given,
+            shape=truth["rgb"].shape, steps=STEPS, guidance=Guidance(scale=1.0), shift=run.config.time.shift,
+            clean_time=run.config.architecture.clean_time, seed=run.config.seed, device=run.world.device,
+        )  # fmt: skip
+
+    def _names(self) -> list[str]:
+        return [list(MODALITIES)[m] for m in self.clips["modality"].tolist()]
+
+
+def _one_of_each(run: Run) -> dict:
+    """The first clip of each modality in the first batches of the run's data."""
+    config, stage = run.config, STAGES[run.config.stage]
+    loader = training_batches(
+        config.data, stage, config.batch_size, config.seed, frames=config.frames, size=config.size
+    )
+    found: dict[int, dict] = {}
+    for _, batch in zip(range(8), loader, strict=False):
+        for i, modality in enumerate(batch["modality"].tolist()):
+            found.setdefault(modality, {key: batch[key][i] for key in ("rgb", "aux", "modality", "caption")})
+        if len(found) == len(stage.modalities):
+            break
+    rows = [found[modality] for modality in sorted(found)]
+    stacked = {key: torch.stack([row[key] for row in rows]) for key in ("rgb", "aux", "modality")}
+    return stacked | {"caption": [row["caption"] for row in rows]}
+
+
+def _sheet(columns: list[UInt8[Tensor, "b t h w 3"]], names: list[str]) -> Image.Image:
+    """The middle frames as a table, what is in a column written above it and the modality into each row."""
+    middle = torch.stack([column[:, column.shape[1] // 2].cpu() for column in columns], dim=1)
+    # small frames are enlarged, or the words would not fit above them
+    zoom = max(1, _WIDTH // middle.shape[3])
+    middle = middle.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    cells = torch.nn.functional.pad(middle, (0, 0, 0, _GAP, _LABEL, 0))
+    image = Image.fromarray(rearrange(cells, "b n h w c -> (b h) (n w) c").numpy())
+    draw = ImageDraw.Draw(image)
+    height, width = cells.shape[2:4]
+    for row, name in enumerate(names):
+        for column, title in enumerate(COLUMNS):
+            label = title.replace("modality", name)
+            draw.text((column * width + 2, row * height + 1), label, fill=(255, 255, 255))
+    return image
