@@ -1,0 +1,138 @@
+"""Kernels compiled ahead of time, without a GPU, and what their machine code says.
+
+The launches are recorded from the ops' own host code, on meta tensors, so that what is compiled is what would
+run: dtypes, specialised arguments, warps, stages and register limits. `python -m unity.kernels.aot` prints the
+table of kernels/README.md.
+"""
+
+import contextlib
+import functools
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+_POINTERS = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
+
+
+class Launch(NamedTuple):
+    """One recorded launch: the kernel, its arguments by name and its options."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+class Report(NamedTuple):
+    """What the cubin of one kernel holds. Shared memory in bytes; `accesses` counts memory instructions."""
+
+    name: str
+    registers: int
+    spills: int
+    shared: int
+    warps: int
+    instructions: int
+    accesses: Counter
+
+    @property
+    def wide(self) -> int:
+        """Global memory instructions that move 128 bits a thread."""
+        return sum(n for name, n in self.accesses.items() if _is_global(name) and ".128" in name)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Record the kernels launched inside instead of running them."""
+    launches = []
+
+    def record(kernel, *args, grid, warmup, **kwargs):
+        options = {key: kwargs.pop(key) for key in _OPTIONS if key in kwargs}
+        arguments = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
+        launches.append(Launch(kernel, arguments, options))
+
+    run = triton.JITFunction.run
+    triton.JITFunction.run = record
+    try:
+        yield launches
+    finally:
+        triton.JITFunction.run = run
+
+
+def launches_of(call: Callable, *args: Any) -> list[Launch]:
+    """The launches one call of an op's host function makes."""
+    with recorded() as launches:
+        call(*args)
+    return launches
+
+
+def compile_launch(launch: Launch, capability: int = 90) -> Report:
+    """Compile for a compute capability (80, 90, 100) and read the cubin with the tools inside triton."""
+    kernel, names = launch.kernel, launch.kernel.arg_names
+    signature, constants, attributes = {}, {}, {}
+    for position, name in enumerate(names):
+        kind, constant, aligned = _specialise(launch.arguments[name], kernel.params[position].is_constexpr)
+        signature[name] = kind
+        if kind == "constexpr":
+            constants[(position,)] = constant
+        if aligned:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+    return _read(kernel.__name__, compiled)
+
+
+def _specialise(value: Any, constexpr: bool) -> tuple[str, Any, bool]:
+    """Type, constant and alignment of one argument, as the launcher would choose them."""
+    if constexpr or value is None:
+        return "constexpr", value, False
+    if isinstance(value, torch.Tensor):
+        return _POINTERS[value.dtype], None, True
+    if isinstance(value, float):
+        return "fp32", None, False
+    if value == 1:
+        return "constexpr", 1, False
+    return ("i32" if abs(value) < 2**31 else "i64"), None, value % 16 == 0
+
+
+def _read(name: str, compiled: Any) -> Report:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        code = _tool("nvdisasm", "-c", file.name)
+    operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code)
+    accesses = Counter(op for op in operations if re.match(r"(LD|ST)(G|L|S)|ATOM|RED", op))
+    return Report(
+        name=name,
+        registers=int(re.search(r"REG:(\d+)", usage).group(1)),
+        spills=sum(n for op, n in accesses.items() if op.startswith(("LDL", "STL"))),
+        shared=compiled.metadata.shared,
+        warps=compiled.metadata.num_warps,
+        instructions=len(operations),
+        accesses=accesses,
+    )
+
+
+def _is_global(operation: str) -> bool:
+    return operation.startswith(("LDG", "STG"))
+
+
+def _tool(name: str, *args: str) -> str:
+    return subprocess.run([_TOOLS / name, *args], capture_output=True, text=True, check=True).stdout
