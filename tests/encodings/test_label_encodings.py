@@ -43,7 +43,7 @@ def test_nearest_is_nearest_except_within_a_cell_of_the_border():
 
 @pytest.mark.parametrize("sigma", [0.0, 2.0, 5.0, 10.0])
 def test_labels_survive_noise(sigma):
-    instances, parts = labels(len(COLOURS)), surface()
+    instances, parts = labels(segmentation.INSTANCES + 1), surface()
     decoded = segmentation.decode(noisy(segmentation.encode(instances, {}), sigma), {})
     np.testing.assert_array_equal(decoded, instances)
     decoded = densepose.decode(noisy(densepose.encode(parts, {}), sigma), {})
@@ -53,7 +53,7 @@ def test_labels_survive_noise(sigma):
 
 def test_too_many_labels_are_refused():
     with pytest.raises(ValueError, match="keep the largest instances"):
-        segmentation.encode(np.full((1, 2, 2), len(COLOURS), np.uint8), {})
+        segmentation.encode(np.full((1, 2, 2), segmentation.INSTANCES + 1, np.uint8), {})
     with pytest.raises(ValueError, match="part 25"):
         densepose.encode(np.full((1, 2, 2, 3), 25, np.float32), {})
 

@@ -41,19 +41,23 @@ _SAMPLES = np.linspace(0.1, 0.9, 9)[:, None]
 _COVERED, _ACCEPTED = 0.5, 0.4
 # Parts without a limb between them are one person when this near, as a share of the picture's smaller side.
 _REACH = 0.25
+# Fewer joints than these are no person but noise.
+_MIN_JOINTS = 3
+# Sightings that a person's motion is taken from.
+_MEMORY = 6
 
 
 def joint_radius(height: int, width: int) -> Float32[np.ndarray, "18"]:
-    """Radius of each joint's disc in pixels: 2.5 at 128 pixels, growing with the root; half on the face."""
-    radius = np.full(18, 2.5 * (min(height, width) / 128) ** 0.5, np.float32)
-    radius[list(_FACE)] /= 2
+    """Radius of each joint's disc in pixels: 3 at 128 pixels, growing with the root; 0.7 of it on the face."""
+    radius = np.full(18, 3 * (min(height, width) / 128) ** 0.5, np.float32)
+    radius[list(_FACE)] *= 0.7
     return radius.clip(1)
 
 
 def find_people(video: UInt8[np.ndarray, "t h w 3"]) -> People:
     """Joints in pixels with visibility 0 or 1; p is the largest number of people in a frame, or 0.
 
-    A lone joint that no limb and no nearby person explains is taken for noise.
+    One or two joints that no limb and no nearby person explains are taken for noise.
     """
     check_video(video)
     labels = nearest(video, _PALETTE)
@@ -116,7 +120,7 @@ def _limb_evidence(
 
 
 def _gather(groups: list[Person], reach: float) -> list[Person]:
-    """Joins parts of people that share no joint, nearest first; lone joints left over are dropped."""
+    """Joins parts of people that share no joint, nearest first; what stays too small is dropped."""
     while pairs := [
         (_gap(groups[i], groups[j]), i, j)
         for i, j in combinations(range(len(groups)), 2)
@@ -126,7 +130,7 @@ def _gather(groups: list[Person], reach: float) -> list[Person]:
         if gap > reach:
             break
         groups[i] = groups[i] | groups.pop(j)
-    return [group for group in groups if len(group) > 1]
+    return [group for group in groups if len(group) >= _MIN_JOINTS]
 
 
 def _gap(a: Person, b: Person) -> float:
@@ -135,11 +139,11 @@ def _gap(a: Person, b: Person) -> float:
 
 
 def _track(frames: list[list[Person]]) -> list[dict[int, Person]]:
-    """Per person, frame → joints: each frame's people continue the tracks that they are nearest to."""
+    """Per person, frame → joints: each frame's people continue the tracks that lead nearest to them."""
     tracks: list[dict[int, Person]] = []
     for time, people in enumerate(frames):
         pairs = sorted(
-            (_shift(list(track.values())[-1], person), i, j)
+            (_distance(_expected(track, time), person), i, j)
             for i, track in enumerate(tracks)
             for j, person in enumerate(people)
         )
@@ -154,7 +158,18 @@ def _track(frames: list[list[Person]]) -> list[dict[int, Person]]:
     return tracks
 
 
-def _shift(a: Person, b: Person) -> float:
+def _expected(track: dict[int, Person], time: int) -> Person:
+    """Where a person will be if the mean motion of the last sightings goes on."""
+    first, last = list(track)[-_MEMORY:][0], list(track)[-1]
+    shared = track[first].keys() & track[last].keys()
+    if first == last or not shared:
+        return track[last]
+    moved = np.mean([track[last][joint] - track[first][joint] for joint in shared], axis=0)
+    step = moved * (time - last) / (last - first)
+    return {joint: position + step for joint, position in track[last].items()}
+
+
+def _distance(a: Person, b: Person) -> float:
     """Distance between two people: the mean over the joints both have, else between their centres."""
     shared = a.keys() & b.keys()
     if shared:

@@ -11,6 +11,11 @@ from unity.encodings.palette import COLOURS, nearest, paint
 Labels = UInt8[np.ndarray, "t h w"]
 Video = UInt8[np.ndarray, "t h w 3"]
 
+# The bright colours only: a blurred edge towards the black background is then no third colour. Through the DCT
+# codec at 128 pixels the masks keep an IoU of 0.87, with half-bright colours 0.69.
+INSTANCES = 12
+_PALETTE = COLOURS[: INSTANCES + 1]
+
 
 def constants(labels: Labels, size: tuple[int, int]) -> dict[str, float]:
     """None: the palette is fixed."""
@@ -22,19 +27,19 @@ def unknown_constants(height: int, width: int) -> dict[str, float]:
 
 
 def encode(labels: Labels, constants: dict[str, float]) -> Video:
-    """Colour of each instance 1..26, background 0 black."""
-    if labels.size and labels.max() >= len(COLOURS):
+    """Colour of each instance 1..12, background 0 black."""
+    if labels.size and labels.max() > INSTANCES:
         raise ValueError(
-            f"instance {labels.max()} has no colour, the palette ends at {len(COLOURS) - 1}; "
+            f"instance {labels.max()} has no colour, the palette ends at {INSTANCES}; "
             f"keep the largest instances, numbered from 1"
         )
-    return paint(labels, COLOURS)
+    return paint(labels, _PALETTE)
 
 
 def decode(video: Video, constants: dict[str, float]) -> Labels:
     """Instance of the nearest colour."""
     check_video(video)
-    return nearest(video, COLOURS)
+    return nearest(video, _PALETTE)
 
 
 def picture(labels: Labels, constants: dict[str, float]) -> Video:

@@ -53,7 +53,7 @@ def encode(people: People, constants: dict[str, float]) -> Video:
 
 
 def _draw_limbs(frame: UInt8[np.ndarray, "h w 3"], person: list[list[int]], visible: list[bool]) -> None:
-    thickness = 1 + round(0.8 * float(joint_radius(*frame.shape[:2])[1]))
+    thickness = 1 + round(0.7 * float(joint_radius(*frame.shape[:2])[1]))
     for (a, b), colour in zip(LIMBS, LIMB_COLOURS.tolist(), strict=True):
         if visible[a] and visible[b]:
             cv2.line(frame, person[a], person[b], colour, thickness, cv2.LINE_8, _BITS)
