@@ -84,9 +84,15 @@ def _clip(path: Path, row: dict, columns: dict[str, str], source: str, frames: i
     )
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> int:
+    """Run `convert` from the command line; 2 after one sentence about what was wrong."""
     try:
-        tyro.cli(convert)
+        tyro.cli(convert, args=arguments)
     except ValueError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
