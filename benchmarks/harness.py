@@ -36,48 +36,48 @@ def measure(
 
 
 def measure_all(
-    calls: dict[str, Callable[[], object]],
+    calls: dict[str, Callable[..., object]],
     seconds: float = 0.5,
     warmup: int = 2,
     runs: int = 200,
     device: str = "cpu",
+    rotate: Sequence[tuple] = ((),),
 ) -> dict[str, Timing]:
     """Time several calls in turn, so that whatever else loads the machine slows them all alike.
 
     `seconds` is spent on each call. Ratios of medians out of one such run are comparable; two runs are not.
+    Every single call takes the next arguments of `rotate`: with buffers of more than the last cache in total,
+    each call finds its own cold, whichever call ran before it.
     """
     clock = _gpu_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    turn = itertools.cycle(rotate)
     for call in calls.values():
         for _ in range(warmup):
-            call()
+            call(*next(turn))
     taken = {name: [] for name in calls}
     end = time.perf_counter() + seconds * len(calls)
     for count in range(1, runs + 1):
         for name, call in calls.items():
-            taken[name].append(clock(call))
+            taken[name].append(clock(call, next(turn)))
         if count >= 3 and time.perf_counter() > end:
             break
     return {name: Timing(statistics.median(times), _spread(times)) for name, times in taken.items()}
 
 
-def rotating(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """One call that runs the given ones in turn: the same work on other buffers, so that caches stay cold."""
-    turn = itertools.cycle(calls)
-    return lambda: next(turn)()
+def _cpu_seconds(call: Callable[..., object], arguments: tuple) -> float:
+    # A single thread can be timed by the processor time it got: other processes then do not count.
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    call(*arguments)
+    return clock() - start
 
 
-def _cpu_seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _gpu_seconds(call: Callable[[], object]) -> float:
+def _gpu_seconds(call: Callable[..., object], arguments: tuple) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     # The device is kept busy while Python queues the call: launch latency is not what we measure.
     torch.cuda._sleep(GPU_BACKLOG_CYCLES)
     start.record()
-    call()
+    call(*arguments)
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1e3
@@ -91,18 +91,13 @@ def _spread(times: list[float]) -> float:
 def copy_bandwidth(device: str = "cpu", size: int | None = None, seconds: float = 0.5) -> float:
     """GB/s (1e9 bytes read plus written, a second) of the fastest plain copy of `size` bytes, cold."""
     size = size or (1 << 30 if torch.device(device).type == "cuda" else 1 << 26)
-    pairs = [[torch.zeros(size // 4, device=device) for _ in range(2)] for _ in range(3)]
-    calls = {"torch": rotating([lambda a=a, b=b: a.copy_(b) for a, b in pairs])}
+    pairs = [tuple(torch.zeros(size // 4, device=device) for _ in range(2)) for _ in range(3)]
+    calls = {"torch": lambda source, target: target.copy_(source)}
     if torch.device(device).type == "cpu":
-        # One process-wide memmove writes past the cache, torch's copy does not: the better one is the bar.
-        arrays = [[x.numpy() for x in pair] for pair in pairs]
-        calls["memmove"] = rotating([lambda a=a, b=b: _copy_array(a, b) for a, b in arrays])
-    timings = measure_all(calls, seconds, device=device).values()
+        # numpy's memmove writes past the cache, which torch's copy does not: the faster one is the bar.
+        calls["numpy"] = lambda source, target: target.numpy().__setitem__(..., source.numpy())
+    timings = measure_all(calls, seconds, device=device, rotate=pairs).values()
     return 2 * size / min(timing.median for timing in timings) / 1e9
-
-
-def _copy_array(target, source) -> None:
-    target[:] = source
 
 
 def machine(device: str = "cpu") -> dict[str, object]:

@@ -1,0 +1,76 @@
+"""The ops of kernels/reference.py in C++ (csrc/), for CPUs: float32 or bfloat16 tensors, float32 arithmetic.
+
+`can_run(op, ...)` says why an op cannot take its arguments; the ops themselves assume that it can. Sums over rows
+are formed in a fixed order: the same inputs give the same bits on any number of threads.
+"""
+
+import torch
+from torch import Tensor
+
+from unity.native.layernorm import gated_residual, gated_residual_layernorm, modulated_layernorm
+from unity.native.library import missing
+from unity.native.pointwise import flow_noise, gelu
+from unity.native.rope import qk_norm_rope
+from unity.native.tensors import flattens
+
+__all__ = [
+    "can_run",
+    "flow_noise",
+    "gated_residual",
+    "gated_residual_layernorm",
+    "gelu",
+    "missing",
+    "modulated_layernorm",
+    "qk_norm_rope",
+]
+
+MAX_WIDTH, MAX_HEAD = 8192, 1024
+
+# How many arguments of an op are rows of one storage type, and how many float32 vectors follow them.
+_TAKES = {
+    "modulated_layernorm": (1, 2),
+    "gated_residual": (2, 1),
+    "gated_residual_layernorm": (2, 3),
+    "qk_norm_rope": (2, 0),
+    "gelu": (1, 0),
+    "flow_noise": (2, 0),
+}
+
+
+def can_run(op: str, *args, **options) -> str | None:
+    """Why the C++ form of `op` cannot take these arguments (tensors by position), or None if it can."""
+    if op not in _TAKES:
+        return f"{op} has no C++ form"
+    rows, tables = _TAKES[op]
+    rows, tables = args[:rows], args[rows : rows + tables]
+    return _refuse_tensors(rows, tables) or _refuse_shape(op, *args, **options) or missing()
+
+
+def _refuse_tensors(rows: tuple[Tensor, ...], tables: tuple[Tensor, ...]) -> str | None:
+    first = rows[0]
+    if any(x.device.type != "cpu" for x in (*rows, *tables)):
+        return f"the tensors are on {first.device.type}, not on the CPU"
+    if first.dtype not in (torch.float32, torch.bfloat16):
+        return f"dtype {first.dtype} is neither float32 nor bfloat16"
+    if any(x.dtype != first.dtype for x in rows):
+        return f"mixed dtypes {[str(x.dtype) for x in rows]}"
+    if any(x.dtype != torch.float32 for x in tables):
+        return "scale, shift and gate must be float32"
+    if any(x.stride(-1) != 1 for x in (*rows, *tables)):
+        return "the last axis is not dense"
+    return None
+
+
+def _refuse_shape(op: str, *args, num_heads: int | None = None, **_) -> str | None:
+    x = args[0]
+    if op == "gelu":
+        return None if flattens(x) else f"strides {x.stride()} are not those of evenly spaced rows"
+    if op == "flow_noise":
+        if any(x.requires_grad for x in args):
+            return "noising has no gradient in C++"
+        return None if all(x.is_contiguous() for x in args[:2]) else "data or noise is not contiguous"
+    if x.shape[-1] > MAX_WIDTH:
+        return f"width {x.shape[-1]} exceeds {MAX_WIDTH}"
+    if op == "qk_norm_rope" and x.shape[-1] // (num_heads or args[6]) > MAX_HEAD:
+        return f"heads are larger than {MAX_HEAD}"
+    return None

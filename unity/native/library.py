@@ -1,0 +1,91 @@
+"""The compiled library of csrc/: found beside this file, or built once into the user's cache."""
+
+import ctypes
+import functools
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+_HERE = Path(__file__).parent
+_BUILDER = _HERE.parents[1] / "csrc" / "build.py"
+
+# C arguments after the number of threads: i int, q int64, f float, p pointer.
+_ARGUMENTS = {
+    "layernorm_forward": "i qqqqf pqq pqq pq pq pq pppp",
+    "layernorm_backward": "i qqqq pqq pqq pqq pqq pq pq pp ppp",
+    "residual_forward": "i qqqq pqq pqq pq p",
+    "residual_backward": "i qqqq pqq pqq pq pp",
+    "rope_forward": "i qqqqqqf qqqppp pqq pp",
+    "rope_backward": "i qqqqqqf qqqppp pqqq pqq ppp",
+    "gelu_forward": "i qqq pq p",
+    "gelu_backward": "i qqq pq pq p",
+    "flow_noise": "i qqq pq pq ppp",
+    "add_partials": "qqq pp",
+}
+_TYPES = {"i": ctypes.c_int, "q": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
+
+
+class Library:
+    """The C functions of one instruction set: `library(name, *arguments)`.
+
+    `level` is "baseline", "avx2" or "avx512"; by default the best that this processor has.
+    """
+
+    def __init__(self, path: Path, level: str | None = None):
+        # torch has loaded its OpenMP; a second library of that name is not loaded, so both share their threads.
+        library = ctypes.CDLL(str(path))
+        library.native_level.restype = ctypes.c_char_p
+        self.level = level or library.native_level().decode()
+        self._functions = {name: self._bind(library, name, codes) for name, codes in _ARGUMENTS.items()}
+
+    def _bind(self, library: ctypes.CDLL, name: str, codes: str):
+        function = getattr(library, f"{name}_{self.level}")
+        function.restype = None
+        function.argtypes = [ctypes.c_int, *(_TYPES[code] for code in codes.replace(" ", ""))]
+        return function
+
+    def __call__(self, name: str, *arguments) -> None:
+        self._functions[name](torch.get_num_threads(), *arguments)
+
+
+@functools.cache
+def _find() -> Path | str:
+    """The library that belongs to csrc/, built if need be; or one sentence why there is none."""
+    if not _BUILDER.exists():
+        built = sorted(_HERE.glob("_native_*.so"))
+        return built[-1] if built else "this install has neither compiled kernels nor csrc/ to build them from"
+    builder = runpy.run_path(str(_BUILDER))
+    name = builder["library_name"]()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unity-video"
+    for folder in (_HERE, cache):
+        if (folder / name).exists():
+            return folder / name
+    print(f"unity: building the C++ kernels into {cache} (half a minute, once)", file=sys.stderr, flush=True)
+    return builder["build"](cache) or cache / name
+
+
+@functools.cache
+def load(level: str | None = None) -> Library | str:
+    """The library for an instruction set (default: the best here), or one sentence why there is none."""
+    path = _find()
+    if isinstance(path, str):
+        return path
+    try:
+        return Library(path, level)
+    except OSError as error:
+        return f"the compiled kernels do not load: {error}"
+
+
+@torch._dynamo.assume_constant_result
+def missing() -> str | None:
+    """Why there are no C++ kernels on this machine, or None if there are."""
+    library = load()
+    return library if isinstance(library, str) else None
+
+
+def run(name: str, *arguments) -> None:
+    """Call a C function of the library on as many threads as torch uses."""
+    load()(name, *arguments)

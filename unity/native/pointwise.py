@@ -1,0 +1,88 @@
+"""GELU, and the noising of flow matching."""
+
+import torch
+from torch import Tensor
+
+from unity.kernels.differentiable import differentiable, library_op
+from unity.native.library import run
+from unity.native.tensors import flattens, is_bf16, pointers
+
+# Values of one task.
+BLOCK = 16384
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU, tanh form."""
+    return _gelu(x)
+
+
+def flow_noise(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 - time)·data + time·noise, and noise - data: data and noise [b, s, ...], time [b, s]. No gradient."""
+    run_op = _flow_noise.traced if torch.compiler.is_compiling() else _flow_noise.direct
+    return run_op(data, noise, time)
+
+
+def _flow_noise_forward(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = _flow_noise_fake(data, noise, time)
+    time = time.float().contiguous()
+    size = data[0, 0].numel()
+    reads = (data.data_ptr(), size, noise.data_ptr(), size, time.data_ptr())
+    run("flow_noise", is_bf16(data), time.numel(), size, BLOCK, *reads, *pointers(*outputs))
+    return outputs
+
+
+def _flow_noise_fake(data, noise, time):
+    return data.new_empty(data.shape), data.new_empty(data.shape)
+
+
+def _flat(x: Tensor) -> tuple[int, int]:
+    """Address and distance of the rows of [..., width]."""
+    return x.data_ptr(), next((stride for size, stride in _outer(x) if size != 1), 0)
+
+
+def _flat_shape(x: Tensor) -> tuple[int, int, int]:
+    """Rows, width and rows per task."""
+    width = x.shape[-1]
+    return x.numel() // max(1, width), width, max(1, BLOCK // max(1, width))
+
+
+def _outer(x: Tensor):
+    return reversed(list(zip(x.shape, x.stride(), strict=True))[:-1])
+
+
+def _gelu_forward(x: Tensor) -> Tensor:
+    out = _gelu_forward_fake(x)
+    run("gelu_forward", is_bf16(x), *_flat_shape(x), *_flat(x), out.data_ptr())
+    return out
+
+
+def _gelu_forward_fake(x):
+    return x.new_empty(x.shape)
+
+
+def _gelu_backward(d_out: Tensor, x: Tensor) -> Tensor:
+    d_out = d_out if d_out.stride(-1) == 1 and flattens(d_out) else d_out.contiguous()
+    d_x = _gelu_backward_fake(d_out, x)
+    run("gelu_backward", is_bf16(x), *_flat_shape(x), *_flat(d_out), *_flat(x), d_x.data_ptr())
+    return d_x
+
+
+def _gelu_backward_fake(d_out, x):
+    return x.new_empty(x.shape)
+
+
+def _gelu_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _gelu_gradients(run, ctx, d_out):
+    return run(d_out, *ctx.saved_tensors)
+
+
+_gelu = differentiable(
+    library_op("native_gelu", _gelu_forward, _gelu_forward_fake),
+    library_op("native_gelu_backward", _gelu_backward, _gelu_backward_fake),
+    _gelu_setup,
+    _gelu_gradients,
+)
+_flow_noise = library_op("native_flow_noise", _flow_noise_forward, _flow_noise_fake)
