@@ -45,7 +45,8 @@ def save(
     final = run / "checkpoints" / f"step-{step:08}"
     partial = final.with_name(final.name + ".partial")
     if world.leads:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left_over in (partial, final.with_name(f".{final.name}")):
+            shutil.rmtree(left_over, ignore_errors=True)
         partial.mkdir(parents=True)
     world.barrier()
     for kind, flats in shards.items():
@@ -135,9 +136,7 @@ def _seal(world: World, folder: Path) -> None:
 def _publish(partial: Path, final: Path) -> None:
     """Rename the whole checkpoint into place, over a broken one of the same step if need be."""
     if final.exists():
-        broken = final.with_name(final.name + ".old.partial")
-        shutil.rmtree(broken, ignore_errors=True)
-        final.rename(broken)
+        final.rename(final.with_name(f".{final.name}"))
     partial.rename(final)
     _flush(final.parent)
     link = final.parent.parent / "model"
@@ -149,7 +148,7 @@ def _publish(partial: Path, final: Path) -> None:
 
 def _prune(folder: Path, keep: int) -> None:
     finished = sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
-    for path in [*finished[:-keep], *folder.glob("*.partial")]:
+    for path in [*finished[:-keep], *folder.glob("*.partial"), *folder.glob(".step-*")]:
         shutil.rmtree(path)
 
 

@@ -6,7 +6,6 @@ place of equally shaped flats, so one layout serves averaging, checkpoints and e
 """
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,23 +80,28 @@ def device_kind() -> str:
 def start_world() -> World:
     """Join the processes that a launcher started; without one, be a world of one."""
     os.environ.setdefault("DS_ACCELERATOR", device_kind())
-    if "RANK" not in os.environ:
-        alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_SIZE": 1, "MASTER_PORT": _free_port()}
-        os.environ.update({name: str(value) for name, value in alone.items()}, MASTER_ADDR="127.0.0.1")
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if device_kind() == "cuda":
-        torch.cuda.set_device(local_rank)
-        device, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
-    else:
-        device, backend = torch.device("cpu"), "gloo"
-        _share_cores()
+    # zero.Init reads it
+    os.environ.setdefault("LOCAL_RANK", "0")
     # imported late: the accelerator must be named first, or every process prints a warning
     import deepspeed
 
     # an operation for inference that DeepSpeed would compile at every first start on a CPU
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    rank, size, local_rank = (
+        int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if device_kind() == "cuda":
+        torch.cuda.set_device(local_rank)
+        device, backend = torch.device("cuda", local_rank), "nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        _share_cores()
+    # without a launcher there is no address to meet at, and none is needed
+    meeting: dict = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     # simulating data or hashing a large checkpoint may keep one rank long
-    deepspeed.init_distributed(backend, timeout=timedelta(hours=2), verbose=False)
+    bound = device if device.type == "cuda" else None
+    dist.init_process_group(backend, timeout=timedelta(hours=2), device_id=bound, **meeting)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     return World(rank=rank, size=size, local_rank=local_rank, device=device)
 
 
@@ -259,9 +263,3 @@ def _share_cores() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", 1)))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

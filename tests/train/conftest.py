@@ -1,0 +1,95 @@
+"""A world of one in this process, a small dataset, and a way to run a script on several ranks."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
+from unity.data.shards import write_shards
+
+HERE = Path(__file__).parent
+FRAMES, SIZE = 5, 32
+
+
+def waves(index: int, stream: int) -> np.ndarray:
+    """A moving pattern of its own for every clip and stream."""
+    t, y, x = np.mgrid[:FRAMES, :SIZE, :SIZE]
+    phase = (x * (1 + stream) + y * (1 + index) + 2 * t) / 9
+    return np.stack([127 + 100 * np.sin(phase + c) for c in range(3)], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """Four clips of 5 frames at 32x32 from every source; only people have densepose and skeleton."""
+    clips = (
+        Clip(
+            name=f"{source}-{i}",
+            source=source,
+            caption=f"{source} number {i}",
+            fps=8.0,
+            video={"rgb": waves(i, 0)}
+            | {
+                name: waves(i, 1 + m)
+                for m, name in enumerate(MODALITY_NAMES)
+                if "person" in source or name not in ("densepose", "skeleton")
+            },
+        )
+        for source in SOURCES
+        for i in range(4)
+    )
+    return write_shards(clips, tmp_path_factory.mktemp("data") / "waves", seed=0)
+
+
+@pytest.fixture(scope="session")
+def world():
+    """A world of one rank on the CPU, alive for the whole session."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        from unity.train.engine import start_world, stop_world
+
+        before = dict(os.environ)
+        world = start_world()
+        torch.set_num_threads(threads)
+        yield world
+        stop_world()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def on_ranks():
+    """on_ranks(2, "script.py", arguments...) runs a script of this folder on two ranks and fails if any fails."""
+
+    def run(size: int, script: str, *arguments) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        shared = {"WORLD_SIZE": size, "LOCAL_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared |= {"OMP_NUM_THREADS": 1, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, str(HERE / script), *map(str, arguments)]
+        ranks = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **{k: str(v) for k, v in (shared | {"RANK": r, "LOCAL_RANK": r}).items()}},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for r in range(size)
+        ]
+        try:
+            said = [rank.communicate(timeout=300)[0] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        assert all(rank.returncode == 0 for rank in ranks), "\n".join(said)
+        return said[0]
+
+    return run

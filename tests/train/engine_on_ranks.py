@@ -1,0 +1,154 @@
+"""Run on two ranks by test_engine.py: ZeRO-3 beside plain torch, on the same numbers."""
+
+import contextlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from unity.config import MODELS
+from unity.model.dit import UnityDiT
+from unity.train import engine as zero
+from unity.train.ema import Ema
+from unity.train.optim import OptimConfig, adamw
+
+OPTIM = OptimConfig(lr=1e-3, warmup=0, clip=0.5, weight_decay=0.1)
+SHAPE = replace(MODELS["debug"], input="expert", cross_attention="separate", cross_modulation=True)
+STEPS, ACCUMULATION, MICRO = 4, 2, 2
+SETTINGS = json.loads((Path(__file__).parents[2] / "launchers/zero3.json").read_text())
+
+
+def inputs(step: int, part: int, rank: int, size: int) -> tuple:
+    """A micro-batch of two samples; modalities change with step, part, rank and sample, and some never occur."""
+    g = torch.Generator().manual_seed(100 * step + 10 * part + rank)
+    rgb, aux = torch.randn(2, MICRO, SHAPE.latent_channels, 2, 4, 4, generator=g)
+    caption, prompt = torch.randn(2, MICRO, 5, SHAPE.text_dim, generator=g)
+    modality = torch.tensor([(step + part + rank + i) % 4 for i in range(MICRO)])
+    lengths = torch.tensor([5, 3]), torch.tensor([1, 4])
+    time = torch.rand(MICRO, 2, generator=g)
+    return rgb, aux, time, modality, caption, lengths[0], prompt, lengths[1]
+
+
+def loss_of(model, arguments: tuple) -> torch.Tensor:
+    rgb, aux = model(*arguments)
+    return (rgb - arguments[1]).square().mean() + (aux - arguments[0]).square().mean()
+
+
+def random_weights() -> dict:
+    """Weights of which none is zero, so that every parameter has a gradient from the first step."""
+    torch.manual_seed(7)
+    return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(SHAPE).named_parameters()}
+
+
+def build(world: zero.World, precision: str):
+    settings = zero.settings(
+        SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
+        world_size=world.size, clip=OPTIM.clip,
+    )  # fmt: skip
+    engine = zero.build_engine(lambda: UnityDiT(SHAPE), lambda named: adamw(OPTIM, named), settings, seed=0)
+    zero.scatter(world, zero.layout(engine), zero.masters(engine), random_weights)
+    zero.refresh(engine)
+    return engine
+
+
+def plain_torch(size: int) -> tuple[list[float], dict, dict]:
+    """Gradient norms, final weights and their average, in one process and without DeepSpeed."""
+    model = UnityDiT(SHAPE)
+    model.load_state_dict(random_weights())
+    named = dict(model.named_parameters())
+    decaying = {name: name.endswith("weight") and p.dim() > 1 for name, p in named.items()}
+    groups = [
+        {"params": [p for n, p in named.items() if decaying[n] == flag], "weight_decay": decay}
+        for flag, decay in ((True, OPTIM.weight_decay), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=OPTIM.lr, betas=OPTIM.betas, eps=OPTIM.eps, foreach=False)
+    average, norms = {n: p.detach().clone() for n, p in named.items()}, []
+    for step in range(STEPS):
+        # zeros, not None: an expert without a sample still has its moments decayed
+        for p in named.values():
+            p.grad = torch.zeros_like(p)
+        for part in range(ACCUMULATION):
+            for rank in range(size):
+                (loss_of(model, inputs(step, part, rank, size)) / ACCUMULATION / size).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(named.values(), OPTIM.clip)))
+        optimizer.step()
+        decay = min(OPTIM.ema, (1 + step) / (10 + step))
+        for name, p in named.items():
+            average[name] = decay * average[name] + (1 - decay) * p.detach()
+    return norms, {n: p.detach() for n, p in named.items()}, average
+
+
+def check_against_torch(world: zero.World):
+    engine = build(world, "fp32")
+    ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
+    for step in range(STEPS):
+        for part in range(ACCUMULATION):
+            engine.backward(loss_of(engine, inputs(step, part, world.rank, world.size)))
+            engine.step()
+        ema.update()
+        norms.append(float(engine.get_global_grad_norm()))
+    fragments = zero.layout(engine)
+    weights = dict(zero.gather(world, fragments, zero.masters(engine)))
+    average = dict(zero.gather(world, fragments, ema.flats))
+    check_exchange(world, engine, ema, average)
+    if world.leads:
+        expected_norms, expected_weights, expected_average = plain_torch(world.size)
+        torch.testing.assert_close(norms, expected_norms, rtol=1e-5, atol=0)
+        for found, expected in ((weights, expected_weights), (average, expected_average)):
+            assert found.keys() == expected.keys()
+            for name in expected:
+                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=2e-6, msg=name)
+
+
+def check_exchange(world: zero.World, engine, ema: Ema, average: dict | None):
+    """With the average in place of the weights the engine computes what a plain model with it computes."""
+    before = [flat.clone() for flat in (*zero.masters(engine), *ema.flats)]
+    arguments = inputs(9, 0, world.rank, world.size)
+    with torch.no_grad():
+        with ema.in_place_of_weights(lambda: zero.refresh(engine)):
+            inside = engine.module(*arguments)
+        outside = engine.module(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(before, (*zero.masters(engine), *ema.flats), strict=True))
+    assert not torch.allclose(inside[0], outside[0], atol=1e-4)
+    if world.leads:
+        model = UnityDiT(SHAPE)
+        model.load_state_dict(average)
+        with torch.no_grad():
+            torch.testing.assert_close(inside, model(*arguments), rtol=1e-5, atol=1e-5)
+
+
+def check_bf16(world: zero.World):
+    """Built inside zero.Init, where every new tensor becomes bf16, the model equals a plain one cast to bf16."""
+    engine = build(world, "bf16")
+    arguments = inputs(0, 0, world.rank, world.size)
+    with torch.no_grad():
+        found = engine.module(*arguments)
+        plain = UnityDiT(SHAPE)
+        plain.load_state_dict(random_weights())
+        expected = plain.bfloat16()(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def check_initial_weights(world: zero.World):
+    """What starts at zero still does when parameters are cut up as soon as they are made."""
+    settings = zero.settings(
+        SETTINGS, precision="fp32", batch_size=world.size, micro_batch=1, world_size=world.size, clip=1.0
+    )
+    engine = zero.build_engine(lambda: UnityDiT(SHAPE), lambda named: adamw(OPTIM, named), settings, seed=3)
+    found = dict(zero.gather(world, zero.layout(engine), zero.masters(engine)))
+    if world.leads:
+        torch.manual_seed(3)
+        expected = dict(UnityDiT(SHAPE).named_parameters())
+        for name, parameter in expected.items():
+            torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=0, msg=name)
+
+
+if __name__ == "__main__":
+    joined = zero.start_world()
+    for check in (check_initial_weights, check_against_torch, check_bf16):
+        check(joined)
+        with contextlib.suppress(BrokenPipeError):
+            print(check.__name__, "passed", file=sys.stdout, flush=True)
+    zero.stop_world()

@@ -1,0 +1,181 @@
+"""A checkpoint is whole or it is passed over, wherever its writing was cut off; and it fits any number of ranks."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unity.train import checkpoint
+from unity.train.engine import Fragment, World, _cut, _whole
+
+SHAPES = {"a": (3, 5), "b": (7,), "c": (1,), "d": (4, 4)}
+
+
+class Crash(BaseException):
+    """Stands for a process that is gone: nothing in the code under test may catch it."""
+
+
+def fragments(size: int) -> dict[str, Fragment]:
+    """Two flats, two parameters in each, cut for `size` ranks."""
+    pieces, ends = {}, [0, 0]
+    for i, (name, shape) in enumerate(SHAPES.items()):
+        numel = -(-torch.Size(shape).numel() // size)
+        pieces[name] = Fragment(flat=i % 2, offset=ends[i % 2], numel=numel, shape=shape)
+        ends[i % 2] += numel
+    return pieces
+
+
+def empty_flats(size: int) -> list[torch.Tensor]:
+    ends = [0, 0]
+    for piece in fragments(size).values():
+        ends[piece.flat] = max(ends[piece.flat], piece.offset + piece.numel)
+    return [torch.full((end,), torch.nan) for end in ends]
+
+
+def flats_of(tensors: dict, rank: int, size: int) -> list[torch.Tensor]:
+    flats = empty_flats(size)
+    for name, piece in fragments(size).items():
+        cut = _cut(tensors[name], piece, size)[rank]
+        flats[piece.flat].narrow(0, piece.offset, piece.numel).copy_(cut)
+    return flats
+
+
+def values(seed: float) -> dict:
+    return {
+        name: seed + torch.arange(torch.Size(shape).numel()).float().view(shape) for name, shape in SHAPES.items()
+    }
+
+
+def write(world, run, step):
+    """A checkpoint of one rank whose weights say which step they are of."""
+    tensors = values(1000.0 * step)
+
+    def export(folder):
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors")
+
+    shards = {"weight": flats_of(tensors, 0, 1), "ema": flats_of(values(-step), 0, 1)}
+    return checkpoint.save(world, run, step, shards, fragments(1), {"stage": 1}, export, keep=2)
+
+
+def newest(world, run) -> tuple[int, list[str]]:
+    """The step that a resume finds, and what it says about the others."""
+    said = []
+    folder = checkpoint.newest_whole(world, run, said.append)
+    weight = empty_flats(1)
+    checkpoint.load(world, folder, {"weight": weight}, fragments(1))
+    step = checkpoint.read_state(folder)["step"]
+    assert all(torch.equal(a, b) for a, b in zip(weight, flats_of(values(1000.0 * step), 0, 1), strict=True))
+    return step, said
+
+
+def test_newest_whole_checkpoint_wins_and_old_ones_go(world, tmp_path):
+    for step in (1, 2, 10):
+        write(world, tmp_path, step)
+    assert newest(world, tmp_path) == (10, [])
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000002", "step-00000010"]
+    assert float(load_file(tmp_path / "model/model.safetensors")["c"]) == 10_000
+
+
+@pytest.mark.parametrize("target", [("save_file", 1), ("save_file", 2), ("_seal", 1), ("_digest", 1), ("_digest", 3),
+                                    ("_flush", 2), ("_publish", 1), ("_prune", 1)])  # fmt: skip
+@pytest.mark.parametrize("again", [False, True])
+def test_a_save_cut_off_anywhere_leaves_a_checkpoint_that_loads(world, tmp_path, monkeypatch, target, again):
+    """`again`: the cut-off save writes over a checkpoint of the same step, as after falling back."""
+    name, occasion = target
+    write(world, tmp_path, 1)
+    if again:
+        broken = write(world, tmp_path, 2) / "weight-00000.safetensors"
+        broken.write_bytes(broken.read_bytes()[:-1])
+    original, calls = getattr(checkpoint, name), []
+
+    def crash(*args):
+        calls.append(args)
+        if len(calls) == occasion:
+            raise Crash
+        return original(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(checkpoint, name, crash)
+        write(world, tmp_path, 2)
+    step, said = newest(world, tmp_path)
+    # once it has been renamed into place, the new one is whole
+    assert step == (2 if name == "_prune" else 1)
+    assert bool(said) == (name != "_prune") and all("passing it over" in line for line in said)
+    # and the next save recovers everything
+    write(world, tmp_path, 2)
+    assert newest(world, tmp_path) == (2, [])
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def cut_short(folder):
+    file = folder / "ema-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def flip_a_bit(folder):
+    file = folder / "weight-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def damage_manifest(folder):
+    (folder / "manifest.json").write_text("{")
+
+
+FAULTS = {
+    cut_short: "ema-00000.safetensors has .* bytes",
+    flip_a_bit: "the SHA-256 of weight-00000.safetensors differs",
+    damage_manifest: "manifest.json is damaged",
+    lambda folder: (folder / "manifest.json").unlink(): "no manifest.json",
+    lambda folder: (folder / "state.json").unlink(): "state.json is missing",
+    lambda folder: shutil.rmtree(folder / "model"): "model/model.safetensors is missing",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_checkpoint_is_passed_over_with_the_reason(world, tmp_path, fault):
+    write(world, tmp_path, 1)
+    fault(write(world, tmp_path, 2))
+    step, said = newest(world, tmp_path)
+    assert step == 1 and len(said) == 1
+    assert re.search(FAULTS[fault], said[0])
+
+
+def test_a_damaged_checkpoint_asked_for_by_name_is_an_error(world, tmp_path):
+    folder = write(world, tmp_path, 1)
+    flip_a_bit(folder)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        checkpoint.newest_whole(world, folder, lambda line: None)
+
+
+@pytest.mark.parametrize("old", [1, 2, 3, 5])
+@pytest.mark.parametrize("new", [1, 2, 4, 7])
+def test_shards_of_any_number_of_ranks_load_on_any_other(tmp_path, old, new):
+    tensors, layout = values(0.5), fragments(old)
+    for rank in range(old):
+        flats = flats_of(tensors, rank, old)
+        save_file({str(i): flat for i, flat in enumerate(flats)}, tmp_path / f"weight-{rank:05}.safetensors")
+    rows = {name: vars(piece) for name, piece in layout.items()}
+    (tmp_path / "state.json").write_text(json.dumps({"ranks": old, "layout": rows}))
+    loaded = []
+    for rank in range(new):
+        flats = empty_flats(new)
+        place = World(rank=rank, size=new, local_rank=rank, device=torch.device("cpu"))
+        checkpoint.load(place, tmp_path, {"weight": flats}, fragments(new))
+        loaded.append(flats)
+    for name, piece in fragments(new).items():
+        parts = [flats[piece.flat].narrow(0, piece.offset, piece.numel) for flats in loaded]
+        assert torch.equal(_whole(parts, piece), tensors[name])
+
+
+def test_another_model_is_refused(world, tmp_path):
+    folder = write(world, tmp_path, 1)
+    other = fragments(1)
+    other["e"] = other.pop("d")
+    with pytest.raises(ValueError, match="another model"):
+        checkpoint.load(world, folder, {"weight": empty_flats(1)}, other)
