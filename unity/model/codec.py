@@ -1,0 +1,125 @@
+"""The one door to video codecs: pixels ↔ latents."""
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from unity.model import dct
+from unity.model.pretrained import load_pretrained
+
+# name → the hub's repository, latent channels, stride over t, h, w
+WAN = {
+    "wan2.1": ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 16, (4, 8, 8)),
+    "wan2.2": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", 48, (4, 16, 16)),
+}
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What the rest of the project asks of a codec.
+
+    Latents have about unit variance per channel; the first frame has a latent frame of its own, each further one
+    covers stride[0] frames.
+    """
+
+    channels: int
+    stride: tuple[int, int, int]
+
+    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
+        """Latents [b, c, 1 + (t-1)/stride, h/stride, w/stride] of pixels in [-1, 1]; always the same ones.
+
+        Raises ValueError unless t is 4k+1 and h, w are multiples of the stride: the rest would be lost silently.
+        """
+
+    def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
+        """Pixels, clipped to [-1, 1]."""
+
+
+def load_codec(
+    name: str, weights: Path | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Codec:
+    """The codec `dct` (embedded, no weights), `wan2.1` or `wan2.2`.
+
+    `weights` is a folder with the VAE of a Wan repository in the diffusers layout, with or without the folder
+    `vae` around it; without it the hub's cache on this machine is looked at. Nothing is downloaded. `dtype` is
+    that of Wan's arithmetic; videos and latents are fp32.
+
+    Raises ValueError for an unknown name, and with the way to get them if the weights are not there.
+    """
+    if name == "dct":
+        return DCTCodec(device)
+    if name in WAN:
+        return WanCodec(name, weights, device, dtype)
+    raise ValueError(f"unknown codec {name!r}; choose dct, {', '.join(WAN)}")
+
+
+def check_size(t: int, h: int, w: int, stride: tuple[int, int, int]) -> None:
+    """Raises ValueError unless t = stride·k + 1 and h, w are multiples of theirs."""
+    if t % stride[0] != 1:
+        below = max(t - 1, 0) // stride[0] * stride[0] + 1
+        raise ValueError(
+            f"the codec takes {stride[0]}k+1 frames and would drop the rest of {t}; "
+            f"use {below} or {below + stride[0]} frames"
+        )
+    if h % stride[1] or w % stride[2]:
+        raise ValueError(
+            f"height and width must be multiples of {stride[1]} and {stride[2]}, got {h}x{w}; crop or resize"
+        )
+
+
+class DCTCodec:
+    """The strongest coefficients of a 3-D DCT of 4x8x8 patches (unity.model.dct): embedded, linear, no weights."""
+
+    def __init__(self, device: str | torch.device):
+        self.basis = dct.basis().to(device)
+        self.mean, self.std = (values.to(device) for values in dct.constants())
+        self.channels, self.stride = len(self.basis), dct.PATCH
+
+    @torch.no_grad()
+    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
+        check_size(*video.shape[2:], self.stride)
+        coefficients = dct.patches(video.to(self.basis)) @ self.basis.T
+        return rearrange((coefficients - self.mean) / self.std, "b u v w c -> b c u v w")
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
+        coefficients = rearrange(latent.to(self.basis), "b c u v w -> b u v w c") * self.std + self.mean
+        return dct.unpatch(coefficients @ self.basis).clamp(-1, 1)
+
+
+class WanCodec:
+    """The causal video VAE of Wan 2.1 or 2.2, the mean of its posterior, normalised by its own constants."""
+
+    def __init__(self, name: str, weights: Path | None, device: str | torch.device, dtype: torch.dtype):
+        # diffusers takes seconds to import
+        from diffusers import AutoencoderKLWan
+
+        repo, self.channels, self.stride = WAN[name]
+        self.vae = load_pretrained(AutoencoderKLWan, weights, repo, "vae", torch_dtype=dtype)
+        self.vae.eval().requires_grad_(False).to(device)
+        config = self.vae.config
+        found = (config.z_dim, config.scale_factor_temporal, config.scale_factor_spatial)
+        if found != (self.channels, *self.stride[:2]):
+            raise ValueError(
+                f"{weights} holds a VAE of {found[0]} channels and strides {found[1]}, {found[2]}, not {name}; "
+                f"pass the weights of {repo}"
+            )
+        self.mean, self.std = (
+            rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
+            for values in (config.latents_mean, config.latents_std)
+        )
+
+    @torch.no_grad()
+    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
+        check_size(*video.shape[2:], self.stride)
+        latent = self.vae.encode(video.to(self.mean.device, self.vae.dtype)).latent_dist.mode()
+        return (latent.float() - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
+        latent = latent.to(self.mean.device).float() * self.std + self.mean
+        return self.vae.decode(latent.to(self.vae.dtype)).sample.float().clamp(-1, 1)

