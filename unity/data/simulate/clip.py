@@ -1,0 +1,105 @@
+"""`simulate`: a seed becomes a clip with its video, five modalities and their exact values, caption and facts."""
+
+import numpy as np
+
+from unity.data.clips import Clip
+from unity.data.simulate.camera import Camera, film
+from unity.data.simulate.caption import caption
+from unity.data.simulate.physics import GRAVITY, World, run
+from unity.data.simulate.raster import Caster
+from unity.data.simulate.render import Renderer
+from unity.data.simulate.scene import draw_scene
+from unity.data.simulate.truth import measure
+from unity.modality import MODALITIES
+
+# The modalities that only people have.
+_OF_PEOPLE = ("densepose", "skeleton")
+
+
+def simulate(
+    seed: int, source: str, frames: int = 33, size: tuple[int, int] = (128, 128), fps: float = 16.0
+) -> Clip:
+    """The clip of (seed, source), byte for byte the same in every process.
+
+    `size` is (height, width). Depth, flow and segmentation are available everywhere, densepose and skeleton where
+    people are; values have the shapes and units of unity.modality. `meta` holds the camera (focal length in
+    pixels; per frame position in metres and rotation, rows right, down, forward) and physics (SI units; per frame
+    positions, quaternions w x y z, velocities). ValueError for an unknown source, a negative seed, fewer than two
+    frames or a size below 16.
+    """
+    if frames < 2 or min(size) < 16 or fps <= 0:
+        raise ValueError(
+            f"cannot film {frames} frames of {size} at {fps} fps: 2 frames, 16 pixels and 1 fps are the least"
+        )
+    world = run(draw_scene(seed, source), frames, fps)
+    cameras = film(world, size, fps)
+    rgb, values = _shoot(world, cameras)
+    constants = {name: MODALITIES[name].constants(value, size) for name, value in values.items()}
+    return Clip(
+        name=f"{source}-{seed}",
+        source=source,
+        caption=caption(world.scene),
+        fps=fps,
+        video={"rgb": rgb} | {name: MODALITIES[name].encode(values[name], constants[name]) for name in values},
+        constants=constants,
+        values=values,
+        meta=_meta(world, cameras),
+    )
+
+
+def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """RGB and the available modalities' values of all frames, flow moved to its convention."""
+    caster = Caster(world)
+    renderer = Renderer(world, caster)
+    pictures, truths = [], []
+    for frame, camera in enumerate(cameras):
+        caster.pose(frame)
+        pictures.append(renderer.picture(camera, frame))
+        truths.append(measure(world, cameras, caster, frame))
+    names = [name for name in MODALITIES if world.scene.people or name not in _OF_PEOPLE]
+    values = {name: np.stack([truth[name] for truth in truths]) for name in names}
+    # Truth knows the motion to the next frame; map i is the motion from frame i-1, and map 0 repeats map 1.
+    values["flow"] = np.concatenate([values["flow"][:1], values["flow"][:-1]])
+    return np.stack(pictures), {name: _single(value) for name, value in values.items()}
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _meta(world: World, cameras: list[Camera]) -> dict:
+    scene = world.scene
+    return {
+        "generator": "unity.data.simulate",
+        "seed": scene.seed,
+        "camera": {
+            "move": scene.shot.move.phrase,
+            "focal": round(cameras[0].focal, 6),
+            "position": _rounded([camera.position for camera in cameras]),
+            "rotation": _rounded([camera.turn for camera in cameras]),
+        },
+        "people": [
+            {"who": person.who, "act": person.style.act, "height": round(person.body.height, 3)}
+            for person in scene.people
+        ],
+        "physics": {
+            "gravity": [0.0, 0.0, -GRAVITY],
+            "things": [
+                {
+                    "name": thing.name,
+                    "instance": len(scene.people) + 1 + index,
+                    "event": thing.event.phrase,
+                    "mass": round(float(world.model.body_mass[1 + index]), 4),
+                    "position": _rounded(world.thing_position[:, index]),
+                    "quaternion": _rounded(world.thing_quaternion[:, index]),
+                    "velocity": _rounded(world.thing_velocity[:, index]),
+                }
+                for index, thing in enumerate(scene.things)
+            ],
+        },
+    }
+
+
+def _rounded(rows) -> list:
+    """Nested lists to a tenth of a millimetre."""
+    return np.round(np.asarray(rows, dtype=np.float64), 4).tolist()
