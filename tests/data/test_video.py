@@ -38,6 +38,15 @@ def test_lossless_round_trip(height, width):
     np.testing.assert_array_equal(decode(encode(frames, 16)), frames)
 
 
+def test_grey_pictures_cost_a_third_and_stay_exact():
+    frames = _scene(9)
+    grey = np.repeat(frames[..., :1], 3, axis=-1)
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (2, 256, 8, 3))
+    np.testing.assert_array_equal(decode(encode(grey, 16)), grey)
+    np.testing.assert_array_equal(decode(encode(levels, 16)), levels)
+    assert len(encode(grey, 16)) < 0.5 * len(encode(frames, 16))
+
+
 def test_photographed_streams_are_small_and_close():
     frames = _scene()
     data = encode(frames, 16, RGB_QUALITY)
@@ -53,8 +62,10 @@ def test_a_window_is_a_slice():
 
 def test_dali_gives_what_pyav_gives():
     pytest.importorskip("nvidia.dali")
-    videos = [encode(_scene(), 16), encode(_scene(), 16, RGB_QUALITY), encode(_noise(9, 64, 64), 23.976)]
-    starts = [0, 4, 2]
+    grey = np.repeat(_noise(9, 64, 64)[..., :1], 3, axis=-1)
+    videos = [encode(frames, 16) for frames in (_scene(), grey, _noise(9, 64, 64))]
+    videos.append(encode(_scene(), 23.976, RGB_QUALITY))
+    starts = [0, 4, 2, 3]
     decoder = DaliDecoder(batch=4, threads=2)
     for _ in range(2):
         for ours, theirs in zip(decoder.decode(videos, starts, 5), decode_all(videos, starts, 5), strict=True):

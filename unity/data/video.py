@@ -1,10 +1,10 @@
 """Frames to bytes and back: the videos inside shards, and the files people give and get.
 
-Inside shards a video is VP9 in GBR (profile 1, 4:4:4, no colour matrix) in an IVF container. Of the codecs
-that DALI decodes on a CPU (VP8, VP9, MJPEG) only it can be lossless; PyAV and DALI give the same values
-bit for bit, where 4:2:0 costs palettes up to 240 of 255 levels at borders and the two differ by up to 100.
-NVDEC has no VP9 4:4:4, so shards are decoded on CPU cores on GPU machines too. One thread and a container
-without random identifiers make the bytes a pure function of the frames.
+Inside shards a video is VP9 with whole colour (profile 1: GBR, or for grey pictures a full-range luma) in an IVF
+container. Of the codecs that DALI decodes on a CPU (VP8, VP9, MJPEG) only it can be lossless; PyAV and DALI give
+the same values bit for bit, where 4:2:0 costs palettes up to 240 of 255 levels at borders and the two differ by
+up to 100. NVDEC has no VP9 4:4:4, so shards are decoded on CPU cores on GPU machines too. One thread and a
+container without random identifiers make the bytes a pure function of the frames.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import ColorRange
 from jaxtyping import UInt8
 
 # colours of these name labels, so that mixing two of them names a third
@@ -36,8 +37,10 @@ def encode(frames: Frames, fps: float, quality: int | None = None) -> bytes:
     `quality` is VP9's constant quality, 0 (best) to 63; None is lossless.
     """
     options = {"lossless": "1"} if quality is None else {"crf": str(quality), "b": "0"}
+    grey = not (frames != frames[..., :1]).any()
+    pictures = [(_luma if grey else _gbr)(frame) for frame in np.ascontiguousarray(frames)]
     with io.BytesIO() as data:
-        _write(data, "ivf", "libvpx-vp9", "gbrp", _FAST | options, frames, fps)
+        _write(data, "ivf", "libvpx-vp9", "yuv444p" if grey else "gbrp", _FAST | options, pictures, fps)
         return data.getvalue()
 
 
@@ -49,7 +52,7 @@ def decode(data: bytes, start: int = 0, frames: int | None = None) -> Frames:
     stop = None if frames is None else start + frames
     with _reading(io.BytesIO(data), f"a video of {len(data)} bytes") as stream:
         window = itertools.islice(stream.container.decode(stream), start, stop)
-        decoded = [frame.to_ndarray(format="rgb24") for frame in window]
+        decoded = [_pixels(frame) for frame in window]
         if len(decoded) < (frames or 1):
             raise ValueError(f"it has only {len(decoded)} frames from frame {start} on")
         return np.stack(decoded)
@@ -91,7 +94,8 @@ def write_video(frames: Frames, path: str | Path, fps: float) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         options = {"crf": "12", "preset": "veryfast", "movflags": "faststart"}
-        _write(str(part), "mp4", "libx264", "yuv420p", options, even, fps)
+        pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in np.ascontiguousarray(even)]
+        _write(str(part), "mp4", "libx264", "yuv420p", options, pictures, fps)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -161,17 +165,37 @@ def _fit(frame: np.ndarray, size: tuple[int, int] | None, stream: str) -> np.nda
 
 def _upright(picture: av.VideoFrame) -> np.ndarray:
     """A telephone held upright records lying frames and a note to turn them."""
-    return np.rot90(picture.to_ndarray(format="rgb24"), picture.rotation // 90)
+    return np.rot90(_pixels(picture), picture.rotation // 90)
 
 
-def _write(file, container: str, codec: str, pixels: str, options: dict, frames: Frames, fps: float):
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    # planes of GBR only need interleaving; FFmpeg's general conversion takes as long as the decoding
+    return frame.to_ndarray(format="gbrp" if frame.format.name == "gbrp" else "rgb24")
+
+
+def _gbr(frame: np.ndarray) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(frame, format="gbrp")
+
+
+def _luma(frame: np.ndarray) -> av.VideoFrame:
+    """A grey frame as luma with empty colour: a third of the bytes, and as exact."""
+    planes = np.full((3, *frame.shape[:2]), 128, np.uint8)
+    planes[0] = frame[..., 0]
+    picture = av.VideoFrame.from_ndarray(planes, format="yuv444p")
+    picture.color_range = ColorRange.JPEG
+    return picture
+
+
+def _write(
+    file, container: str, codec: str, pixels: str, options: dict, pictures: list[av.VideoFrame], fps: float
+):
     with av.open(file, "w", format=container) as out:
         stream = out.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        stream.bit_rate = 0
-        stream.codec_context.thread_count = 1
-        for frame in np.ascontiguousarray(frames):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        stream.pix_fmt, stream.bit_rate, stream.codec_context.thread_count = pixels, 0, 1
+        stream.height, stream.width = pictures[0].height, pictures[0].width
+        stream.codec_context.color_range = pictures[0].color_range
+        for picture in pictures:
+            out.mux(stream.encode(picture))
         out.mux(stream.encode())
 
 
