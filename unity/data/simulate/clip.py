@@ -6,10 +6,9 @@ from unity.data.clips import Clip
 from unity.data.simulate.camera import Camera, film
 from unity.data.simulate.caption import caption
 from unity.data.simulate.physics import GRAVITY, World, run
-from unity.data.simulate.raster import Caster
 from unity.data.simulate.render import Renderer
 from unity.data.simulate.scene import draw_scene
-from unity.data.simulate.truth import measure
+from unity.data.simulate.truth import Truth
 from unity.modality import MODALITIES
 
 # The modalities that only people have.
@@ -29,7 +28,7 @@ def simulate(
     """
     if frames < 2 or min(size) < 16 or fps <= 0:
         raise ValueError(
-            f"cannot film {frames} frames of {size} at {fps} fps: 2 frames, 16 pixels and 1 fps are the least"
+            f"cannot film {frames} frames of {size} at {fps} fps: film at least 2 frames of 16 pixels"
         )
     world = run(draw_scene(seed, source), frames, fps)
     cameras = film(world, size, fps)
@@ -49,16 +48,12 @@ def simulate(
 
 def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """RGB and the available modalities' values of all frames, flow moved to its convention."""
-    caster = Caster(world)
-    renderer = Renderer(world, caster)
-    pictures, truths = [], []
-    for frame, camera in enumerate(cameras):
-        caster.pose(frame)
-        pictures.append(renderer.picture(camera, frame))
-        truths.append(measure(world, cameras, caster, frame))
+    renderer, truth = Renderer(world), Truth(world, cameras)
+    pictures = [renderer.picture(camera, frame) for frame, camera in enumerate(cameras)]
+    truths = [truth.measure(frame) for frame in range(world.frames)]
     names = [name for name in MODALITIES if world.scene.people or name not in _OF_PEOPLE]
-    values = {name: np.stack([truth[name] for truth in truths]) for name in names}
-    # Truth knows the motion to the next frame; map i is the motion from frame i-1, and map 0 repeats map 1.
+    values = {name: np.stack([row[name] for row in truths]) for name in names}
+    # The truth of a frame knows the motion to the next frame; map i is the motion from frame i-1, and map 0 repeats map 1.
     values["flow"] = np.concatenate([values["flow"][:1], values["flow"][:-1]])
     return np.stack(pictures), {name: _single(value) for name, value in values.items()}
 

@@ -34,12 +34,11 @@ class World:
     """All that moves, frame by frame, in metres and world axes (z up).
 
     `vertices` of people; `instance` maps a geom to 0 (scenery) or 1.. (people first, then
-    things); `qpos` are MuJoCo's states, of which `model` makes the geoms' poses `geom_position`, `geom_turn`.
+    things); `geom_turn` has a geom's axes as columns.
     """
 
     scene: Scene
     model: mujoco.MjModel
-    qpos: Float[np.ndarray, "t q"]
     geom_position: Float[np.ndarray, "t g 3"]
     geom_turn: Float[np.ndarray, "t g 3 3"]
     vertices: Float[np.ndarray, "p t v 3"]
@@ -51,7 +50,7 @@ class World:
 
     @property
     def frames(self) -> int:
-        return len(self.qpos)
+        return len(self.geom_position)
 
 
 def run(scene: Scene, frames: int, fps: float) -> World:
@@ -171,7 +170,6 @@ def _integrate(
     qpos, qvel, position, turn = (np.array(column) for column in zip(*record, strict=True))
     poses = qpos.reshape(frames, -1, 7)
     return dict(
-        qpos=qpos,
         geom_position=position,
         geom_turn=turn,
         thing_position=poses[..., :3],

@@ -8,16 +8,41 @@ from numba import njit
 from unity.data.simulate.body import FACES, MESH, WEAR
 from unity.data.simulate.camera import Camera, shadow_camera, sun
 from unity.data.simulate.physics import World
-from unity.data.simulate.raster import Caster, Hits, vertex_normals, weights
+from unity.data.simulate.primitives import PLANE, meet, outward
+from unity.data.simulate.raster import (
+    Hits,
+    Solids,
+    View,
+    blend,
+    draw_people,
+    first_hits,
+    into,
+    ray_of,
+    solids,
+    vertex_normals,
+    view_of,
+    weights,
+)
 from unity.data.simulate.tables import TEXTURES, Material
 from unity.data.simulate.texture import MEANS, clouds, pattern
 
 SAMPLES = 2
 _SUN_DISTANCE = 30.0
-_SHADOW_MAP = 512
+_SHADOW_MAP = 384
 _FOG = 0.012
 _GAMMA = 1 / 1.6
 _WEARS = len(WEAR)
+# Points are lifted off their surface by this much, in metres, before they look for the sun.
+_LIFT = 1e-3
+
+
+class People(NamedTuple):
+    """Vertices (world, normals, rest pose) [p, v, 3] and what each face wears [p, f]."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    rest: np.ndarray
+    wear: np.ndarray
 
 
 class Light(NamedTuple):
@@ -29,89 +54,64 @@ class Light(NamedTuple):
     clouds: float
 
 
-class Surfaces(NamedTuple):
-    """One frame's things to shade: MuJoCo's geom poses, people's vertices (world, normal, rest) and materials.
+class Shade(NamedTuple):
+    """What darkens: people's shadow map from the sun, and discs on the ground (rows x, y, radius, strength)."""
 
-    A material row: two colours, texture, cells a metre, shine; primitives come first, then people's WEAR.
-    """
-
-    geom_position: np.ndarray
-    geom_turn: np.ndarray
-    vertices: np.ndarray
-    normals: np.ndarray
-    rest: np.ndarray
-    wear: np.ndarray
-    materials: np.ndarray
+    eye: View
+    depth: np.ndarray
+    discs: np.ndarray
 
 
 class Renderer:
     """Renders the frames of one world."""
 
-    def __init__(self, world: World, caster: Caster):
-        self.world, self.caster = world, caster
-        sky = world.scene.sky
+    def __init__(self, world: World):
+        self.world = world
+        sky, people = world.scene.sky, world.scene.people
         colors = np.array((sky.sun, sky.zenith, sky.horizon))
         self.light = Light(sun(world.scene), colors, sky.ambient, sky.clouds)
         self.materials = _materials(world)
-        people = world.scene.people
         self.rest = np.array([person.body.vertices for person in people]).reshape(-1, *MESH)
         self.wear = np.array([person.body.wear for person in people], np.int64).reshape(-1, len(FACES))
 
     def picture(self, camera: Camera, frame: int) -> np.ndarray:
-        """RGB uint8 [h, w, 3] at the frame that the caster is posed at."""
-        hits = self.caster.hits(camera, frame, SAMPLES)
-        surfaces = self._surfaces(frame)
-        points, facing = _points(hits, camera.position, FACES, surfaces, self.light.sun)
-        lit = self._lit(points, facing, frame)
+        """RGB uint8 [h, w, 3] of one frame."""
+        view, scenery = view_of(camera, SAMPLES), solids(self.world, frame)
+        vertices = np.ascontiguousarray(self.world.vertices[:, frame])
+        normals = np.array([vertex_normals(mesh, FACES) for mesh in vertices]).reshape(vertices.shape)
+        people = People(vertices, normals, self.rest, self.wear)
+        hits = first_hits(view, scenery, vertices)
         picture = np.empty((camera.height, camera.width, 3), np.uint8)
-        contact = self._contacts(frame)
-        footprint = 1.0 / (camera.focal * SAMPLES)
-        _shade(
-            hits, camera.position, FACES, surfaces, self.light, points, lit, contact, footprint, SAMPLES, picture
-        )
+        shade = Shade(*self._shadow_map(vertices), self._discs(frame))
+        _paint(view, hits, FACES, scenery, people, self.materials, self.light, shade, SAMPLES, picture)
         return picture
 
-    def _surfaces(self, frame: int) -> Surfaces:
-        world = self.world
-        vertices = np.ascontiguousarray(world.vertices[:, frame])
-        normals = np.array([vertex_normals(mesh, FACES) for mesh in vertices]).reshape(vertices.shape)
-        pose = world.geom_position[frame], world.geom_turn[frame]
-        return Surfaces(*pose, vertices, normals, self.rest, self.wear, self.materials)
+    def _shadow_map(self, vertices: np.ndarray) -> tuple[View, np.ndarray]:
+        """Depth of people seen from the sun; a single empty texel where nobody is."""
+        cloud = vertices.reshape(-1, 3) if len(vertices) else np.eye(3)
+        size = _SHADOW_MAP if len(vertices) else 1
+        view = view_of(shadow_camera(cloud.mean(0), cloud, self.light.sun, _SUN_DISTANCE, size))
+        hits = Hits(np.full((size, size), np.inf), *np.empty((2, size, size), np.int32))
+        draw_people(view, vertices, hits)
+        return view, hits.depth
 
-    def _lit(self, points: np.ndarray, facing: np.ndarray, frame: int) -> np.ndarray:
-        """How much sun reaches each point, [n] in [0, 1]; only those facing it are asked."""
-        centre = np.array((0.0, 0.0, 0.8))
-        lamp = centre + _SUN_DISTANCE * self.light.sun
-        lit = np.zeros(len(points))
-        asked = np.flatnonzero(facing)
-        way = points[asked] - lamp
-        length = np.linalg.norm(way, axis=1)
-        _, distance, _ = self.caster.first(lamp, way / length[:, None], normals=False)
-        lit[asked] = (distance < 0) | (distance > length * (1 - 1e-4))
-        if self.world.scene.people:
-            cloud = self.world.vertices[:, frame].reshape(-1, 3)
-            camera = shadow_camera(cloud.mean(0), cloud, self.light.sun, _SUN_DISTANCE, _SHADOW_MAP)
-            inverse, _ = self.caster.people(camera, frame)
-            _dim(points, asked, camera.position, camera.turn, camera.focal, inverse, lit)
-        return lit
-
-    def _contacts(self, frame: int) -> np.ndarray:
-        """Soft dark discs on the ground under things and feet: rows x, y, radius, strength."""
+    def _discs(self, frame: int) -> np.ndarray:
+        """Soft dark discs on the ground under things and feet."""
         world = self.world
         rows = [
             (x, y, 1.1 * thing.radius, 0.5 * np.exp(-max(0.0, z - thing.radius) / 0.25))
-            for (x, y, z), thing in zip(world.thing_position[frame], world.scene.things, strict=True)
+            for (x, y, z), thing in zip(world.thing_position[frame].tolist(), world.scene.things, strict=True)
         ]
-        for person in world.keypoints[frame]:
-            rows += [(x, y, 0.2, 0.45 * np.exp(-max(0.0, z - 0.1) / 0.12)) for x, y, z in person[[10, 13]]]
+        for x, y, z in world.keypoints[frame][:, [10, 13]].reshape(-1, 3).tolist():
+            rows.append((x, y, 0.2, 0.45 * np.exp(-max(0.0, z - 0.1) / 0.12)))
         return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
 def _materials(world: World) -> np.ndarray:
+    """Rows of two colours, texture, cells a metre, shine: of primitives first, then of people's WEAR."""
     scene = world.scene
     rows = [scene.ground, *(fixture.material for fixture in scene.fixtures)]
     rows += [thing.materials[part.color] for thing in scene.things for part in thing.parts]
-    rows += [scene.ground] * (world.model.ngeom - len(rows))
     rows += [material for person in scene.people for material in person.materials]
     return np.array([_row(material) for material in rows])
 
@@ -122,162 +122,207 @@ def _row(material: Material) -> tuple[float, ...]:
 
 
 @njit(cache=True, error_model="numpy")
-def _points(hits: Hits, origin, faces, surfaces: Surfaces, sun):
-    """Hit points a millimetre off their surface [n, 3], whether they face the sun; fills in people's normals."""
-    points = np.zeros_like(hits.rays)
-    facing = np.zeros(len(points), np.bool_)
-    for n in range(len(points)):
-        if hits.geom[n] < 0 and hits.triangle[n] < 0:
-            continue
-        ray, normal = hits.rays[n], hits.normal[n]
-        if hits.triangle[n] >= 0:
-            _smooth_normal(hits.triangle[n], origin, ray, faces, surfaces, normal)
-        for axis in range(3):
-            points[n, axis] = origin[axis] + hits.depth[n] * ray[axis] + 1e-3 * normal[axis]
-        facing[n] = normal[0] * sun[0] + normal[1] * sun[1] + normal[2] * sun[2] > 0
-    return points, facing
-
-
-@njit(cache=True, error_model="numpy")
-def _smooth_normal(triangle, origin, ray, faces, surfaces: Surfaces, normal):
-    person, face = divmod(triangle, len(faces))
-    corners = faces[face]
-    share = weights(surfaces.vertices[person], corners, origin, ray)
-    length = towards = 0.0
-    for axis in range(3):
-        value = 0.0
-        for corner in range(3):
-            value += share[corner] * surfaces.normals[person, corners[corner], axis]
-        normal[axis] = value
-        length += value * value
-        towards += value * ray[axis]
-    scale = (1.0 if towards < 0 else -1.0) / (np.sqrt(length) + 1e-12)
-    for axis in range(3):
-        normal[axis] *= scale
-
-
-@njit(cache=True, error_model="numpy")
-def _dim(points, asked, position, turn, focal, inverse, lit):
-    """Multiply in the people's shadow map, seen from the sun, softened over 2 x 2 texels."""
-    size = len(inverse)
-    for n in asked:
-        x, y, z = points[n, 0] - position[0], points[n, 1] - position[1], points[n, 2] - position[2]
-        depth = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z
-        u = focal * (turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z) / depth + 0.5 * size - 0.5
-        v = focal * (turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z) / depth + 0.5 * size - 0.5
-        i, j = int(np.floor(v)), int(np.floor(u))
-        if i < 0 or j < 0 or i + 1 >= size or j + 1 >= size:
-            continue
-        free = 0.0
-        for di in range(2):
-            for dj in range(2):
-                share = (v - i if di else 1 - (v - i)) * (u - j if dj else 1 - (u - j))
-                free += share if inverse[i + di, j + dj] * (depth - 0.05) < 1.0 else 0.0
-        lit[n] *= free
-
-
-@njit(cache=True, error_model="numpy")
-def _shade(
-    hits: Hits, origin, faces, surfaces: Surfaces, light: Light, points, lit, contact, footprint, samples, picture
+def _paint(
+    view: View, hits: Hits, faces, scenery, people, materials, light: Light, shade: Shade, samples, picture
 ):
     """Mean colour of each pixel's samples, as gamma-corrected uint8."""
     height, width, _ = picture.shape
-    color, total = np.empty(3), np.empty(3)
+    casters, room = _casters(scenery, light.sun)
     for i in range(height):
         for j in range(width):
-            total[:] = 0.0
-            for a in range(samples):
-                for b in range(samples):
-                    n = (i * samples + a) * width * samples + j * samples + b
-                    ray = hits.rays[n]
-                    length = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
-                    if hits.geom[n] < 0 and hits.triangle[n] < 0:
-                        _sky(ray, length, light, color)
+            red = green = blue = 0.0
+            for y in range(i * samples, (i + 1) * samples):
+                for x in range(j * samples, (j + 1) * samples):
+                    ray = ray_of(view, y, x)
+                    if hits.depth[y, x] == np.inf:
+                        r, g, b = _sky(ray, light)
                     else:
-                        _surface(
-                            hits, n, origin, length, faces, surfaces, light, points, lit, contact, footprint, color
+                        r, g, b = _surface(
+                            view, hits, y, x, ray, faces, scenery, people, materials, light, shade, casters, room
                         )
-                    for channel in range(3):
-                        total[channel] += min(1.0, max(0.0, color[channel]))
-            for channel in range(3):
-                picture[i, j, channel] = np.uint8(255 * (total[channel] / samples**2) ** _GAMMA + 0.5)
+                    red, green, blue = red + min(1.0, r), green + min(1.0, g), blue + min(1.0, b)
+            picture[i, j, 0] = _tone(red / samples**2)
+            picture[i, j, 1] = _tone(green / samples**2)
+            picture[i, j, 2] = _tone(blue / samples**2)
 
 
 @njit(cache=True, error_model="numpy")
-def _sky(ray, length, light: Light, color):
-    up = max(0.0, ray[2] / length)
+def _tone(value):
+    return np.uint8(255 * value**_GAMMA + 0.5)
+
+
+@njit(cache=True, error_model="numpy")
+def _sky(ray, light: Light):
+    x, y, z = ray
+    length = np.sqrt(x * x + y * y + z * z)
+    up = max(0.0, z / length)
     high = np.sqrt(up)
-    cloud = light.clouds * clouds(ray[0] / length, ray[1] / length, up) if light.clouds > 0 else 0.0
-    for channel in range(3):
-        clear = light.colors[1, channel] * high + light.colors[2, channel] * (1 - high)
-        bright = 0.6 * light.colors[0, channel] + 0.35 * light.colors[2, channel]
-        color[channel] = clear + 0.6 * cloud * (bright - clear)
-
-
-@njit(cache=True, error_model="numpy")
-def _surface(
-    hits: Hits, n, origin, length, faces, surfaces: Surfaces, light: Light, points, lit, contact, footprint, color
-):
-    """Sun, sky light with contact shade, a highlight, and fog."""
-    ray, normal, point = hits.rays[n], hits.normal[n], points[n]
-    row, x, y, z = _texture_point(hits, n, origin, faces, surfaces, point)
-    material = surfaces.materials[row]
-    texture, scale = int(material[6]), material[7]
-    blur = min(1.0, max(0.0, 1.6 * hits.depth[n] * footprint * scale - 0.3))
-    mix = (
-        (1 - blur) * pattern(texture, scale * x, scale * y, scale * z) + blur * MEANS[texture]
-        if blur < 1
-        else MEANS[texture]
+    cloud = 0.6 * light.clouds * clouds(x / length, y / length, up) if light.clouds > 0 else 0.0
+    return (
+        _sky_channel(light.colors, 0, high, cloud),
+        _sky_channel(light.colors, 1, high, cloud),
+        _sky_channel(light.colors, 2, high, cloud),
     )
+
+
+@njit(cache=True, error_model="numpy")
+def _sky_channel(colors, channel, high, cloud):
+    clear = colors[1, channel] * high + colors[2, channel] * (1 - high)
+    bright = 0.6 * colors[0, channel] + 0.35 * colors[2, channel]
+    return clear + cloud * (bright - clear)
+
+
+@njit(cache=True, error_model="numpy")
+def _surface(view, hits, i, j, ray, faces, scenery, people, materials, light, shade, casters, room):
+    """Sun, sky light with contact shade, a highlight, and fog, at one sample."""
+    depth, geom, triangle = hits.depth[i, j], hits.geom[i, j], hits.triangle[i, j]
+    u, v, w = ray
+    x, y, z = view.position[0] + depth * u, view.position[1] + depth * v, view.position[2] + depth * w
+    if geom >= 0:
+        row = geom
+        p, q, r, nx, ny, nz = _on_solid(scenery, geom, x, y, z)
+    else:
+        person, face = divmod(triangle, len(faces))
+        row = len(scenery.kind) + person * _WEARS + people.wear[person, face]
+        p, q, r, nx, ny, nz = _on_person(people, person, faces[face], view.position, u, v, w)
+    material = materials[row]
+    mix = _mix(material, p, q, r, depth / view.focal)
     sun = light.sun
-    direct = lit[n] * max(0.0, normal[0] * sun[0] + normal[1] * sun[1] + normal[2] * sun[2])
-    around = light.ambient * (1 + 0.4 * normal[2]) * _open(hits.geom[n], point, contact)
-    shine = material[8] * lit[n] * _highlight(ray, length, normal, sun)
-    haze = 1 - np.exp(-_FOG * hits.depth[n])
-    for channel in range(3):
-        albedo = material[channel] * (1 - mix) + material[3 + channel] * mix
-        glow = around * (0.85 + 0.25 * light.colors[1, channel])
-        shaded = albedo * (glow + 0.8 * direct * light.colors[0, channel]) + shine * light.colors[0, channel]
-        color[channel] = shaded + haze * (light.colors[2, channel] - shaded)
+    towards = nx * sun[0] + ny * sun[1] + nz * sun[2]
+    lit = 0.0
+    if towards > 0:
+        px, py, pz = x + _LIFT * nx, y + _LIFT * ny, z + _LIFT * nz
+        lit = _people_free(shade, px, py, pz)
+        if lit > 0 and _blocked(scenery, casters, room, sun, px, py, pz):
+            lit = 0.0
+    around = light.ambient * (1 + 0.4 * nz) * _open(geom, x, y, z, shade.discs)
+    shine = material[8] * lit * _highlight(u, v, w, nx, ny, nz, sun) if lit > 0 and material[8] > 0 else 0.0
+    haze = 1 - np.exp(-_FOG * depth)
+    direct = 0.8 * lit * towards
+    return (
+        _lit_channel(material, light.colors, 0, mix, around, direct, shine, haze),
+        _lit_channel(material, light.colors, 1, mix, around, direct, shine, haze),
+        _lit_channel(material, light.colors, 2, mix, around, direct, shine, haze),
+    )
 
 
 @njit(cache=True, error_model="numpy")
-def _texture_point(hits: Hits, n, origin, faces, surfaces: Surfaces, point):
-    """Material row, and the hit in the frame its texture lives in: the geom's axes or the body's rest pose."""
-    if hits.triangle[n] < 0:
-        geom = hits.geom[n]
-        turn, centre = surfaces.geom_turn[geom], surfaces.geom_position[geom]
-        x, y, z = point[0] - centre[0], point[1] - centre[1], point[2] - centre[2]
-        return (
-            geom,
-            turn[0, 0] * x + turn[1, 0] * y + turn[2, 0] * z,
-            turn[0, 1] * x + turn[1, 1] * y + turn[2, 1] * z,
-            turn[0, 2] * x + turn[1, 2] * y + turn[2, 2] * z,
-        )
-    person, face = divmod(hits.triangle[n], len(faces))
-    corners = faces[face]
-    u, v, w = weights(surfaces.vertices[person], corners, origin, hits.rays[n])
-    rest = surfaces.rest[person]
-    a, b, c = rest[corners[0]], rest[corners[1]], rest[corners[2]]
-    row = len(surfaces.geom_position) + person * _WEARS + surfaces.wear[person, face]
-    return row, u * a[0] + v * b[0] + w * c[0], u * a[1] + v * b[1] + w * c[1], u * a[2] + v * b[2] + w * c[2]
+def _lit_channel(material, colors, channel, mix, around, direct, shine, haze):
+    albedo = material[channel] * (1 - mix) + material[3 + channel] * mix
+    glow = around * (0.85 + 0.25 * colors[1, channel])
+    color = albedo * (glow + direct * colors[0, channel]) + shine * colors[0, channel]
+    return color + haze * (colors[2, channel] - color)
 
 
 @njit(cache=True, error_model="numpy")
-def _open(geom, point, contact):
-    """How open a point is to the sky: darker in contact discs on the ground and close above the ground."""
+def _on_solid(scenery: Solids, geom, x, y, z):
+    """A surface point in the primitive's axes, and its world normal."""
+    turn, centre, size = scenery.turn[geom], scenery.position[geom], scenery.size[geom]
+    p, q, r = into(turn, x - centre[0], y - centre[1], z - centre[2])
+    a, b, c = outward(scenery.kind[geom], size[0], size[1], size[2], p, q, r)
+    nx = turn[0, 0] * a + turn[0, 1] * b + turn[0, 2] * c
+    ny = turn[1, 0] * a + turn[1, 1] * b + turn[1, 2] * c
+    nz = turn[2, 0] * a + turn[2, 1] * b + turn[2, 2] * c
+    return p, q, r, nx, ny, nz
+
+
+@njit(cache=True, error_model="numpy")
+def _on_person(people: People, person, corners, origin, u, v, w):
+    """A surface point in the rest pose, and its smooth world normal on the camera's side."""
+    a, b, c = weights(people.vertices[person], corners, origin, u, v, w)
+    p, q, r = blend(people.rest[person], corners, a, b, c)
+    nx, ny, nz = blend(people.normals[person], corners, a, b, c)
+    scale = 1 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12)
+    if nx * u + ny * v + nz * w > 0:
+        scale = -scale
+    return p, q, r, scale * nx, scale * ny, scale * nz
+
+
+@njit(cache=True, error_model="numpy")
+def _mix(material, x, y, z, footprint):
+    """The second colour's share; cells smaller than a sample fade to the texture's mean."""
+    texture, scale = int(material[6]), material[7]
+    if texture == 0:
+        return 0.0
+    blur = min(1.0, max(0.0, 1.6 * footprint * scale - 0.3))
+    if blur == 1.0:
+        return MEANS[texture]
+    return (1 - blur) * pattern(texture, scale * x, scale * y, scale * z) + blur * MEANS[texture]
+
+
+@njit(cache=True, error_model="numpy")
+def _casters(scenery: Solids, sun):
+    """Primitives that can cast shadows, and where their bounding spheres lie across the sun's rays.
+
+    Rows of `room`: centre along two axes across the sun, and radius.
+    """
+    casters = np.flatnonzero(scenery.kind != PLANE)
+    room = np.empty((len(casters), 3))
+    for n, geom in enumerate(casters):
+        extent, centre = scenery.extent[geom], scenery.position[geom]
+        room[n, 0], room[n, 1] = _across(sun, centre[0], centre[1], centre[2])
+        room[n, 2] = np.sqrt(extent[0] ** 2 + extent[1] ** 2 + extent[2] ** 2)
+    return casters, room
+
+
+@njit(cache=True, error_model="numpy")
+def _across(sun, x, y, z):
+    """Coordinates of a point on the plane across the sun's rays, which never are vertical."""
+    flat = np.sqrt(sun[0] ** 2 + sun[1] ** 2)
+    along = (sun[0] * x + sun[1] * y) / flat
+    return (sun[0] * y - sun[1] * x) / flat, flat * z - sun[2] * along
+
+
+@njit(cache=True, error_model="numpy")
+def _blocked(scenery: Solids, casters, room, sun, x, y, z):
+    """Whether a primitive stands between a point and the sun."""
+    p, q = _across(sun, x, y, z)
+    for n in range(len(casters)):
+        if abs(p - room[n, 0]) > room[n, 2] or abs(q - room[n, 1]) > room[n, 2]:
+            continue
+        geom = casters[n]
+        turn, centre, size = scenery.turn[geom], scenery.position[geom], scenery.size[geom]
+        a, b, c = into(turn, x - centre[0], y - centre[1], z - centre[2])
+        u, v, w = into(turn, sun[0], sun[1], sun[2])
+        if meet(scenery.kind[geom], size[0], size[1], size[2], a, b, c, u, v, w) < np.inf:
+            return True
+    return False
+
+
+@njit(cache=True, error_model="numpy")
+def _people_free(shade: Shade, x, y, z):
+    """How much of a point people leave to the sun: their shadow map, softened over 2 x 2 texels."""
+    view, size = shade.eye, shade.eye.width
+    x, y, z = x - view.position[0], y - view.position[1], z - view.position[2]
+    depth = view.turn[2, 0] * x + view.turn[2, 1] * y + view.turn[2, 2] * z
+    u = view.focal * (view.turn[0, 0] * x + view.turn[0, 1] * y + view.turn[0, 2] * z) / depth + 0.5 * size - 0.5
+    v = view.focal * (view.turn[1, 0] * x + view.turn[1, 1] * y + view.turn[1, 2] * z) / depth + 0.5 * size - 0.5
+    if not (0 <= u < size - 1 and 0 <= v < size - 1):
+        return 1.0
+    i, j = int(v), int(u)
+    v, u = v - i, u - j
+    free = (1 - v) * (1 - u) * (shade.depth[i, j] > depth - 0.05)
+    free += (1 - v) * u * (shade.depth[i, j + 1] > depth - 0.05)
+    free += v * (1 - u) * (shade.depth[i + 1, j] > depth - 0.05)
+    return free + v * u * (shade.depth[i + 1, j + 1] > depth - 0.05)
+
+
+@njit(cache=True, error_model="numpy")
+def _open(geom, x, y, z, discs):
+    """How open a point is to the sky: darker in discs on the ground, and close above the ground."""
     if geom != 0:
-        return 1.0 if point[2] > 0.25 else 0.78 + 0.88 * max(0.0, point[2])
+        return 1.0 if z > 0.25 else 0.78 + 0.88 * max(0.0, z)
     free = 1.0
-    for row in contact:
-        near = ((point[0] - row[0]) ** 2 + (point[1] - row[1]) ** 2) / (row[2] * row[2])
+    for n in range(len(discs)):
+        near = ((x - discs[n, 0]) ** 2 + (y - discs[n, 1]) ** 2) / discs[n, 2] ** 2
         if near < 6.0:
-            free *= 1 - row[3] * np.exp(-near)
+            free *= 1 - discs[n, 3] * np.exp(-near)
     return free
 
 
 @njit(cache=True, error_model="numpy")
-def _highlight(ray, length, normal, sun):
-    x, y, z = sun[0] - ray[0] / length, sun[1] - ray[1] / length, sun[2] - ray[2] / length
-    half = (normal[0] * x + normal[1] * y + normal[2] * z) / (np.sqrt(x * x + y * y + z * z) + 1e-9)
+def _highlight(u, v, w, nx, ny, nz, sun):
+    length = np.sqrt(u * u + v * v + w * w)
+    x, y, z = sun[0] - u / length, sun[1] - v / length, sun[2] - w / length
+    half = (nx * x + ny * y + nz * z) / (np.sqrt(x * x + y * y + z * z) + 1e-9)
     return max(0.0, half) ** 40

@@ -12,7 +12,18 @@ from numba import njit
 from unity.data.simulate.body import BONE, FACES, MESH, Body
 from unity.data.simulate.camera import Camera
 from unity.data.simulate.physics import World
-from unity.data.simulate.raster import Caster, Hits, weights
+from unity.data.simulate.raster import (
+    Hits,
+    Solids,
+    View,
+    blend,
+    first_hits,
+    into,
+    ray_of,
+    solids,
+    view_of,
+    weights,
+)
 
 # DensePose charts: part numbers -> bone and where its axis ends (a bone, or a rule of _axis_end).
 _CHARTS = {
@@ -44,11 +55,9 @@ class Charts(NamedTuple):
 class Moment(NamedTuple):
     """Poses of all surfaces and the camera at one frame."""
 
-    geom_position: np.ndarray
-    geom_turn: np.ndarray
+    scenery: Solids
     vertices: np.ndarray
-    position: np.ndarray
-    turn: np.ndarray
+    eye: View
 
 
 class Labels(NamedTuple):
@@ -60,31 +69,34 @@ class Labels(NamedTuple):
     charts: Charts
 
 
-def measure(world: World, cameras: list[Camera], caster: Caster, frame: int) -> dict[str, np.ndarray]:
-    """float64 truth of one frame, the caster posed at it: depth [h, w], flow to the next frame [h, w, 2],
-    segmentation uint8 [h, w], densepose [h, w, 3], skeleton [p, 18, 3]. The last frame's flow is zero."""
-    camera, after = cameras[frame], min(frame + 1, world.frames - 1)
-    hits = caster.hits(camera, frame)
-    shape = (camera.height, camera.width)
-    depth = hits.depth.reshape(shape)
-    flow, segmentation, densepose = np.empty((*shape, 2)), np.empty(shape, np.uint8), np.zeros((*shape, 3))
-    now, then = _moment(world, cameras, frame), _moment(world, cameras, after)
-    _measure(hits, FACES, labels(world), now, then, camera.focal, flow, segmentation, densepose)
-    return dict(
-        depth=depth,
-        flow=flow,
-        segmentation=segmentation,
-        densepose=densepose,
-        skeleton=_skeleton(world.keypoints[frame], camera, depth),
-    )
+class Truth:
+    """Measures the frames of one world through its cameras."""
+
+    def __init__(self, world: World, cameras: list[Camera]):
+        self.world, self.cameras, self.labels = world, cameras, _labels(world)
+
+    def measure(self, frame: int) -> dict[str, np.ndarray]:
+        """float64 values of one frame: depth [h, w], flow to the next frame [h, w, 2] (to itself at the last),
+        segmentation uint8 [h, w], densepose [h, w, 3], skeleton [p, 18, 3]."""
+        now, then = self._moment(frame), self._moment(min(frame + 1, self.world.frames - 1))
+        hits = first_hits(now.eye, now.scenery, now.vertices)
+        shape = hits.depth.shape
+        flow, segmentation, densepose = np.empty((*shape, 2)), np.empty(shape, np.uint8), np.zeros((*shape, 3))
+        _measure(hits, FACES, self.labels, now, then, flow, segmentation, densepose)
+        return dict(
+            depth=hits.depth,
+            flow=flow,
+            segmentation=segmentation,
+            densepose=densepose,
+            skeleton=_skeleton(self.world.keypoints[frame], self.cameras[frame], hits.depth),
+        )
+
+    def _moment(self, frame: int) -> Moment:
+        vertices = np.ascontiguousarray(self.world.vertices[:, frame])
+        return Moment(solids(self.world, frame), vertices, view_of(self.cameras[frame]))
 
 
-def _moment(world: World, cameras: list[Camera], frame: int) -> Moment:
-    vertices, camera = np.ascontiguousarray(world.vertices[:, frame]), cameras[frame]
-    return Moment(world.geom_position[frame], world.geom_turn[frame], vertices, camera.position, camera.turn)
-
-
-def labels(world: World) -> Labels:
+def _labels(world: World) -> Labels:
     bodies = [person.body for person in world.scene.people]
     rest = np.array([body.vertices for body in bodies]).reshape(-1, *MESH)
     parts = np.array([body.parts for body in bodies], np.int64).reshape(-1, len(FACES))
@@ -138,80 +150,64 @@ def _skeleton(keypoints: np.ndarray, camera: Camera, depth: np.ndarray) -> np.nd
 
 
 @njit(cache=True, error_model="numpy")
-def _measure(hits: Hits, faces, labels: Labels, now: Moment, then: Moment, focal, flow, segmentation, densepose):
+def _measure(hits: Hits, faces, labels: Labels, now: Moment, then: Moment, flow, segmentation, densepose):
     height, width = segmentation.shape
-    point = np.empty(3)
     for i in range(height):
         for j in range(width):
-            n = i * width + j
-            ray, far = hits.rays[n], 1.0
-            if hits.triangle[n] >= 0:
-                person, face = divmod(hits.triangle[n], len(faces))
-                share = weights(now.vertices[person], faces[face], now.position, ray)
-                _blend(then.vertices[person], faces[face], share, point)
+            u, v, w = ray_of(now.eye, i, j)
+            geom, triangle = hits.geom[i, j], hits.triangle[i, j]
+            if geom >= 0:
+                segmentation[i, j] = labels.instance[geom]
+                x, y, z = _carry(geom, hits.depth[i, j], u, v, w, now, then)
+            elif triangle >= 0:
+                person, face = divmod(triangle, len(faces))
                 segmentation[i, j] = 1 + person
-                rest = np.empty(3)
-                _blend(labels.rest[person], faces[face], share, rest)
-                _unwrap(labels.charts, person, labels.parts[person, face], rest, densepose[i, j])
-            elif hits.geom[n] >= 0:
-                _carry(hits.geom[n], hits.depth[n], ray, now, then, point)
-                segmentation[i, j] = labels.instance[hits.geom[n]]
+                p, q, r = weights(now.vertices[person], faces[face], now.eye.position, u, v, w)
+                a, b, c = blend(labels.rest[person], faces[face], p, q, r)
+                _unwrap(labels.charts, person, labels.parts[person, face], a, b, c, densepose[i, j])
+                x, y, z = blend(then.vertices[person], faces[face], p, q, r)
+                x, y, z = _from(then.eye.position, x, y, z)
             else:
-                point[:] = ray
-                far = 0.0
                 segmentation[i, j] = 0
-            _project(point, far, then, focal, flow[i, j])
-            flow[i, j, 0] += 0.5 * width - (j + 0.5)
-            flow[i, j, 1] += 0.5 * height - (i + 0.5)
+                x, y, z = u, v, w
+            p, q = _project(then.eye, x, y, z)
+            flow[i, j, 0], flow[i, j, 1] = p - (j + 0.5), q - (i + 0.5)
 
 
 @njit(cache=True, error_model="numpy")
-def _blend(vertices, corners, share, point):
-    for axis in range(3):
-        point[axis] = (
-            share[0] * vertices[corners[0], axis]
-            + share[1] * vertices[corners[1], axis]
-            + share[2] * vertices[corners[2], axis]
-        )
+def _from(position, x, y, z):
+    return x - position[0], y - position[1], z - position[2]
 
 
 @njit(cache=True, error_model="numpy")
-def _carry(geom, depth, ray, now: Moment, then: Moment, point):
-    """Where a geom's surface point is in the next frame."""
-    local = np.empty(3)
-    turn, centre = now.geom_turn[geom], now.geom_position[geom]
-    for axis in range(3):
-        local[axis] = 0.0
-        for k in range(3):
-            local[axis] += turn[k, axis] * (now.position[k] + depth * ray[k] - centre[k])
-    turn, centre = then.geom_turn[geom], then.geom_position[geom]
-    for axis in range(3):
-        point[axis] = centre[axis] + turn[axis, 0] * local[0] + turn[axis, 1] * local[1] + turn[axis, 2] * local[2]
+def _carry(geom, depth, u, v, w, now: Moment, then: Moment):
+    """Where a primitive's surface point is in the next frame, seen from the next camera's place."""
+    origin, centre = now.eye.position, now.scenery.position[geom]
+    x, y, z = _from(centre, origin[0] + depth * u, origin[1] + depth * v, origin[2] + depth * w)
+    a, b, c = into(now.scenery.turn[geom], x, y, z)
+    turn, centre = then.scenery.turn[geom], then.scenery.position[geom]
+    x = centre[0] + turn[0, 0] * a + turn[0, 1] * b + turn[0, 2] * c
+    y = centre[1] + turn[1, 0] * a + turn[1, 1] * b + turn[1, 2] * c
+    z = centre[2] + turn[2, 0] * a + turn[2, 1] * b + turn[2, 2] * c
+    return _from(then.eye.position, x, y, z)
 
 
 @njit(cache=True, error_model="numpy")
-def _project(point, far, then: Moment, focal, out):
-    """Image offset from the principal point; far 0 projects a direction, as of an infinitely far point."""
-    x, y, z = (
-        point[0] - far * then.position[0],
-        point[1] - far * then.position[1],
-        point[2] - far * then.position[2],
-    )
-    turn = then.turn
+def _project(view: View, x, y, z):
+    """Image point of a world vector from the camera's place."""
+    turn = view.turn
     depth = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z
-    out[0] = focal * (turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z) / depth
-    out[1] = focal * (turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z) / depth
+    across = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z
+    down = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z
+    return view.focal * across / depth + 0.5 * view.width, view.focal * down / depth + 0.5 * view.height
 
 
 @njit(cache=True, error_model="numpy")
-def _unwrap(charts: Charts, person, part, rest, out):
+def _unwrap(charts: Charts, person, part, x, y, z, out):
     """Part, U (angle about the part's axis) and V (along it) of a point of the rest pose."""
-    along = front = side = 0.0
-    for axis in range(3):
-        offset = rest[axis] - charts.origin[person, part, axis]
-        along += offset * charts.axis[person, part, axis]
-        front += offset * charts.front[person, part, axis]
-        side += offset * charts.side[person, part, axis]
+    x, y, z = _from(charts.origin[person, part], x, y, z)
+    along = _dot(charts.axis[person, part], x, y, z)
+    front, side = _dot(charts.front[person, part], x, y, z), _dot(charts.side[person, part], x, y, z)
     length = charts.length[person, part]
     angle = np.arctan2(side, front)
     if charts.round[person, part]:
@@ -223,3 +219,8 @@ def _unwrap(charts: Charts, person, part, rest, out):
     out[0] = part
     out[1] = min(1.0, max(0.0, turn))
     out[2] = min(1.0, max(0.0, (along + 0.08 * length) / (1.16 * length)))
+
+
+@njit(cache=True, error_model="numpy")
+def _dot(row, x, y, z):
+    return row[0] * x + row[1] * y + row[2] * z
