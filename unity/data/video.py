@@ -93,7 +93,8 @@ def write_video(frames: Frames, path: str | Path, fps: float) -> Path:
     even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        options = {"crf": "12", "preset": "veryfast", "movflags": "faststart"}
+        # x264's macroblock tree reads unset memory in small pictures, and two files of the same frames differ
+        options = {"crf": "12", "preset": "veryfast", "movflags": "faststart", "x264-params": "mbtree=0"}
         pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in np.ascontiguousarray(even)]
         _write(str(part), "mp4", "libx264", "yuv420p", options, pictures, fps)
         part.replace(path)
@@ -115,7 +116,7 @@ def spread(total: int, frames: int, what: str = "the video") -> list[int]:
     return [round(i) for i in np.linspace(0, total - 1, frames)]
 
 
-def resize(frames: Frames, size: tuple[int, int], stream: str = "rgb") -> Frames:
+def resize(frames: Frames, size: tuple[int, int], stream: str = "rgb") -> UInt8[np.ndarray, "t new_h new_w 3"]:
     """Resize to cover `size` (h, w) and cut out the centre; palette streams keep their colours exact."""
     if frames.shape[1:3] == tuple(size):
         return frames
@@ -129,14 +130,13 @@ class DaliDecoder:
     """
 
     def __init__(self, batch: int, threads: int = 2):
-        from nvidia.dali import fn, pipeline_def
+        from nvidia.dali import Pipeline, fn
 
-        @pipeline_def(batch_size=batch, num_threads=threads, device_id=None)
-        def pipeline():
+        self._pipeline = Pipeline(batch, threads, device_id=None, prefetch_queue_depth=1)
+        with self._pipeline:
             data, start, length = (fn.external_source(name=name) for name in ("data", "start", "length"))
-            return fn.decoders.video(data, device="cpu", start_frame=start, sequence_length=length)
-
-        self._pipeline = pipeline(prefetch_queue_depth=1)
+            video = fn.decoders.video(data, device="cpu", start_frame=start, sequence_length=length)
+            self._pipeline.set_outputs(video)
         self._pipeline.build()
 
     def decode(self, videos: list[bytes], starts: list[int], frames: int) -> list[Frames]:
