@@ -1,0 +1,272 @@
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unity import infer as program
+from unity.config import MODELS
+from unity.data.video import read_video, write_video
+from unity.generate import generate, load_generator
+from unity.infer import Request, infer
+from unity.modality import MODALITIES
+from unity.model.dit import UnityDiT
+from unity.model.weights import ModelCard, save_model
+from unity.sampler import Guidance
+
+FRAMES, SIZE = 9, (32, 48)
+LEARNT = ("depth", "flow", "densepose", "skeleton", "segmentation")
+ROOT = Path(program.__file__).parents[1]
+
+
+def save_random_model(folder: Path, modalities=LEARNT) -> Path:
+    torch.manual_seed(0)
+    model = UnityDiT(MODELS["debug"])
+    # a fresh model predicts zero
+    state = {name: value + 0.05 * torch.randn_like(value) for name, value in model.state_dict().items()}
+    card = ModelCard(
+        model=model.config,
+        modalities=modalities,
+        stage=2,
+        step=7,
+        frames=FRAMES,
+        size=SIZE,
+        data="nothing: random",
+    )
+    return save_model(state, card, folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_random_model(tmp_path_factory.mktemp("run") / "model")
+
+
+@pytest.fixture(scope="module")
+def generator(checkpoint):
+    return load_generator(checkpoint, "cpu")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A video of 11 frames at 10 a second."""
+    y, x = np.mgrid[:64, :96]
+    frames = np.stack([np.stack([2 * x, 3 * y, 0 * x + 20 * t], -1) for t in range(11)]).astype(np.uint8)
+    return write_video(frames, tmp_path_factory.mktemp("film") / "film.mp4", fps=10)
+
+
+def inputs(task, film):
+    return {"estimate": {"video": film}, "control": {"condition": film}, "joint": {"prompt": "a ball"}}[task]
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("task", ["estimate", "control", "joint"])
+def test_every_task_of_every_modality(task, modality, generator, film, tmp_path):
+    out = tmp_path / "out"
+    result = infer(Request(modality=modality, steps=2, out=out, **inputs(task, film)), generator)
+    names = {path.name for path in result.files}
+    assert {"rgb.mp4", f"{modality}.mp4", "picture.png", "run.json"} <= names
+    for name in ("rgb", modality):
+        shown = read_video(out / f"{name}.mp4")
+        assert shown.shape == result.video[name].shape == (FRAMES, *SIZE, 3)
+    assert (result.values is None) == (task == "control")
+    if task != "control":
+        truth = MODALITIES[modality].decode(result.video[modality], MODALITIES[modality].unknown_constants(*SIZE))
+        np.testing.assert_array_equal(result.values, truth)
+        assert any(name.startswith(modality) and not name.endswith("mp4") for name in names)
+    record = json.loads((out / "run.json").read_text())
+    assert (record["task"], record["modality"], record["model"]["step"]) == (task, modality, 7)
+    if task == "estimate":
+        np.testing.assert_array_equal(result.video["rgb"], read_video(film, FRAMES, SIZE))
+
+
+class Oracle:
+    """A model whose velocity leads every noisy stream straight to known latents; counts its evaluations."""
+
+    def __init__(self, *targets):
+        self.targets, self.calls = targets, 0
+
+    def __call__(self, rgb, aux, time, modality, *text):
+        self.calls += 1
+        pairs = zip((rgb, aux), self.targets, time.unbind(1), strict=True)
+        return tuple((x - target) / t.clamp_min(1e-6).view(-1, 1, 1, 1, 1) for x, target, t in pairs)
+
+    def parameters(self):
+        return iter(())
+
+
+def latent(generator, video):
+    frames = torch.from_numpy(video).permute(3, 0, 1, 2)[None].float()
+    return generator.codec.encode(frames / 127.5 - 1)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+def test_what_the_model_means_is_what_the_files_say(sampler, generator, film, tmp_path):
+    """A model that knows the depth gets it into depth.npz, through sampler, codec and decoder."""
+    inverse = np.broadcast_to(np.linspace(0.2, 0.9, SIZE[1], dtype=np.float32), (FRAMES, *SIZE))
+    rgb = read_video(film, FRAMES, SIZE)
+    aux = MODALITIES["depth"].encode(1 / inverse, {"near": 1.0, "far": 0.0})
+    oracle = Oracle(latent(generator, rgb), latent(generator, aux))
+    knowing = replace(generator, model=oracle)
+    request = Request(modality="depth", video=film, steps=3, sampler=sampler, out=tmp_path / "out")
+    infer(request, knowing)
+    with np.load(tmp_path / "out" / "depth.npz") as saved:
+        np.testing.assert_allclose(1 / saved["depth"], inverse, atol=0.03)
+        # 9 of 11 frames, so a frame lasts 10/8 as long
+        assert saved["fps"] == pytest.approx(10 * 8 / 10)
+    drawn, follows = generate(knowing, "joint", "depth", ["x"], steps=3, sampler=sampler, frames=FRAMES, size=SIZE)
+    assert np.abs(drawn[0].astype(float) - rgb).mean() < 6
+    assert np.abs(follows[0].astype(float) - aux).mean() < 6
+
+
+def test_no_words_cost_no_second_evaluation(generator, film, tmp_path, capsys):
+    zero = torch.zeros(1, 48, 3, 4, 6)
+    for prompt, guidance, evaluations in [("", 7.5, 3), ("a ball", 7.5, 6), ("a ball", 1.0, 3)]:
+        oracle = Oracle(zero, zero)
+        request = Request(
+            modality="flow", condition=film, prompt=prompt, guidance=guidance, steps=3, out=tmp_path / "out"
+        )
+        result = infer(request, replace(generator, model=oracle))
+        assert oracle.calls == evaluations
+        assert (result.record["guidance"] is None) == (evaluations == 3)
+    assert "no guidance" in capsys.readouterr().out
+
+
+def test_guidance_reaches_the_model(generator):
+    def run(**options):
+        return generate(generator, "joint", "flow", ["a red ball"], steps=1, sampler="euler", **options)[0]
+
+    plain, strong = run(guidance=Guidance(scale=1.0)), run(guidance=Guidance(scale=30.0))
+    assert not np.array_equal(plain, strong)
+
+
+def test_two_samples_differ_and_each_is_its_own(generator):
+    pair, _ = generate(generator, "joint", "flow", ["x", "x"], steps=1, seed=3)
+    alone, _ = generate(generator, "joint", "flow", ["x"], steps=1, seed=3)
+    assert not np.array_equal(pair[0], pair[1])
+    assert np.abs(pair[0].astype(int) - alone[0]).max() <= 1
+
+
+def run_program(*flags, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "unity.infer", *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def digests(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_same_seed_same_bytes_in_two_processes_from_anywhere(checkpoint, tmp_path):
+    """Nothing given but the model: the package's own video, from two working directories."""
+    found = []
+    for name in ("a", "b"):
+        here = tmp_path / name
+        here.mkdir()
+        done = run_program("--modality", "flow", "--checkpoint", checkpoint, "--steps", 2, cwd=here)
+        assert done.returncode == 0, done.stderr
+        assert "sampling" in done.stderr and str(Path("runs/infer/flow-estimate/flow.npz")) in done.stdout
+        found.append(digests(here / "runs/infer/flow-estimate"))
+    assert found[0] == found[1]
+    assert sum(name.endswith(".flo") for name in found[0]) == FRAMES
+
+
+def test_another_seed_is_another_sample(generator, film, tmp_path):
+    for seed in (0, 1):
+        infer(Request(modality="flow", video=film, steps=1, seed=seed, out=tmp_path / str(seed)), generator)
+    first, second = (digests(tmp_path / str(seed)) for seed in (0, 1))
+    assert first["flow.npz"] != second["flow.npz"] and first["rgb.mp4"] == second["rgb.mp4"]
+
+
+def mistakes(film, checkpoint, folder):
+    """Flags → what the one sentence must name."""
+    text = folder / "words.mp4"
+    text.write_text("no video")
+    stage1 = save_random_model(folder / "stage1", modalities=("depth", "flow"))
+    broken = folder / "broken.safetensors"
+    broken.write_bytes(b"1234")
+    return {
+        "modality": (["--modality", "smell"], "unknown modality 'smell'; choose one of depth"),
+        "sampler": (["--sampler", "heun"], "unknown sampler 'heun'"),
+        "both": (["--video", film, "--condition", film], "give one of the two"),
+        "missing": (["--video", folder / "none.mp4"], "no video file .*none.mp4"),
+        "unreadable": (["--video", text], "cannot read .*words.mp4"),
+        "4k+1": (["--video", film, "--frames", 8], "frames is 8; .* such as 5 or 9"),
+        "none": (["--video", film, "--frames", 0], "frames is 0; .* such as 1 or 5"),
+        "too few": (["--video", film, "--frames", 13], "has 11 frames, 13 are wanted"),
+        "size": (["--video", film, "--size", 32, 40], "size 32 40 .* 32 32 does"),
+        "steps": (["--video", film, "--steps", 0], "steps is 0"),
+        "unlearnt": (
+            ["--modality", "skeleton", "--checkpoint", stage1],
+            "has not learnt 'skeleton', only depth, flow",
+        ),
+        "no weights": (["--checkpoint", folder / "nowhere"], "no weights at .*nowhere"),
+        "broken weights": (["--checkpoint", broken], "broken.safetensors cannot be read"),
+        "device": (["--device", "cuda"], "no CUDA GPU") if not torch.cuda.is_available() else None,
+        "occupied": (["--out", folder], "holds no earlier results"),
+    }
+
+
+NAMES = (
+    "modality", "sampler", "both", "missing", "unreadable", "4k+1", "none", "too few", "size", "steps", "unlearnt",
+    "no weights", "broken weights", "device", "occupied",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mistake_is_one_sentence_and_exit_2(name, checkpoint, film, tmp_path, monkeypatch, capsys):
+    (tmp_path / "given").mkdir()
+    if (case := mistakes(film, checkpoint, tmp_path / "given")[name]) is None:
+        pytest.skip("there is a GPU here")
+    flags, sentence = case
+    base = {"--modality": "flow", "--checkpoint": checkpoint, "--out": tmp_path / "results" / "x"}
+    defaults = [part for flag, value in base.items() if flag not in flags for part in (flag, value)]
+    monkeypatch.setattr(sys, "argv", ["infer", *map(str, [*defaults, *flags])])
+    before = digests(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        program.main()
+    assert stop.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("sampling")]
+    assert len(said) == 1 and said[0].startswith("infer: ")
+    assert re.search(sentence, said[0]), said
+    assert digests(tmp_path) == before and not (tmp_path / "results").exists()
+
+
+def test_failing_late_keeps_earlier_results(generator, film, tmp_path, monkeypatch):
+    request = Request(modality="flow", video=film, steps=1, out=tmp_path / "out")
+    infer(request, generator)
+    before = digests(tmp_path)
+
+    def fail(rows):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(program, "labelled_strip", fail)
+    with pytest.raises(OSError, match="disk full"):
+        infer(replace(request, seed=1), generator)
+    assert digests(tmp_path) == before
+
+
+def test_a_run_folder_serves_its_newest_model(checkpoint, tmp_path):
+    newest = tmp_path / "run" / "checkpoints" / "step-00000007"
+    newest.mkdir(parents=True)
+    (newest / "model").symlink_to(checkpoint)
+    (tmp_path / "run" / "model").symlink_to(Path("checkpoints") / newest.name / "model")
+    for path in (tmp_path / "run", newest, checkpoint):
+        assert load_generator(path, "cpu").card.step == 7
+
+
+def test_words_change_nothing_in_estimation_and_it_says_so(generator, film, tmp_path, capsys):
+    for name, prompt in (("a", ""), ("b", "a ball")):
+        infer(Request(modality="depth", video=film, prompt=prompt, steps=1, out=tmp_path / name), generator)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert "--prompt changes nothing" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+"""Frames in, frames out: a checkpoint with its codec and text encoder, run on one of the three tasks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from unity.modality import MODALITIES
+from unity.model.codec import load_codec
+from unity.model.dit import UnityDiT
+from unity.model.text import load_text
+from unity.model.weights import ModelCard, load_model
+from unity.sampler import Guidance, sample
+
+Frames = UInt8[np.ndarray, "b t h w 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """All that sampling needs, loaded once."""
+
+    # what was loaded
+    path: Path
+    model: UnityDiT
+    card: ModelCard
+    codec: Callable
+    text: Callable
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_generator(
+    checkpoint: Path | str,
+    device: str | None = None,
+    codec_weights: Path | None = None,
+    text_weights: Path | None = None,
+) -> Generator:
+    """Load a model folder, a run folder of launchers/train.py (its newest model), or a file of weights.
+
+    On a GPU (the default where there is one) in bf16, on a CPU in fp32. Raises ValueError for what is missing.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model, card = load_model(_model_path(Path(checkpoint)), device, dtype)
+    return Generator(
+        path=Path(checkpoint),
+        model=model,
+        card=card,
+        codec=load_codec(card.model.codec, codec_weights, device, dtype),
+        text=load_text(card.model.text, text_weights, device),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def check_request(generator: Generator, modality: str, frames: int, size: tuple[int, int]) -> None:
+    """Raises ValueError for a modality that the checkpoint has not learnt, or a clip that it cannot hold."""
+    learnt = generator.card.modalities
+    if modality not in learnt:
+        raise ValueError(
+            f"this checkpoint has not learnt {modality!r}, only {', '.join(learnt) or 'plain video'}; "
+            f"give another --modality or --checkpoint"
+        )
+    stride, patch = generator.codec.stride, generator.card.model.patch
+    if frames < 1 or (frames - 1) % stride[0]:
+        below = max(0, frames - 1) // stride[0] * stride[0] + 1
+        raise ValueError(
+            f"frames is {frames}; a clip has {stride[0]}k+1 of them, such as {below} or {below + stride[0]}"
+        )
+    units = [s * p for s, p in zip(stride[1:], patch[1:], strict=True)]
+    if any(side < unit or side % unit for side, unit in zip(size, units, strict=True)):
+        fits = [max(unit, round(side / unit) * unit) for side, unit in zip(size, units, strict=True)]
+        raise ValueError(
+            f"size {size[0]} {size[1]} (height, width) does not divide into patches of {units[0]} x {units[1]} "
+            f"pixels; {fits[0]} {fits[1]} does"
+        )
+
+
+def generate(
+    generator: Generator,
+    task: str,
+    modality: str,
+    captions: Sequence[str],
+    *,
+    rgb: Frames | None = None,
+    aux: Frames | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    steps: int = 50,
+    sampler: str = "unipc",
+    guidance: Guidance | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> tuple[Frames, Frames]:
+    """RGB and modality videos of a task, one for each caption; a given stream comes back as it came.
+
+    `estimate` takes `rgb`, `control` takes `aux`, `joint` neither: its clips have `frames` and `size` (h, w), by
+    default the checkpoint's.
+    """
+    given = {"rgb": rgb, "aux": aux}
+    known = next((video for video in given.values() if video is not None), None)
+    if known is not None:
+        frames, size = known.shape[1], known.shape[2:4]
+    frames, size = frames or generator.card.frames, tuple(size or generator.card.size)
+    check_request(generator, modality, frames, size)
+    batch, device = len(captions), generator.device
+    latents = {name: _encode(generator, video) for name, video in given.items() if video is not None}
+    texts = (captions, [MODALITIES[modality].type_prompt] * batch, [""] * batch)
+    sampled = sample(
+        generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
+        *(_words(generator, list(text)) for text in texts), **latents,
+        shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, guidance=guidance,
+        clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
+    )  # fmt: skip
+    pairs = zip(given.values(), sampled, strict=True)
+    return tuple(_decode(generator, latent) if video is None else video for video, latent in pairs)
+
+
+def _model_path(checkpoint: Path) -> Path:
+    """Run folders, and the checkpoints in them, hold a folder `model`."""
+    return checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+
+
+def _latent_shape(generator: Generator, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+    t, h, w = generator.codec.stride
+    return batch, generator.codec.channels, 1 + (frames - 1) // t, size[0] // h, size[1] // w
+
+
+def _words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
+    states, length = generator.text(texts)
+    return states.to(generator.device), length.to(generator.device)
+
+
+def _encode(generator: Generator, video: Frames) -> Float[Tensor, "b c t h w"]:
+    frames = torch.from_numpy(np.ascontiguousarray(video)).to(generator.device)
+    frames = rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
+    with torch.no_grad():
+        return generator.codec.encode(frames).float()
+
+
+def _decode(generator: Generator, latent: Float[Tensor, "b c t h w"]) -> Frames:
+    with torch.no_grad():
+        frames = (generator.codec.decode(latent).float() + 1) * 127.5
+    return rearrange(frames.round().clamp(0, 255).byte(), "b c t h w -> b t h w c").cpu().numpy()
