@@ -6,7 +6,6 @@ table of kernels/README.md.
 """
 
 import contextlib
-import functools
 import re
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ _POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
+_INSTRUCTION = r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)"
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
@@ -41,14 +41,15 @@ class Launch(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the cubin of one kernel holds. Shared memory in bytes; `accesses` counts memory instructions."""
+    """What the cubin of one kernel holds: shared memory in bytes, instructions in the body of its longest loop
+    (what a warp issues for one row), and how often each memory instruction appears."""
 
     name: str
     registers: int
     spills: int
     shared: int
     warps: int
-    instructions: int
+    loop: int
     accesses: Counter
 
     @property
@@ -117,7 +118,7 @@ def _read(name: str, compiled: Any) -> Report:
         file.flush()
         usage = _tool("cuobjdump", "-res-usage", file.name)
         code = _tool("nvdisasm", "-c", file.name)
-    operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code)
+    operations = re.findall(_INSTRUCTION, code)
     accesses = Counter(op for op in operations if re.match(r"(LD|ST)(G|L|S)|ATOM|RED", op))
     return Report(
         name=name,
@@ -125,9 +126,23 @@ def _read(name: str, compiled: Any) -> Report:
         spills=sum(n for op, n in accesses.items() if op.startswith(("LDL", "STL"))),
         shared=compiled.metadata.shared,
         warps=compiled.metadata.num_warps,
-        instructions=len(operations),
+        loop=_longest_loop(code),
         accesses=accesses,
     )
+
+
+def _longest_loop(code: str) -> int:
+    """Instructions between the target of the farthest backward branch and the branch."""
+    seen, count, longest = {}, 0, 0
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            seen[label.group(1)] = count
+        if re.search(_INSTRUCTION, line):
+            count += 1
+            branch = re.search(r"BRA.*`\((\.L_x_\d+)\)", line)
+            if branch and branch.group(1) in seen:
+                longest = max(longest, count - seen[branch.group(1)])
+    return longest
 
 
 def _is_global(operation: str) -> bool:

@@ -260,7 +260,7 @@ def _backward(
         *rows.strides(dz), *rows.strides(dz if dr is None else dr), *rows.strides(y), rows.eights(gate),
         rows.eights(scale), UNEQUAL=offsets is not None, **meta,
     )  # fmt: skip
-    return dx, dy, rows.reduce_partials(partial)
+    return dx, dy, partial.sum(1)
 
 
 def _backward_fake(dz, dr, residual, y, gate, scale, mean, rstd, offsets):
@@ -312,7 +312,7 @@ def _plain_backward(dr: Tensor, y: Tensor, gate: Tensor, offsets: Tensor | None)
         dr, y, gate, dy, partial, offsets, y.shape[-2], *rows.strides(dr), *rows.strides(y),
         rows.eights(gate), UNEQUAL=offsets is not None, **meta,
     )  # fmt: skip
-    return dy, rows.reduce_partials(partial)
+    return dy, partial.sum(1)
 
 
 def _plain_backward_fake(dr, y, gate, offsets):

@@ -7,7 +7,8 @@ threads: eight neighbouring bf16 numbers of A, 128 bits, to a thread.
 
 Rows of one group are dealt to `programs` programs in turn; each walks over its rows with the loads of the next
 row in flight (asynchronous copies to shared memory), keeps its sums over rows in float32 registers and writes
-them once, as partial sums [groups, programs, sums, d] that `reduce_partials` adds up in a fixed order.
+them once, as partial sums [groups, programs, sums, d] that `torch.sum` adds up: no atomics, so that two runs
+give the same bits.
 """
 
 import functools
@@ -22,6 +23,7 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 8192
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_WIDEST_PART = 4096
 # Of one multiprocessor; the shared memory is what one program may fill with rows in flight.
 _REGISTERS = 65536
 _SHARED_BYTES = 88 * 1024
@@ -90,35 +92,7 @@ def origin(group, first, group_stride, row_stride, UNEQUAL: tl.constexpr):
 
     Strides come in units of eight numbers, which tells the compiler the alignment.
     """
-    if UNEQUAL:
-        at = first * 0
-    else:
-        at = (group.to(tl.int64) * group_stride - first * row_stride) * 8
-    return at
-
-
-@triton.jit
-def _reduce_partials(partial, total, programs, WIDTH, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = column < WIDTH
-    partial += tl.program_id(1).to(tl.int64) * programs * WIDTH
-    rows = tl.arange(0, ROWS)
-    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for begin in range(0, programs, ROWS):
-        row = begin + rows
-        at = row[:, None].to(tl.int64) * WIDTH + column[None, :]
-        sums += tl.load(partial + at, mask=(row < programs)[:, None] & inside[None, :], other=0.0)
-    tl.store(total + tl.program_id(1) * WIDTH + column, tl.sum(sums, 0), mask=inside)
-
-
-def reduce_partials(partial: Tensor) -> Tensor:
-    """Sum [g, programs, sums, d] over programs, always in the same order: [g, sums, d]."""
-    groups, programs, sums, d = partial.shape
-    total = partial.new_empty(groups, sums, d)
-    columns = 128
-    grid = (triton.cdiv(sums * d, columns), groups)
-    _reduce_partials[grid](partial, total, programs, sums * d, ROWS=32, COLUMNS=columns, num_warps=4)
-    return total
+    return first * 0 if UNEQUAL else (group.to(tl.int64) * group_stride - first * row_stride) * 8
 
 
 class Walk(NamedTuple):
@@ -145,10 +119,11 @@ def walk(d: int, groups: int, rows: int, loads: int, resident: int, like: Tensor
 
 def row_parts(d: int) -> dict[str, int]:
     """Sizes of the two parts of a row and the threads that hold it: 5120 → A 4096, B 1024, T 512, 16 warps."""
-    a = 1 << (d - 1).bit_length() - 1
+    a = 1 << (d if d <= _WIDEST_PART else d - 1).bit_length() - 1
     warps = min(32, max(1, a // 256))
     threads = min(a, 32 * warps)
-    b = max(triton.next_power_of_2(d - a), threads)
+    # At least a pair of numbers to a thread: rotary positions turn pairs.
+    b = max(triton.next_power_of_2(max(d - a, 1)), 2 * threads)
     return {"D": d, "A": a, "B": b, "T": threads, "num_warps": warps}
 
 
@@ -172,14 +147,16 @@ def readable(x: Tensor) -> Tensor:
     return x if _layout_refusal("gradient", x) is None else x.contiguous()
 
 
-def refusal(rows: dict[str, Tensor], tables: dict[str, Tensor] | None = None) -> str | None:
+def refusal(
+    rows: dict[str, Tensor], tables: dict[str, Tensor] | None = None, widest: int = MAX_WIDTH
+) -> str | None:
     """Why the row kernels cannot take these tensors, or None. Rows are [..., n, d], tables [g, d]."""
     tensors = {**rows, **(tables or {})}
     width = next(iter(rows.values())).shape[-1]
-    if width % 8 or not 8 <= width <= MAX_WIDTH:
-        return f"width {width} is not a multiple of 8 up to {MAX_WIDTH}"
+    if width % 8 or not 8 <= width <= widest:
+        return f"width {width} is not a multiple of 8 up to {widest}"
     for name, x in tensors.items():
-        reason = _device_refusal(name, x) or _layout_refusal(name, x)
+        reason = device_refusal(name, x) or _layout_refusal(name, x)
         if reason:
             return reason
     for name, x in rows.items():
@@ -188,7 +165,8 @@ def refusal(rows: dict[str, Tensor], tables: dict[str, Tensor] | None = None) ->
     return None
 
 
-def _device_refusal(name: str, x: Tensor) -> str | None:
+def device_refusal(name: str, x: Tensor) -> str | None:
+    """Why the kernels cannot run where x lies, or None."""
     if x.is_cuda:
         capable = torch.cuda.get_device_capability(x.device) >= (8, 0)
         return None if capable else f"{name} is on a GPU older than compute capability 8.0"
