@@ -3,6 +3,8 @@
 A benchmark is a script and finds this file beside itself (`from harness import measure`). Needs only torch.
 """
 
+import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -88,16 +90,44 @@ def _spread(times: list[float]) -> float:
     return high - low
 
 
+def copies(device: str = "cpu") -> dict[str, Callable[[torch.Tensor, torch.Tensor], object]]:
+    """The plain copies whose fastest is the bar for a kernel that only moves memory."""
+    found = {"copy": lambda source, target: target.copy_(source)}
+    if torch.device(device).type == "cpu":
+        # memmove of one thread writes past the cache, which torch's copy does not.
+        found["memmove"] = lambda source, target: ctypes.memmove(
+            target.data_ptr(), source.data_ptr(), target.numel() * target.element_size()
+        )
+    return found
+
+
 def copy_bandwidth(device: str = "cpu", size: int | None = None, seconds: float = 0.5) -> float:
     """GB/s (1e9 bytes read plus written, a second) of the fastest plain copy of `size` bytes, cold."""
     size = size or (1 << 30 if torch.device(device).type == "cuda" else 1 << 26)
     pairs = [tuple(torch.zeros(size // 4, device=device) for _ in range(2)) for _ in range(3)]
-    calls = {"torch": lambda source, target: target.copy_(source)}
-    if torch.device(device).type == "cpu":
-        # numpy's memmove writes past the cache, which torch's copy does not: the faster one is the bar.
-        calls["numpy"] = lambda source, target: target.numpy().__setitem__(..., source.numpy())
-    timings = measure_all(calls, seconds, device=device, rotate=pairs).values()
+    timings = measure_all(copies(device), seconds, device=device, rotate=pairs).values()
     return 2 * size / min(timing.median for timing in timings) / 1e9
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees.
+
+    The C library hands large buffers back to the system, so that every call would first pay for new pages: up to
+    several times what an op costs, and by chance, depending on what else lies on the heap.
+    """
+    trim_threshold, mmap_max = -1, -4
+    with contextlib.suppress(AttributeError):  # not the GNU library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def core_share(seconds: float = 0.3) -> float:
+    """The part of a core that one thread gets here: 1 on an idle machine, less when others want the cores."""
+    start, end = time.thread_time(), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+    return min(1.0, (time.thread_time() - start) / seconds)
 
 
 def machine(device: str = "cpu") -> dict[str, object]:

@@ -1,0 +1,239 @@
+"""How fast every fused op is here, as bytes moved per second, beside a copy, eager torch, torch.compile and peers.
+
+    python benchmarks/kernel_bench.py [--op gelu --shape 1.3b --direction backward --json FILE --plot FILE]
+
+On a CPU it measures the C++ kernels (csrc/), on a CUDA GPU the Triton kernels. Values and every gradient are
+checked first: a wrong kernel gets no speed. What cannot be measured is listed with the reason. The method is in
+benchmarks/README.md.
+"""
+
+import argparse
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from harness import RESULTS, copies, copy_bandwidth, core_share, keep_memory, machine, measure_all, write_result
+from kernel_cases import GRIDS, LIBRARIES, OPS, Inputs, Shape, eager, model_shape, peer
+from kernel_gate import TOLERANCE, error, outputs, trainable
+
+from unity import native
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# The buffers in rotation hold more than this, several times the last cache.
+ROTATION_BYTES = {"cpu": 160 << 20, "cuda": 512 << 20}
+MAX_SETS = 64
+# Another form may round more often than ours, but it must compute the same thing to be compared.
+PEER_FACTOR = 4
+DEFAULTS = {
+    "cpu": {"shape": ["tiny", "1.3b"], "tokens": [1152], "dtype": "float32", "seconds": 0.25},
+    "cuda": {"shape": ["5b", "10b", "14b"], "tokens": [32760, 65520], "dtype": "bfloat16", "seconds": 0.1},
+}
+COLUMNS = "op                        shape   tokens  direction      ms     ±   GB/s  /copy  /eager  /compile"
+
+
+def ours(op: str, inputs: Inputs) -> Callable | str:
+    """The fast implementation that serves these inputs, or why there is none."""
+    reason = native.can_run(op, *inputs.tensors, *inputs.rest)
+    return reason or getattr(native, op)
+
+
+def rivals(op: str, device: str) -> tuple[dict[str, Callable], dict[str, str]]:
+    """The other forms of an op by name, and those that are absent with the reason."""
+    torch._dynamo.reset()
+    forms = {"eager": eager(op), "compile": eager(op, lambda form: torch.compile(form, dynamic=False))}
+    absent = {}
+    for name, library in LIBRARIES.items():
+        try:
+            form = peer(library(device), op)
+        except ImportError as problem:
+            absent[name] = str(problem).splitlines()[0]
+            continue
+        if form is not None:
+            forms[name] = form
+    return forms, absent
+
+
+def admitted(forms: dict[str, Callable], op: str, inputs: Inputs, limit: float) -> tuple[dict, dict]:
+    """The forms that compute what the reference computes, and the others with what is wrong with them."""
+    good, bad = {}, {}
+    for name, form in forms.items():
+        try:
+            off = error(form, op, inputs)
+        except Exception as problem:  # a rival that does not run is reported, not a failure of this benchmark
+            bad[name] = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
+            continue
+        if off <= limit:
+            good[name] = form
+        else:
+            bad[name] = f"its values are off by {off:.1e}"
+    return good, bad
+
+
+class Case:
+    """One op at one shape: cold buffers in rotation, and the calls to time."""
+
+    def __init__(self, op: str, shape: Shape, dtype: torch.dtype, device: str):
+        self.op, self.shape, self.dtype, self.device = OPS[op], shape, dtype, device
+        self.name, first = op, self._inputs()
+        self.activation = (first.tensors or first.rest)[0]
+        self.unit = self.activation.numel() * self.activation.element_size()
+        moved = self.unit * max(self.op.forward, self.op.backward or 0)
+        count = min(MAX_SETS, max(2, math.ceil(ROTATION_BYTES[device] / moved)))
+        self.sets = [first, *(self._inputs() for _ in range(count - 1))]
+
+    def _inputs(self) -> Inputs:
+        return trainable(self.op.make(self.shape, self.dtype, self.device))
+
+    def time(self, direction: str, forms: dict[str, Callable], seconds: float) -> dict:
+        """Seconds of every form and of the copies, measured in turn."""
+        calls = self._forward(forms) if direction == "forward" else self._backward(forms)
+        spare = [torch.empty_like(self.activation) for _ in self.sets]
+        sources = [(inputs.tensors or inputs.rest)[0].detach() for inputs in self.sets]
+        for name, copy in copies(self.device).items():
+            calls[name] = lambda i, copy=copy: copy(sources[i], spare[i])
+        rotate = [(i,) for i in range(len(self.sets))]
+        return measure_all(calls, seconds, device=self.device, rotate=rotate)
+
+    def _forward(self, forms: dict[str, Callable]) -> dict[str, Callable]:
+        return {name: lambda i, form=form: outputs(form, self.sets[i]) for name, form in forms.items()}
+
+    def _backward(self, forms: dict[str, Callable]) -> dict[str, Callable]:
+        graphs = {name: [outputs(form, inputs) for inputs in self.sets] for name, form in forms.items()}
+        grads = [[torch.randn_like(x) for x in found] for found in graphs["ours"]]
+
+        def call(i, found):
+            return torch.autograd.grad(found[i], self.sets[i].tensors, grads[i], retain_graph=True)
+
+        return {name: lambda i, found=found: call(i, found) for name, found in graphs.items()}
+
+    def row(self, direction: str, timings: dict) -> dict:
+        """What is printed and kept of one measurement."""
+        moved = self.unit * (self.op.forward if direction == "forward" else self.op.backward)
+        bar = 2 * self.unit / min(timings[name].median for name in copies(self.device)) / 1e9
+        taken = timings["ours"].median
+        others = {name: timing for name, timing in timings.items() if name not in ("ours", *copies(self.device))}
+        return {
+            "op": self.name,
+            "shape": self.shape.name,
+            "dim": self.shape.dim,
+            "tokens": self.shape.tokens,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "direction": direction,
+            "megabytes": moved / 1e6,
+            "ms": taken * 1e3,
+            "spread_ms": timings["ours"].spread * 1e3,
+            "gb_per_s": moved / taken / 1e9,
+            "copy_gb_per_s": bar,
+            "of_copy": moved / taken / 1e9 / bar,
+            "other_ms": {name: timing.median * 1e3 for name, timing in others.items()},
+            "times_faster_than": {name: timing.median / taken for name, timing in others.items()},
+        }
+
+
+def bench(op: str, shape: Shape, options: argparse.Namespace, skipped: dict[str, str]) -> list[dict]:
+    """The rows of one op at one shape; what is left out goes to `skipped` with the reason."""
+    where = f"{op} {shape.name} {shape.tokens}"
+    case = Case(op, shape, DTYPES[options.dtype], options.device)
+    form, limit = ours(op, case.sets[0]), TOLERANCE[case.dtype]
+    if isinstance(form, str):
+        skipped[where] = form
+        return []
+    good, bad = admitted({"ours": form}, op, case.sets[0], limit)
+    if bad:
+        raise SystemExit(f"{where}: WRONG, {bad['ours']} (allowed {limit:.0e}); no speed is printed")
+    forms, absent = rivals(op, options.device)
+    forms, bad = admitted(forms, op, case.sets[0], PEER_FACTOR * limit)
+    skipped.update({name: reason for name, reason in absent.items()})
+    skipped.update({f"{name} in {where}": reason for name, reason in bad.items()})
+    directions = [d for d in options.direction if d == "forward" or case.op.backward]
+    return [case.row(d, case.time(d, good | forms, options.seconds)) for d in directions]
+
+
+def line(row: dict) -> str:
+    """One row of the table."""
+    faster = row["times_faster_than"]
+    known = [f"{faster[name]:.2f}x" if name in faster else "-" for name in ("eager", "compile")]
+    text = (
+        f"{row['op']:<25} {row['shape']:<6} {row['tokens']:>7}  {row['direction']:<9} {row['ms']:>8.3f}"
+        f" {row['spread_ms']:>5.3f} {row['gb_per_s']:>6.1f} {row['of_copy']:>6.2f} {known[0]:>7} {known[1]:>9}"
+    )
+    peers = [f"{name} {ratio:.2f}x" for name, ratio in faster.items() if name not in ("eager", "compile")]
+    return "  ".join([text, *peers])
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Measure all rows, printing each as it comes; returns what is written to the JSON file."""
+    # A graph is run backward many times, so nothing in it may be given away after the first.
+    torch._functorch.config.donated_buffer = False
+    keep_memory()
+    about = {"dtype": options.dtype, "copy_gb_per_s": copy_bandwidth(options.device), "core_share": core_share()}
+    print(", ".join(f"{key} {value}" for key, value in machine(options.device).items()))
+    print(f"copy bandwidth {about['copy_gb_per_s']:.1f} GB/s, {options.dtype}; ratios are how many times faster")
+    if about["core_share"] < 0.9 and options.device == "cpu" and torch.get_num_threads() > 1:
+        print(f"BUSY: a thread gets {about['core_share']:.0%} of a core; --threads 1 measures processor time")
+    print(COLUMNS)
+    cases = [(op, model_shape(s, t)) for s in options.shape for t in options.tokens for op in options.op]
+    rows, skipped, start = [], {}, time.monotonic()
+    for number, (op, shape) in enumerate(cases, 1):
+        _progress(f"[{number}/{len(cases)}, {time.monotonic() - start:.0f} s] {op} {shape.name} {shape.tokens}")
+        for row in bench(op, shape, options, skipped):
+            _progress("")
+            print(line(row), flush=True)
+            rows.append(row)
+        gc.collect()
+    _progress("")
+    print("".join(f"skipped {what}: {why}\n" for what, why in skipped.items()), end="")
+    return {"rows": rows, "skipped": skipped, **about}
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with the defaults of the device filled in."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS))
+    parser.add_argument("--shape", nargs="+", help="names of models: tiny 1.3b 5b 10b 14b")
+    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, help="tokens of a sample, both streams")
+    parser.add_argument("--direction", nargs="+", choices=["forward", "backward"], default=["forward", "backward"])
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--device", choices=DEFAULTS, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; with 1, processor time is measured")
+    parser.add_argument("--seconds", type=float, help="time spent on each form of each row")
+    parser.add_argument("--json", type=Path, help="where the rows go (default: benchmarks/results)")
+    parser.add_argument("--plot", type=Path, help="where the picture goes (default: beside the rows)")
+    options = parser.parse_args(arguments)
+    for name, value in DEFAULTS[options.device].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    options.json = options.json or RESULTS / f"kernel_bench_{options.device}.json"
+    options.plot = options.plot or options.json.with_suffix(".png")
+    return options
+
+
+def main() -> None:
+    """Measure, write the rows, draw the picture where matplotlib is there."""
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = run(options)
+    path = write_result(options.json.stem, found.pop("rows"), options.device, options.json.parent, **found)
+    print(f"wrote {path}")
+    try:
+        from kernel_plot import draw
+    except ImportError as problem:
+        print(f"no picture: {problem}")
+    else:
+        print(f"wrote {draw(path, options.plot)}")
+
+
+if __name__ == "__main__":
+    main()
