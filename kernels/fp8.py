@@ -11,7 +11,7 @@ from unity.kernels.rows import INTERPRETED
 
 
 class Quantized(NamedTuple):
-    """values · scale is the tensor: values e4m3 [..., d], scale float32 [..., 1].
+    """Rows in 8 bits: values · scale is the tensor, values e4m3 [..., d], scale float32 [..., 1].
 
     `carrier` has the tensor's shape and wide dtype and no memory of its own (all strides are 0): it stands for
     the tensor in autograd, which cannot send a bf16 gradient through an 8-bit tensor. A linear layer that reads

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+E4M3_MAX = 448.0
+
 
 def modulated_layernorm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
     """LayerNorm(x) * (1 + scale) + shift: x [g, n, d], scale and shift [g, d] in float32, result as x."""
@@ -119,6 +121,58 @@ def dual_cross_attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
     q, key, value = (rearrange(x, "g l n k -> g n l k") for x in (q, key, value))
     mask = bias.to(q.dtype)[:, None, None, :].expand(-1, 1, q.shape[2], -1)
     return rearrange(F.scaled_dot_product_attention(q, key, value, attn_mask=mask), "g n l k -> g l n k")
+
+
+def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of x [..., d] over a 448th of their largest number, rounded once to e4m3: values, scale, carrier.
+
+    The carrier holds no memory (its strides are 0); it stands for x in `dtype` where a gradient is to reach x.
+    """
+    largest = x.detach().abs().amax(-1, keepdim=True).clamp_min(1e-12)
+    values = (x.detach() * (E4M3_MAX / largest)).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return values, (largest / E4M3_MAX).float(), _Carrier.apply(x, dtype)
+
+
+def modulated_layernorm_fp8(
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`modulated_layernorm` as e4m3 rows, quantised before it is rounded to any wide dtype."""
+    return quantize_rows(modulated_layernorm(_wide(x), scale, shift, eps), x.dtype)
+
+
+def gated_residual_layernorm_fp8(
+    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`gated_residual_layernorm` with the second result as e4m3 rows: residual, values, scale, carrier."""
+    residual = gated_residual(x, y, gate)
+    return residual, *modulated_layernorm_fp8(residual, scale, shift, eps)
+
+
+def gelu_fp8(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`gelu` as e4m3 rows."""
+    return quantize_rows(gelu(_wide(x)), x.dtype)
+
+
+def unequal_groups(op, rows: tuple, tables: tuple, offsets: Tensor, *rest) -> Tensor | tuple:
+    """An op on groups of unequal length: rows [total, d] cut at offsets [g + 1], tables [g, d]."""
+    parts, bounds = [], offsets.tolist()
+    for group, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        cut = [x[first:last].unsqueeze(0) for x in rows]
+        parts.append(op(*cut, *(x[group : group + 1] for x in tables), *rest))
+    if isinstance(parts[0], Tensor):
+        return torch.cat([x.squeeze(0) for x in parts])
+    return tuple(torch.cat([x.squeeze(0) for x in column]) for column in zip(*parts, strict=True))
+
+
+class _Carrier(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, dtype):
+        ctx.dtype = x.dtype
+        return x.new_empty_strided(x.shape, (0,) * x.ndim, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.to(ctx.dtype), None
 
 
 def _rmsnorm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
