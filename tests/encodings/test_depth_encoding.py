@@ -89,7 +89,7 @@ def test_picture_is_warm_near_and_cold_far():
 
 def test_saved_values_are_exact(tmp_path):
     truth = room(frames=2)
-    (path,) = depth.save(truth, tmp_path / "depth", 16)
+    (path,) = depth.save(truth, tmp_path / "depth", 16.0)
     with np.load(path) as saved:
         np.testing.assert_array_equal(saved["depth"], truth)
         assert saved["fps"] == 16

@@ -97,7 +97,7 @@ def test_flo_layout():
 
 def test_saved_values_are_exact_and_opencv_reads_them(tmp_path):
     truth = scene(size=192, frames=3)
-    npz, folder = flow.save(truth, tmp_path / "flow", 16)
+    npz, folder = flow.save(truth, tmp_path / "flow", 16.0)
     with np.load(npz) as saved:
         np.testing.assert_array_equal(saved["flow"], truth)
     names = sorted(path.name for path in folder.iterdir())

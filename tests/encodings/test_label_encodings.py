@@ -60,14 +60,14 @@ def test_too_many_labels_are_refused():
 
 def test_saved_masks_hold_the_instances(tmp_path):
     truth = labels(9)
-    (folder,) = segmentation.save(truth, tmp_path / "segmentation", 16)
+    (folder,) = segmentation.save(truth, tmp_path / "segmentation", 16.0)
     read = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(folder.iterdir())]
     np.testing.assert_array_equal(np.stack(read), truth)
 
 
 def test_saved_iuv_and_its_picture(tmp_path):
     truth = surface()
-    (folder,) = densepose.save(truth, tmp_path / "densepose", 16)
+    (folder,) = densepose.save(truth, tmp_path / "densepose", 16.0)
     read = np.stack([cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())])
     np.testing.assert_array_equal(read[..., 0], truth[..., 0])
     np.testing.assert_allclose(read[..., 1:] / 255, truth[..., 1:], atol=0.5 / 255 + 1e-6)
@@ -75,6 +75,6 @@ def test_saved_iuv_and_its_picture(tmp_path):
 
 
 def test_saving_again_replaces_the_folder_whole(tmp_path):
-    segmentation.save(labels(9), tmp_path / "masks", 16)
-    segmentation.save(labels(9)[:1], tmp_path / "masks", 16)
+    segmentation.save(labels(9), tmp_path / "masks", 16.0)
+    segmentation.save(labels(9)[:1], tmp_path / "masks", 16.0)
     assert [path.name for path in tmp_path.rglob("*")] == ["masks", "000000.png"]

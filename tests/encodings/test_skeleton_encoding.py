@@ -121,7 +121,7 @@ def test_undefined_positions_are_refused():
 
 def test_saved_keypoints(tmp_path):
     truth = walk(2, starts=(100,), speeds=(3,))
-    (path,) = skeleton.save(truth, tmp_path / "skeleton", 16)
+    (path,) = skeleton.save(truth, tmp_path / "skeleton", 16.0)
     record = json.loads(path.read_text())
     assert record["joints"][4] == "right_wrist" and record["fps"] == 16
     np.testing.assert_allclose(record["frames"], truth, atol=6e-4)

@@ -66,4 +66,4 @@ def picture(depth: Depth, constants: dict[str, float]) -> Video:
 
 def save(depth: Depth, stem: Path, fps: float) -> list[Path]:
     """`stem.npz` with `depth` float32 [t, h, w] and `fps`."""
-    return [save_arrays(stem.with_name(stem.name + ".npz"), depth=depth, fps=np.float64(fps))]
+    return [save_arrays(stem.with_name(stem.name + ".npz"), depth=depth, fps=np.array(fps))]

@@ -99,7 +99,7 @@ def save(flow: Flow, stem: Path, fps: float) -> list[Path]:
         folder.mkdir()
         for index, field in enumerate(flow):
             (folder / f"{index:06d}.flo").write_bytes(flo(field))
-    return [save_arrays(stem.with_name(stem.name + ".npz"), flow=flow, fps=np.float64(fps)), stem]
+    return [save_arrays(stem.with_name(stem.name + ".npz"), flow=flow, fps=np.array(fps)), stem]
 
 
 def flo(field: Float32[np.ndarray, "h w 2"]) -> bytes:

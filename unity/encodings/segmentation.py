@@ -11,8 +11,7 @@ from unity.encodings.palette import COLOURS, nearest, paint
 Labels = UInt8[np.ndarray, "t h w"]
 Video = UInt8[np.ndarray, "t h w 3"]
 
-# The bright colours only: a blurred edge towards the black background is then no third colour. With the half-bright
-# ones the DCT codec costs masks twice as much IoU (benchmarks/codec_bench.py).
+# The bright colours only: a blurred edge towards the black background is then no third instance.
 INSTANCES = 12
 _PALETTE = COLOURS[: INSTANCES + 1]
 
