@@ -20,7 +20,7 @@ def _scene(seed, frames=9, height=48, width=80):
 @pytest.fixture
 def metadata(tmp_path):
     """Two rows as in the release: flow is called raft, paths are relative or absolute, a cell may be empty."""
-    files = {n: write_video(_scene(i), tmp_path / "clips" / f"{n}.mp4", 16) for i, n in enumerate("abcd")}
+    files = {n: write_video(_scene(i), tmp_path / "clips" / f"{n}.mp4", 16.0) for i, n in enumerate("abcd")}
     rows = [
         {
             "id": "7",
@@ -71,7 +71,7 @@ def test_they_can_be_written_as_shards_from_the_command_line(metadata, tmp_path,
     ],
 )
 def test_a_bad_row_is_named(metadata, change, message):
-    write_video(_scene(9, frames=3), metadata.parent / "clips" / "short.mp4", 16)
+    write_video(_scene(9, frames=3), metadata.parent / "clips" / "short.mp4", 16.0)
     rows = list(csv.DictReader(metadata.open()))
     _write(metadata, [rows[0] | change])
     with pytest.raises(ValueError, match=message):

@@ -20,7 +20,7 @@ def _clip(number):
     random, source = np.random.default_rng(number), SOURCES[number % 4]
     streams = ("rgb", *(MODALITY_NAMES if "person" in source else OBJECTS))
     video = {s: random.integers(0, 256, (FRAMES, *SIZE, 3)).astype(np.uint8) for s in streams}
-    return Clip(name=f"clip-{number}", source=source, caption=f"the {number}th", fps=16, video=video)
+    return Clip(name=f"clip-{number}", source=source, caption=f"the {number}th", fps=16.0, video=video)
 
 
 @pytest.fixture(scope="module")

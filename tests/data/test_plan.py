@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def test_missing_sources_and_modalities_say_what_to_do():
 
 
 def test_a_stage_may_name_its_modalities_in_any_order():
-    stage = SimpleNamespace(modalities=("segmentation", "depth"), sources=("subject",))
+    stage = replace(STAGES[1], modalities=("segmentation", "depth"), sources=("subject",))
     plan = Plan(stage, 2, 0, {"subject": [7]}, _available())
     drawn = {MODALITY_NAMES[row.modality] for step in range(50) for row in plan.batch(step)}
     assert drawn == {"segmentation", "depth"}

@@ -47,7 +47,7 @@ def csv_clips(
 
 
 def convert(
-    csv: tuple[Path, ...], source: tuple[str, ...], out: Path, frames: int = 33, size: int = 256, fps: float = 16
+    csv: tuple[Path, ...], source: tuple[str, ...], out: Path, frames: int = 33, size: int = 256, fps: float = 16.0
 ):
     """Write the clips of metadata CSVs as one dataset of shards, one source per CSV."""
     if len(csv) != len(source):

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -18,7 +17,7 @@ from unity.data.plan import Plan, Row, window_start
 from unity.data.shards import Shards, open_shards
 from unity.data.video import DaliDecoder, decode_all, resize
 
-Decode = Literal["auto", "pyav", "dali"]
+DECODERS = ("auto", "pyav", "dali")
 
 
 def training_batches(
@@ -30,7 +29,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
-    decode: Decode = "auto",
+    decode: str = "auto",
     frames: int | None = None,
     size: tuple[int, int] | None = None,
     remote: str | None = None,
@@ -47,8 +46,8 @@ def training_batches(
     the former, which is the faster one (benchmarks/loader_bench.py). Raises ValueError where a dataset, a
     source or a modality is missing, or where the batch cannot be shared equally by sources and ranks.
     """
-    if decode not in get_args(Decode):
-        raise ValueError(f"decode is {decode!r}; choose one of {get_args(Decode)}")
+    if decode not in DECODERS:
+        raise ValueError(f"decode is {decode!r}; choose one of {DECODERS}")
     shards = open_shards(folder, remote)
     sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
     plan = Plan(stage, batch_size, seed, sizes, shards.available)

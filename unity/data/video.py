@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 PALETTES = ("densepose", "segmentation")
 
 # VP9 quality (0..63, smaller is better) of a photographed stream; modality videos are lossless
-RGB_QUALITY = 10
+RGB_QUALITY = 16
 
 _FAST = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "auto-alt-ref": "0", "g": "1000"}
 
@@ -169,8 +169,14 @@ def _upright(picture: av.VideoFrame) -> np.ndarray:
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:
-    # planes of GBR only need interleaving; FFmpeg's general conversion takes as long as the decoding
-    return frame.to_ndarray(format="gbrp" if frame.format.name == "gbrp" else "rgb24")
+    # what `encode` writes needs no arithmetic, and FFmpeg's general conversion takes as long as the decoding
+    if frame.format.name == "gbrp":
+        return frame.to_ndarray(format="gbrp")
+    if frame.format.name == "yuv444p" and frame.color_range == ColorRange.JPEG:
+        luma, *colour = frame.to_ndarray()
+        if (np.array(colour) == 128).all():
+            return cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB)
+    return frame.to_ndarray(format="rgb24")
 
 
 def _gbr(frame: np.ndarray) -> av.VideoFrame:
