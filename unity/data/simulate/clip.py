@@ -53,7 +53,7 @@ def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, n
     truths = [truth.measure(frame) for frame in range(world.frames)]
     names = [name for name in MODALITIES if world.scene.people or name not in _OF_PEOPLE]
     values = {name: np.stack([row[name] for row in truths]) for name in names}
-    # The truth of a frame knows the motion to the next frame; map i is the motion from frame i-1, and map 0 repeats map 1.
+    # A frame's truth is the motion to the next; map i is the motion from frame i-1, and map 0 repeats map 1.
     values["flow"] = np.concatenate([values["flow"][:1], values["flow"][:-1]])
     return np.stack(pictures), {name: _single(value) for name, value in values.items()}
 

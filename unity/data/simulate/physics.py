@@ -1,7 +1,7 @@
 """Physics of a scene: MuJoCo moves the things, people move by their acts and push as kinematic capsules.
 
 A positive `solref` mixes with the other geom's and nothing bounces; the direct form (stiffness, damping) with
-`priority` gives restitution from about 0.9 (damping 20) down to 0.3 (300).
+`priority` does: a ball keeps 0.9 of its speed at damping 10, 0.7 at 60, 0.45 at 120, 0.15 at 300.
 """
 
 from dataclasses import dataclass

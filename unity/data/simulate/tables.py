@@ -211,7 +211,7 @@ _TOYS = {
     "snowman": (
         Part("sphere", (0.5,), (0, 0, -0.45)), Part("sphere", (0.36,), (0, 0, 0.2)),
         Part("sphere", (0.25,), (0, 0, 0.7)),
-        Part("cylinder", (0.2, 0.12), (0, 0, 1.0), color=1),
+        Part("cylinder", (0.2, 0.12), (0, 0, 1.0), color=1), Part("cylinder", (0.4, 0.05), (0, 0, -0.91)),
     ),
     "toy rocket": (
         Part("capsule", (0.3, 0.6)), Part("ellipsoid", (0.22, 0.22, 0.4), (0, 0, 0.85), color=1),
@@ -246,8 +246,11 @@ _TOYS = {
     ),
     "mushroom": (Part("ellipsoid", (0.7, 0.7, 0.4), (0, 0, 0.4)),
     Part("cylinder", (0.24, 0.5), (0, 0, -0.3), color=1)),
-    "vase": (Part("ellipsoid", (0.45, 0.45, 0.55)), Part("cylinder", (0.16, 0.3), (0, 0, 0.6)),
-    Part("cylinder", (0.28, 0.06), (0, 0, 0.9), color=1)),
+    "vase": (
+        Part("ellipsoid", (0.45, 0.45, 0.55)), Part("cylinder", (0.16, 0.3), (0, 0, 0.6)),
+        Part("cylinder", (0.28, 0.06), (0, 0, 0.9), color=1),
+        Part("cylinder", (0.3, 0.06), (0, 0, -0.52), color=1),
+    ),
 }  # fmt: skip
 OBJECTS: dict[str, tuple[Part, ...]] = {
     "ball": (Part("sphere", (1.0,)),),
