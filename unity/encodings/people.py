@@ -5,7 +5,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from unity.encodings.files import check_video
 from unity.encodings.palette import nearest
@@ -75,6 +75,8 @@ def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.
     """Per frame, (joint, (x, y)) of every blob of a joint's colour."""
     t, h, w = labels.shape
     area = _MIN_AREA * np.pi * joint_radius(h, w) ** 2
+    rows, columns = _bounds((labels > 0) & (labels < _FIRST_LIMB))
+    labels = labels[:, rows, columns]
     # all frames in one tall picture, with a black row between them
     tall = rearrange(np.pad(labels, ((0, 0), (0, 1), (0, 0))), "t h w -> (t h) w")
     found = [[] for _ in range(t)]
@@ -84,9 +86,15 @@ def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.
         # component 0 is the background
         keep = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= area[joint]) + 1
         for x, y in centres[keep]:
-            time, row = divmod(y, h + 1)
-            found[int(time)].append((joint, np.array([x, row])))
+            time, row = divmod(y, labels.shape[1] + 1)
+            found[int(time)].append((joint, np.array([columns.start + x, rows.start + row])))
     return found
+
+
+def _bounds(mask: Bool[np.ndarray, "t h w"]) -> tuple[slice, slice]:
+    """Rows and columns that hold everything; one pixel where there is nothing."""
+    sides = (np.flatnonzero(mask.any(axis)) for axis in ((0, 2), (0, 1)))
+    return tuple(slice(side[0], side[-1] + 1) if len(side) else slice(0, 1) for side in sides)
 
 
 def _group(labels: UInt8[np.ndarray, "h w"], joints: list[tuple[int, np.ndarray]]) -> list[Person]:
