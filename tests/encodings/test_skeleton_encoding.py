@@ -94,6 +94,14 @@ def test_nobody_and_noise_only():
     assert skeleton.decode(noisy(video, 10.0), CONSTANTS).shape == (2, 0, 18, 3)
 
 
+def test_coloured_noise_is_no_crowd():
+    rng = np.random.default_rng(0)
+    blocks = JOINT_COLOURS[rng.integers(0, 18, (2, 32, 32))]
+    video = blocks.repeat(8, axis=1).repeat(8, axis=2)
+    found = skeleton.decode(video, CONSTANTS)
+    assert (found[..., 2].any(-1).sum(-1) <= 8).all()
+
+
 def test_someone_outside_the_picture_is_cut_off():
     truth = walk(2, starts=(0,), speeds=(0,))
     found = skeleton.decode(skeleton.encode(truth, CONSTANTS), CONSTANTS)

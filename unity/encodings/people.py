@@ -43,6 +43,8 @@ _COVERED, _ACCEPTED = 0.5, 0.4
 _REACH = 0.25
 # Fewer joints than these are no person but noise.
 _MIN_JOINTS = 3
+# A frame shows no more people than these; noise would show hundreds.
+_MOST_PEOPLE = 8
 # Sightings that a person's motion is taken from.
 _MEMORY = 6
 
@@ -83,11 +85,13 @@ def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.
     for joint in range(18):
         mask = (tall == joint + 1).astype(np.uint8)
         _, _, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        # component 0 is the background
-        keep = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= area[joint]) + 1
-        for x, y in centres[keep]:
-            time, row = divmod(y, labels.shape[1] + 1)
-            found[int(time)].append((joint, np.array([columns.start + x, rows.start + row])))
+        size = stats[:, cv2.CC_STAT_AREA]
+        time, row = np.divmod(centres[:, 1], labels.shape[1] + 1)
+        # component 0 is the background; the largest of each frame come first
+        order = 1 + np.argsort(-size[1:], kind="stable")
+        for frame in range(t):
+            for i in order[(time[order] == frame) & (size[order] >= area[joint])][:_MOST_PEOPLE]:
+                found[frame].append((joint, np.array([columns.start + centres[i, 0], rows.start + row[i]])))
     return found
 
 
@@ -143,7 +147,8 @@ def _gather(groups: list[Person], reach: float) -> list[Person]:
 
 def _gap(a: Person, b: Person) -> float:
     """Smallest distance between joints of two people."""
-    return min(np.linalg.norm(p - q) for p in a.values() for q in b.values())
+    difference = np.array(list(a.values()))[:, None] - np.array(list(b.values()))
+    return float(np.sqrt(np.square(difference).sum(-1).min()))
 
 
 def _track(frames: list[list[Person]]) -> list[dict[int, Person]]:
