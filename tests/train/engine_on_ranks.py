@@ -1,8 +1,6 @@
-"""Run on two ranks by test_engine.py: ZeRO-3 beside plain torch, on the same numbers."""
+"""Checks for several ranks: ZeRO-3 beside plain torch, on the same numbers."""
 
-import contextlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,10 +143,4 @@ def check_initial_weights(world: zero.World):
             torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=0, msg=name)
 
 
-if __name__ == "__main__":
-    joined = zero.start_world()
-    for check in (check_initial_weights, check_against_torch, check_bf16):
-        check(joined)
-        with contextlib.suppress(BrokenPipeError):
-            print(check.__name__, "passed", file=sys.stdout, flush=True)
-    zero.stop_world()
+CHECKS = (check_initial_weights, check_against_torch, check_bf16)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is passed over, wherever its writing was cut off; and it fits any number of ranks."""
+"""A checkpoint is whole or passed over, wherever its writing was cut off; and it fits any number of ranks."""
 
 import json
 import re
@@ -12,6 +12,10 @@ from unity.train import checkpoint
 from unity.train.engine import Fragment, World, _cut, _whole
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (1,), "d": (4, 4)}
+
+# a function that a save calls, and the call at which the process dies
+POINTS = [("save_file", 1), ("save_file", 2), ("_seal", 1), ("_digest", 1), ("_digest", 3), ("_flush", 2)]
+POINTS += [("_publish", 1), ("_prune", 1)]
 
 
 class Crash(BaseException):
@@ -80,8 +84,7 @@ def test_newest_whole_checkpoint_wins_and_old_ones_go(world, tmp_path):
     assert float(load_file(tmp_path / "model/model.safetensors")["c"]) == 10_000
 
 
-@pytest.mark.parametrize("target", [("save_file", 1), ("save_file", 2), ("_seal", 1), ("_digest", 1), ("_digest", 3),
-                                    ("_flush", 2), ("_publish", 1), ("_prune", 1)])  # fmt: skip
+@pytest.mark.parametrize("target", POINTS)
 @pytest.mark.parametrize("again", [False, True])
 def test_a_save_cut_off_anywhere_leaves_a_checkpoint_that_loads(world, tmp_path, monkeypatch, target, again):
     """`again`: the cut-off save writes over a checkpoint of the same step, as after falling back."""

@@ -76,7 +76,7 @@ class Machine:
     workers: int
     # None: the stage's
     steps: int | None
-    # the set that is simulated when no data is given
+    # clips of each source that are simulated when no data is given
     clips: int
     frames: int
     size: int
@@ -84,10 +84,10 @@ class Machine:
 
 MACHINES = {
     "cpu": Machine(
-        model="tiny", precision="fp32", batch_size=8, workers=0, steps=150, clips=48, frames=17, size=64
+        model="tiny", precision="fp32", batch_size=8, workers=0, steps=150, clips=16, frames=17, size=64
     ),
     "cuda": Machine(
-        model="small", precision="bf16", batch_size=32, workers=4, steps=None, clips=512, frames=33, size=128
+        model="small", precision="bf16", batch_size=32, workers=4, steps=None, clips=256, frames=33, size=128
     ),
 }
 

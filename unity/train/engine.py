@@ -85,8 +85,8 @@ def start_world() -> World:
     # imported late: the accelerator must be named first, or every process prints a warning
     import deepspeed
 
-    # an operation for inference that DeepSpeed would compile at every first start on a CPU
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # or DeepSpeed would try every compiled operation on the compiler, and build one for inference on CPUs
+    deepspeed.ops.__compatible_ops__ = {}
     rank, size, local_rank = (
         int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )

@@ -107,11 +107,10 @@ def train_step(run: Run, batch: dict, stop: StopRequest) -> tuple[dict[str, floa
     tally = Tally(run.world)
     parts = micro_batches(batch, engine.train_micro_batch_size_per_gpu())
     for i, part in enumerate(parts):
-        latents = torch.stack([run.encode(part["rgb"]), run.encode(part["aux"])], dim=1)
-        route = draw_route(
-            config.routing, config.time, config.architecture.clean_time, config.seed, step, part["slot"]
-        ).to(run.world.device)
-        noise = draw_noise(config.seed, step, part["slot"], latents.shape[1:], run.world.device)
+        latents, slots = torch.stack([run.encode(part["rgb"]), run.encode(part["aux"])], 1), part["slot"].tolist()
+        clean_time = config.architecture.clean_time
+        route = draw_route(config.routing, config.time, clean_time, config.seed, step, slots).to(run.world.device)
+        noise = draw_noise(config.seed, step, slots, latents.shape[1:], run.world.device)
         modality = part["modality"].to(run.world.device)
         loss, losses = routed_loss(engine, latents, noise, route, modality, run.words(part, route))
         engine.backward(loss)
@@ -228,7 +227,7 @@ def prepare(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
             f"{config.batch_size} clips (--model --data --steps --batch-size change that)"
         )
     if config.data == SIMULATED and not SIMULATED.exists():
-        say(f"{SIMULATED} is not there yet: simulating {machine.clips} clips, once")
+        say(f"{SIMULATED} is not there yet: simulating {machine.clips} clips of each source, once")
         wanted = {"out": SIMULATED, "clips": machine.clips, "frames": machine.frames, "size": machine.size}
         flags = [str(part) for name, value in wanted.items() for part in (f"--{name}", value)]
         subprocess.run([sys.executable, "-m", "unity.data.simulate", *flags], check=True)

@@ -1,0 +1,60 @@
+"""Checks for several ranks: a run cut in two equals one that is not, and a bad loss stops every rank."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from unity.config import MODELS
+from unity.train import engine, loop
+from unity.train.config import TrainConfig, resolve
+from unity.train.optim import OptimConfig
+from unity.train.signals import StopRequest
+
+
+def short_run(data: Path, out: Path, **changes) -> TrainConfig:
+    """Six steps of stage 2 with the debug model, two micro-batches a step, checkpoints after 3 and 6."""
+    return TrainConfig(
+        stage=2, model="debug", architecture=MODELS["debug"], data=data, out=out, steps=6, batch_size=8,
+        micro_batch=2, save_every=3, picture_every=0, optim=OptimConfig(lr=3e-3), keep=9,
+        deepspeed=Path(__file__).parents[2] / "launchers/zero3.json", **changes,
+    )  # fmt: skip
+
+
+def check_resume(world: engine.World, data: Path, folder: Path):
+    """Leaves the runs `unbroken` and `cut`, the latter resumed after step 3, for the test to compare."""
+    config = short_run(data, folder / "unbroken")
+    loop.train(config, world)
+    if world.leads:
+        shutil.copytree(folder / "unbroken", folder / "cut", symlinks=True)
+        shutil.rmtree(folder / "cut/checkpoints/step-00000006")
+    world.barrier()
+    loop.train(replace(config, out=folder / "cut", resume=folder / "cut"), world)
+
+
+def check_non_finite(world: engine.World, data: Path, folder: Path):
+    """NaN on rank 1 in the second micro-batch: both ranks stop, naming it, with every weight as it was."""
+    run = loop.build(resolve(short_run(data, folder / "broken")), world)
+    before = [flat.clone() for flats in loop._shards(run).values() for flat in flats]
+    batch = next(loop.batches(run))
+    encode, calls = loop.Run.encode, []
+
+    def broken(self, video):
+        calls.append(video)
+        # rgb and aux are encoded one after the other, so the third call is in the second micro-batch
+        return encode(self, video) * (float("nan") if world.rank == 1 and len(calls) == 3 else 1.0)
+
+    loop.Run.encode = broken
+    try:
+        loop.train_step(run, batch, StopRequest())
+        raise AssertionError("a step with a loss of NaN went through")
+    except FloatingPointError as error:
+        assert "step 0" in str(error) and "rank 1:" in str(error), error
+    finally:
+        loop.Run.encode = encode
+    after = [flat for flats in loop._shards(run).values() for flat in flats]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+CHECKS = (check_resume, check_non_finite)
