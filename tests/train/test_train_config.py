@@ -1,0 +1,149 @@
+"""What a training run is told, what it fills in, and what it refuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from unity.config import MODELS
+from unity.train import config as cfg
+from unity.train.config import find_run, parse, read_config, resolve, write_config
+from unity.train.optim import OptimConfig, adamw, learning_rate
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(cfg, "device_kind", lambda: "cpu")
+
+
+@pytest.fixture
+def run(tmp_path, on_cpu) -> Path:
+    """A stage 1 run folder with a configuration of its own."""
+    flags = ["--model", "debug", "--steps", "7", "--seed", "3", "--optim.lr", "0.01", "--batch-size", "4"]
+    folder = tmp_path / "first"
+    config = resolve(parse([*flags, "--out", str(folder), "--architecture.output", "shared"]))
+    (folder / "checkpoints").mkdir(parents=True)
+    write_config(config, folder / "config.json")
+    return folder
+
+
+def leaves(config) -> dict:
+    """Every setting by its dotted name."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{field.name}.{name}": leaf for name, leaf in leaves(value).items()}
+        else:
+            found[field.name] = value
+    return found
+
+
+def test_a_resolved_configuration_is_complete(on_cpu, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unset = {name for name, value in leaves(resolve(parse([]))).items() if value is None}
+    # what starts elsewhere, and what the dataset, the ranks and the launcher decide
+    starts = {"init", "resume", "codec_weights", "text_weights"}
+    assert unset == starts | {"frames", "size", "micro_batch", "deepspeed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "precision", "rate"), [("cpu", "tiny", "fp32", 1e-3), ("cuda", "small", "bf16", 4e-4)]
+)
+def test_the_machine_decides_what_is_left_out(monkeypatch, kind, model, precision, rate):
+    monkeypatch.setattr(cfg, "device_kind", lambda: kind)
+    config = resolve(parse([]))
+    assert (config.model, config.precision, config.optim.lr) == (model, precision, rate)
+    assert config.architecture == MODELS[model]
+    assert config.steps == (16_000 if kind == "cuda" else 150)
+
+
+def test_large_models_take_the_papers_rate(on_cpu):
+    assert resolve(parse(["--model", "10b"])).optim.lr == 5e-5
+
+
+def test_dotted_flags_reach_every_part(on_cpu):
+    flags = "--routing.joint 0.4 --routing.control 0.3 --time.shift 3 --architecture.cross-modulation"
+    config = parse([*flags.split(), "--model", "debug", "--optim.betas", "0.8", "0.9"])
+    assert (config.routing.joint, config.time.shift, config.optim.betas) == (0.4, 3.0, (0.8, 0.9))
+    assert config.architecture == dataclasses.replace(MODELS["debug"], cross_modulation=True)
+
+
+@pytest.mark.parametrize("flags", [["--stepz", "3"], ["--model", "huge"], ["--stage", "3"], ["--optim.foo", "1"]])
+def test_unknown_flags_and_values_end_with_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(flags)
+    assert ended.value.code == 2
+    assert flags[1] in capsys.readouterr().err or "stepz" in flags[0]
+
+
+def test_the_file_gives_back_the_configuration(run):
+    config = read_config(run)
+    assert config.out == run and config.architecture.output == "shared" and config.seed == 3
+    write_config(config, run / "again.json")
+    assert (run / "again.json").read_text() == (run / "config.json").read_text()
+
+
+def test_a_file_of_another_version_is_refused(run):
+    content = json.loads((run / "config.json").read_text())
+    content["optim"]["nesterov"] = True
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="nesterov"):
+        read_config(run)
+
+
+def test_resume_keeps_what_is_not_given(run):
+    resumed = resolve(parse(["--stage", "1", "--resume", str(run), "--optim.clip", "0.5"]))
+    before = leaves(read_config(run))
+    changed = {name for name, value in leaves(resumed).items() if value != before[name]}
+    assert changed == {"resume", "optim.clip"}
+
+
+def test_another_stage_keeps_the_model_but_not_steps_and_folder(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    second = resolve(parse(["--stage", "2", "--resume", str(run / "checkpoints/step-00000007")]))
+    assert second.architecture == read_config(run).architecture
+    assert (second.steps, second.out, second.seed) == (150, Path("runs/stage2"), 3)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    taken = ["--out", str(run)]
+    with pytest.raises(ValueError, match="holds a run already"):
+        resolve(parse(taken))
+    with pytest.raises(ValueError, match="holds a run already"):
+        resolve(parse(["--stage", "2", "--resume", str(run), *taken]))
+    Path("runs/stage1").mkdir(parents=True)
+    assert resolve(parse([])).out == Path("runs/stage1-2")
+
+
+def test_resume_needs_a_run_and_no_other_weights(run, tmp_path):
+    with pytest.raises(ValueError, match="is no run folder"):
+        find_run(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="give one of them"):
+        parse(["--resume", str(run), "--init", str(run)])
+
+
+def test_learning_rate_rises_and_falls_as_described():
+    config = OptimConfig(lr=2.0, warmup=4, final=0.1)
+    rates = [learning_rate(config, step, 24) for step in range(25)]
+    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    # half-way the cosine stands in the middle between peak and end
+    assert rates[14] == pytest.approx(1.1) and rates[24] == pytest.approx(0.2)
+    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    constant = dataclasses.replace(config, schedule="constant")
+    assert [learning_rate(constant, step, 24) for step in (0, 3, 23)] == [0.5, 2.0, 2.0]
+
+
+def test_only_matrices_decay():
+    from unity.model.dit import UnityDiT
+
+    model = UnityDiT(MODELS["debug"])
+    named = dict(model.named_parameters())
+    groups = adamw(OptimConfig(lr=1.0, weight_decay=0.3), named.items()).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(decay) == len(named)
+    tables = ("modulation.table", "modality_embedding", "bias", "norm_q.weight", "norm_k.weight", "norm3.weight")
+    for name, parameter in named.items():
+        assert decay[id(parameter)] == (0.0 if name.endswith(tables) else 0.3), name
