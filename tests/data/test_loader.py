@@ -59,9 +59,10 @@ def test_a_batch_holds_the_clips_it_names(folder, clips):
             np.testing.assert_array_equal(batch["rgb"][i], stored.video["rgb"])
 
 
+@pytest.mark.parametrize("decode", ["auto", "pyav"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_resume_equals_the_unbroken_run(folder, workers):
-    options = {"frames": 5, "size": (16, 16)}
+def test_resume_equals_the_unbroken_run(folder, workers, decode):
+    options = {"frames": 5, "size": (16, 16), "decode": decode}
     unbroken = _take(folder, 12, **options)
     # 20 draws per source and epoch of 10: step 7 is in the middle of the second epoch
     for ours, theirs in zip(_take(folder, 5, start_step=7, workers=workers, **options), unbroken[7:], strict=True):
@@ -133,6 +134,15 @@ def test_missing_data_is_told_at_once(tmp_path, clips):
     write_shards(objects, tmp_path / "data")
     with pytest.raises(ValueError, match="no clips of source 'single_person'"):
         training_batches(tmp_path / "data", STAGES[1], 2)
+
+
+def test_without_dali_pyav_does_it(folder, monkeypatch):
+    whole = _take(folder, 2)
+    monkeypatch.setattr("unity.data.loader.find_spec", lambda name: None)
+    for ours, theirs in zip(_take(folder, 2), whole, strict=True):
+        _assert_same(ours, theirs)
+    with pytest.raises(ValueError, match="not installed; pip install"):
+        training_batches(folder, STAGES[2], 8, decode="dali")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

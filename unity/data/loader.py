@@ -2,7 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -43,11 +45,11 @@ def training_batches(
 
     `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
     to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
-    the former, which is the faster one (benchmarks/loader_bench.py). Raises ValueError where a dataset, a
-    source or a modality is missing, or where the batch cannot be shared equally by sources and ranks.
+    DALI where it is installed, which takes less CPU time for the same values (benchmarks/loader_bench.py).
+    Raises ValueError where a dataset, a source or a modality is missing, or where the batch cannot be shared
+    equally by sources and ranks.
     """
-    if decode not in DECODERS:
-        raise ValueError(f"decode is {decode!r}; choose one of {DECODERS}")
+    dali = _use_dali(decode)
     shards = open_shards(folder, remote)
     sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
     plan = Plan(stage, batch_size, seed, sizes, shards.available)
@@ -56,17 +58,17 @@ def training_batches(
     loader = DataLoader(
         _Samples(shards),
         batch_sampler=(plan.batch(step)[rank * local :][:local] for step in itertools.count(start_step)),
-        collate_fn=list if decode == "dali" else collate,
+        collate_fn=list if dali else collate,
         num_workers=workers,
         worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
     )
     # workers fork here, before DALI starts its threads
     batches = iter(loader)
-    if decode != "dali":
+    if not dali:
         return batches
     collate.decode = DaliDecoder(2 * local, threads=max(1, workers)).decode
-    return map(collate, batches)
+    return _one_ahead(collate, batches)
 
 
 class _Samples(Dataset):
@@ -106,6 +108,26 @@ class _Collate:
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
         return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}
+
+
+def _use_dali(decode: str) -> bool:
+    if decode not in DECODERS:
+        raise ValueError(f"decode is {decode!r}; choose one of {DECODERS}")
+    installed = bool(find_spec("nvidia") and find_spec("nvidia.dali"))
+    if decode == "dali" and not installed:
+        raise ValueError(
+            "decode is 'dali', which is not installed; pip install nvidia-dali-cuda130, or use 'pyav'"
+        )
+    return installed and decode != "pyav"
+
+
+def _one_ahead(collate: Callable[[list], dict], batches: Iterator[list]) -> Iterator[dict]:
+    """Collate the next batch in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(collate, next(batches))
+        for samples in batches:
+            ready, coming = coming, thread.submit(collate, samples)
+            yield ready.result()
 
 
 def _share(batch_size: int, sources: int, rank: int, world: int) -> int:
