@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from unity.kernels import flow_noise, gated_residual, gelu, modulated_layernorm, qk_norm_rope
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _POINTERS = {
@@ -29,6 +32,13 @@ _POINTERS = {
     torch.int64: "*i64",
 }
 _INSTRUCTION = r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)"
+# d, ffn and heads of 1.3b, 5b, 10b and 14b.
+SHAPES = {
+    "1.3b": (1536, 8960, 12),
+    "5b": (3072, 14336, 24),
+    "10b": (4096, 14336, 32),
+    "14b": (5120, 13824, 40),
+}
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
@@ -53,9 +63,20 @@ class Report(NamedTuple):
     accesses: Counter
 
     @property
-    def wide(self) -> int:
-        """Global memory instructions that move 128 bits a thread."""
-        return sum(n for name, n in self.accesses.items() if _is_global(name) and ".128" in name)
+    def programs(self) -> int:
+        """Programs that fit on one multiprocessor of sm_90 by registers, shared memory and warps."""
+        registers = 65536 // (self.warps * 32 * max(8, -(-self.registers // 8) * 8))
+        return min(registers, 227 * 1024 // (self.shared + 1024), 64 // self.warps)
+
+    @property
+    def widths(self) -> Counter:
+        """How many global loads and stores move 128, 64, 32 or fewer bits a thread."""
+        names = [(name, n) for name, n in self.accesses.items() if re.match("LDG(?!DEPBAR)|STG", name)]
+        widths = Counter()
+        for name, n in names:
+            width = re.search(r"\.(128|64|U16|U8)$", name)
+            widths[width.group(1) if width else "32"] += n
+        return widths
 
 
 @contextlib.contextmanager
@@ -81,6 +102,41 @@ def launches_of(call: Callable, *args: Any) -> list[Launch]:
     with recorded() as launches:
         call(*args)
     return launches
+
+
+def production(d: int, ffn: int, heads: int, tokens: int = 32760) -> dict[str, Launch]:
+    """Every kernel of this folder as launched for one sample of two streams of `tokens` tokens in bf16."""
+    rows = _meta(2, tokens, d)
+    table = _meta(2, 6, d, dtype=torch.float32)[:, 0]
+    stats = _meta(2, tokens, dtype=torch.float32)
+    flat, hidden, weight = _meta(1, 2 * tokens, d), _meta(1, 2 * tokens, ffn), _meta(d)
+    split = _meta(1, 2 * tokens, heads, d // heads)
+    rope = ([21, tokens // 21, 1], 2, heads, 1e4, 1e-6, False)
+    latent, times = _meta(1, 2, 16, 21, 60, 104), _meta(1, 2, dtype=torch.float32)
+    norm, residual = modulated_layernorm, gated_residual
+    calls = {
+        "modulated_layernorm": (norm._forward, rows, table, table, None, 1e-6),
+        "modulated_layernorm backward": (norm._backward, rows, rows, table, stats, stats, None),
+        "modulated_layernorm_fp8": (norm._forward_fp8, rows, table, table, None, 1e-6),
+        "gated_residual_layernorm": (residual._forward, rows, rows, table, table, table, None, 1e-6),
+        "gated_residual_layernorm backward": (
+            residual._backward, *(rows,) * 4, table, table, stats, stats, None
+        ),
+        "gated_residual_layernorm_fp8": (residual._forward_fp8, rows, rows, table, table, table, None, 1e-6),
+        "gated_residual": (residual._plain_forward, rows, rows, table, None),
+        "gated_residual backward": (residual._plain_backward, rows, rows, table, None),
+        "qk_norm_rope": (qk_norm_rope._forward, flat, flat, weight, weight, *rope),
+        "qk_norm_rope backward": (qk_norm_rope._backward, split, split, flat, flat, weight, weight, *rope),
+        "gelu_fp8": (gelu._forward, hidden),
+        "gelu_fp8 backward": (gelu._backward, hidden, hidden),
+        "flow_noise": (flow_noise._forward, latent, latent, times),
+        "flow_noise backward": (flow_noise._backward, *(latent,) * 4, times),
+    }  # fmt: skip
+    return {name: launches_of(*call)[0] for name, call in calls.items()}
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def compile_launch(launch: Launch, capability: int = 90) -> Report:
@@ -145,9 +201,21 @@ def _longest_loop(code: str) -> int:
     return longest
 
 
-def _is_global(operation: str) -> bool:
-    return operation.startswith(("LDG", "STG"))
-
-
 def _tool(name: str, *args: str) -> str:
     return subprocess.run([_TOOLS / name, *args], capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    """Print what every kernel needs at the production widths."""
+    print("| kernel | d | registers | spills | shared | warps | programs/SM | loop | 128 / 64 / 32 bits |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for d, ffn, heads in SHAPES.values():
+        for name, launch in production(d, ffn, heads).items():
+            r = compile_launch(launch)
+            widths = " / ".join(str(r.widths[w]) for w in ("128", "64", "32"))
+            row = (name, d, r.registers, r.spills, r.shared, r.warps, r.programs, r.loop, widths)
+            print("| " + " | ".join(map(str, row)) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,10 @@
 """What the row-wise kernels share: how a row lies in registers, and how rows are dealt to programs.
 
 Triton tensors have power-of-two sizes. A row of d numbers is therefore held as two of them, A and B: A is the
-largest power of two below d and B the rest, so that d = 5120 = 4096 + 1024 wastes no lane (one padded tensor
-would waste 37% of them, and with them the registers the backward needs for its sums). A program has A/8
-threads: eight neighbouring bf16 numbers of A, 128 bits, to a thread.
+largest power of two in d and B the rest, so that d = 5120 = 4096 + 1024 wastes no lane (one padded tensor would
+waste 37% of them, and with them the registers the backward needs for its sums). Where d is a power of two A is
+all of it, and the compiler drops B, whose lanes all lie beyond D. A program has A/8 threads: eight neighbouring
+bf16 numbers of A, 128 bits, to a thread.
 
 Rows of one group are dealt to `programs` programs in turn; each walks over its rows with the loads of the next
 row in flight (asynchronous copies to shared memory), keeps its sums over rows in float32 registers and writes
@@ -122,8 +123,7 @@ def row_parts(d: int) -> dict[str, int]:
     a = 1 << (d if d <= _WIDEST_PART else d - 1).bit_length() - 1
     warps = min(32, max(1, a // 256))
     threads = min(a, 32 * warps)
-    # At least a pair of numbers to a thread: rotary positions turn pairs.
-    b = max(triton.next_power_of_2(max(d - a, 1)), 2 * threads)
+    b = max(triton.next_power_of_2(max(d - a, 1)), threads)
     return {"D": d, "A": a, "B": b, "T": threads, "num_warps": warps}
 
 
