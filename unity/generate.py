@@ -108,19 +108,20 @@ def generate(
     known = next((video for video in given.values() if video is not None), None)
     if known is not None:
         frames, size = known.shape[1], known.shape[2:4]
-    frames, size = frames or generator.card.frames, tuple(size or generator.card.size)
+    frames = generator.card.frames if frames is None else frames
+    size = tuple(size or generator.card.size)
     check_request(generator, modality, frames, size)
     batch, device = len(captions), generator.device
-    latents = {name: _encode(generator, video) for name, video in given.items() if video is not None}
+    latents = {name: encode(generator, video) for name, video in given.items() if video is not None}
     texts = (captions, [MODALITIES[modality].type_prompt] * batch, [""] * batch)
     sampled = sample(
         generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
-        *(_words(generator, list(text)) for text in texts), **latents,
+        *(words(generator, list(text)) for text in texts), **latents,
         shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, guidance=guidance,
         clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
     )  # fmt: skip
     pairs = zip(given.values(), sampled, strict=True)
-    return tuple(_decode(generator, latent) if video is None else video for video, latent in pairs)
+    return tuple(decode(generator, latent) if video is None else video for video, latent in pairs)
 
 
 def _model_path(checkpoint: Path) -> Path:
@@ -133,19 +134,22 @@ def _latent_shape(generator: Generator, batch: int, frames: int, size: tuple[int
     return batch, generator.codec.channels, 1 + (frames - 1) // t, size[0] // h, size[1] // w
 
 
-def _words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
+def words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """States and lengths of texts, as the model takes them."""
     states, length = generator.text(texts)
     return states.to(generator.device), length.to(generator.device)
 
 
-def _encode(generator: Generator, video: Frames) -> Float[Tensor, "b c t h w"]:
+def encode(generator: Generator, video: Frames) -> Float[Tensor, "b c t h w"]:
+    """Latents of clips, on the generator's device."""
     frames = torch.from_numpy(np.ascontiguousarray(video)).to(generator.device)
     frames = rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
     with torch.no_grad():
         return generator.codec.encode(frames).float()
 
 
-def _decode(generator: Generator, latent: Float[Tensor, "b c t h w"]) -> Frames:
+def decode(generator: Generator, latent: Float[Tensor, "b c t h w"]) -> Frames:
+    """Clips of latents."""
     with torch.no_grad():
         frames = (generator.codec.decode(latent).float() + 1) * 127.5
     return rearrange(frames.round().clamp(0, 255).byte(), "b c t h w -> b t h w c").cpu().numpy()

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unity.config import MODELS
+from unity.data.clips import Clip
+from unity.evaluate.held_out import TIMES, estimate_scores, examine, stacked, velocity_errors
+from unity.generate import Generator, encode
+from unity.modality import MODALITIES
+from unity.model.codec import load_codec
+from unity.model.weights import ModelCard
+
+FRAMES, SIZE = 5, (32, 32)
+
+
+class Oracle:
+    """Velocity towards the known latents of both streams, found by the clip's place in the batch."""
+
+    def __init__(self, latents):
+        self.latents = latents
+
+    def __call__(self, rgb, aux, time, modality, *text):
+        pairs = zip((rgb, aux), self.latents, time.unbind(1), strict=True)
+        return tuple((x - z[: len(x)]) / t.clamp_min(1e-6).view(-1, 1, 1, 1, 1) for x, z, t in pairs)
+
+
+def no_words(texts):
+    return torch.zeros(len(texts), 1, 384), torch.ones(len(texts), dtype=torch.long)
+
+
+def clips(count=3):
+    random = np.random.default_rng(0)
+    made = []
+    for i in range(count):
+        ramp = np.linspace(1.5 + i, 6, SIZE[1], dtype=np.float32)
+        values = {"depth": np.broadcast_to(ramp, (FRAMES, *SIZE)).copy()}
+        constants = {"depth": MODALITIES["depth"].constants(values["depth"], SIZE)}
+        shade = random.integers(0, 255, (1, 1, 1, 3)).astype(np.uint8)
+        video = {"rgb": np.broadcast_to(shade, (FRAMES, *SIZE, 3)).copy()}
+        video["depth"] = MODALITIES["depth"].encode(values["depth"], constants["depth"])
+        made.append(
+            Clip(
+                name=str(i), source="general", caption="x", fps=8, video=video, constants=constants, values=values
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def generator():
+    card = ModelCard(
+        model=MODELS["debug"], modalities=tuple(MODALITIES), stage=2, step=0, frames=FRAMES, size=SIZE
+    )
+    made = Generator(
+        path="oracle", model=None, card=card, codec=load_codec("dct"), text=no_words,
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+    latents = [encode(made, stacked(clips(), stream)) for stream in ("rgb", "depth")]
+    return replace(made, model=Oracle(latents))
+
+
+def test_a_model_that_knows_scores_what_the_codec_does(generator):
+    exam = examine(generator, "depth", clips(), steps=2, guidance=1.0)
+    assert exam.clips == 3
+    assert exam.scores["model"] == pytest.approx(exam.scores["codec"], abs=1e-3)
+    assert exam.scores["model"]["abs_rel"] < 0.03 < exam.scores["trivial"]["abs_rel"]
+    for task in ("estimate", "control", "joint"):
+        assert exam.errors[task]["model"] == pytest.approx(0, abs=1e-6)
+        assert exam.errors[task]["trivial"] > 0.1
+    # depth has id 0, so clip 0 is shown, and every task's streams are in their places
+    np.testing.assert_array_equal(exam.samples["estimate"][0], clips()[0].video["rgb"])
+    np.testing.assert_array_equal(exam.samples["control"][1], clips()[0].video["depth"])
+    for task, stream in (("estimate", 1), ("control", 0), ("joint", 0), ("joint", 1)):
+        truth = clips()[0].video[("rgb", "depth")[stream]]
+        assert np.abs(exam.samples[task][stream].astype(float) - truth).mean() < 4, (task, stream)
+
+
+def test_scores_follow_the_video_that_is_given(generator):
+    grey = np.full_like(stacked(clips(), "depth"), 128)
+    scores = estimate_scores(generator, "depth", grey, clips())
+    assert scores["model"] == pytest.approx(scores["trivial"], rel=1e-4)
+
+
+class Noise:
+    """A codec whose latents are white noise of unit variance, the same for the same call."""
+
+    def encode(self, video):
+        return torch.randn(len(video), 48, 2, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("task", ["estimate", "control", "joint"])
+def test_knowing_nothing_of_white_noise(task, generator):
+    """The best multiple of t·noise + (1-t)·data leaves 1 / (t² + (1-t)²) of noise - data."""
+    blind = replace(generator, codec=Noise(), model=lambda rgb, aux, *rest: (0 * rgb, 0 * aux))
+    errors = velocity_errors(blind, task, "depth", clips())
+    expected = np.mean([1 / (t**2 + (1 - t) ** 2) for t in TIMES])
+    assert errors["trivial"] == pytest.approx(expected, rel=0.02)
+    # a model that says nothing errs by the whole velocity
+    assert errors["model"] == pytest.approx(2.0, rel=0.02)

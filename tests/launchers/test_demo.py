@@ -1,0 +1,42 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "launchers" / "demo.py"
+
+
+def run(*flags):
+    command = [sys.executable, str(DEMO), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_quick_demo_runs_every_part_and_reports_it(tmp_path):
+    """Two steps of the debug model teach nothing; that everything ran, and was counted, is what is asked here."""
+    out = tmp_path / "demo"
+    done = run("--scale", "quick", "--out", out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    html = (out / "report.html").read_text()
+    numbers = json.loads((out / "report.json").read_text())
+    for part in numbers["seconds"]:
+        assert f"== {part}: " in done.stdout and part in html
+    assert len(numbers["seconds"]) == 6
+    # five modalities of six rows, six rows of the real video, two rows of curves
+    assert html.count("<img") == 5 * 6 + 6 + 2
+    assert set(numbers["scores"]) == {"depth", "flow", "densepose", "skeleton", "segmentation"}
+    for errors in numbers["errors"].values():
+        assert set(errors) == {"joint", "control", "estimate"}
+        assert all(0 < row["model"] < 20 for row in errors.values())
+    stage2 = [json.loads(line) for line in (out / "stage2" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in stage2] == [0, 1]
+    assert "starts from the weights" in done.stdout
+
+
+def test_it_does_not_delete_what_is_not_its_own(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = run("--scale", "quick", "--out", tmp_path)
+    assert done.returncode == 2 and "holds something else" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

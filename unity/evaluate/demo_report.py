@@ -1,0 +1,187 @@
+"""What the demo says of itself: its findings as sections of a report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from unity.evaluate.held_out import TIMES, Exam
+from unity.evaluate.metrics import METRICS
+from unity.evaluate.report import Curves, Section, Strips, Table, smooth
+from unity.modality import MODALITIES
+from unity.model.weights import ModelCard
+from unity.routing import TASKS
+
+Video = UInt8[np.ndarray, "t h w 3"]
+
+# what the paper trained: steps of both stages, clips a step
+PAPER_STEPS, PAPER_BATCH = 56_000, 32
+
+# points that a curve is averaged over
+WINDOW = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that one run of the demo found out."""
+
+    machine: str
+    # part → seconds
+    seconds: Mapping[str, float]
+    card: ModelCard
+    parameters: int
+    # clips to learn from, clips a step
+    clips: int
+    batch: int
+    # stage → the lines of its metrics.jsonl
+    journals: Mapping[int, Sequence[Mapping[str, float]]]
+    exams: Mapping[str, Exam]
+    # the real video, and each modality estimated from it as the model drew it
+    film: Mapping[str, Video]
+    guidance: float
+    sampling: int
+
+
+def lead(findings: Findings) -> str:
+    steps = sum(len(journal) for journal in findings.journals.values())
+    share = steps * findings.batch / (PAPER_STEPS * PAPER_BATCH)
+    better, all_ = _tally(findings.exams)
+    return (
+        f"A model of {findings.parameters / 1e6:.1f}M parameters, trained from nothing for {_minutes(findings)} "
+        f"on {findings.clips} simulated clips ({findings.machine}), and then asked for all five modalities in "
+        f"all three tasks on clips it had not seen.\n\n"
+        f"What to expect: {steps} steps of {findings.batch} clips are {share:.2%} of the samples that the paper's "
+        f"schedule draws, for a model a thousand times smaller, on {findings.card.frames} frames of "
+        f"{findings.card.size[0]}x{findings.card.size[1]} pixels. That is enough to see every part work and every "
+        f"loss fall, not to see good pictures. In {better} of {all_} measures below the estimates are better than "
+        f"knowing nothing."
+    )
+
+
+def sections(findings: Findings) -> list[Section]:
+    return [
+        _learning(findings),
+        _estimates(findings.exams),
+        _errors(findings.exams),
+        *(_pictures(name, exam, findings) for name, exam in findings.exams.items()),
+        _film(findings),
+        _times(findings.seconds),
+    ]
+
+
+def _learning(findings: Findings) -> Section:
+    panels = {}
+    for kind, names in (("task", TASKS), ("modality", MODALITIES)):
+        for stage, journal in findings.journals.items():
+            lines = {name: _line(journal, f"loss/{name}") for name in names}
+            panels[f"stage {stage}, by {kind}"] = {name: line for name, line in lines.items() if line}
+    rows = [list(panels.items())[i : i + 2] for i in range(0, len(panels), 2)]
+    text = (
+        "Stage 1 learns the pixel-aligned modalities on clips of one person, stage 2 all five on all four "
+        "sources. In every step each sample has a task of its own. The loss is the squared error of the velocity "
+        f"on the noisy streams; each line is the mean of its last {WINDOW} values, as a step's own is noisy."
+    )
+    return Section(title="Learning", text=text, parts=[Curves(panels=dict(row)) for row in rows])
+
+
+def _line(journal: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+    return smooth([(record["step"] + 1, record[key]) for record in journal if key in record], WINDOW)
+
+
+def _estimates(exams: Mapping[str, Exam]) -> Section:
+    rows, better = [], set()
+    for modality, exam in exams.items():
+        for name, (words, more) in METRICS[modality].words.items():
+            model, trivial, codec = (exam.scores[who][name] for who in ("model", "trivial", "codec"))
+            if _beats(model, trivial, more):
+                better.add((len(rows), 2))
+            measure = f"{words} {'↑' if more else '↓'}"
+            rows.append([modality, measure, model, trivial, METRICS[modality].guess, codec, str(exam.clips)])
+    head = ("modality", "measure", "model", "knowing nothing", "that is", "through the codec", "clips")
+    text = (
+        "Estimates from the RGB video of held-out clips, against the exact values of the simulation. Bold: better "
+        "than knowing nothing, where that scores at all. “Through the codec” is the true modality video after "
+        "coding and decoding: what a perfect model would score with the embedded codec at this size of picture. "
+        "Depth is fitted by one scale and shift of inverse depth per clip, for the trivial guess too."
+    )
+    return Section(
+        title="Estimates in numbers", text=text, parts=[Table(head=head, rows=rows, better=frozenset(better))]
+    )
+
+
+def _errors(exams: Mapping[str, Exam]) -> Section:
+    rows, better = [], set()
+    for r, (modality, exam) in enumerate(exams.items()):
+        row: list[str | float] = [modality]
+        for task in TASKS:
+            model, trivial = exam.errors[task]["model"], exam.errors[task]["trivial"]
+            if model < trivial:
+                better.add((r, len(row)))
+            row += [model, trivial]
+        rows.append(row)
+    head = ["modality", *(word for task in TASKS for word in (task, "nothing"))]
+    text = (
+        "Squared error of the velocity on held-out clips, mean over the noise levels "
+        f"{', '.join(map(str, TIMES))}. “Nothing” is the multiple of the noisy input itself that comes nearest, "
+        "chosen with the answer in hand: all that can be said without having learnt anything of pictures."
+    )
+    return Section(
+        title="All tasks in numbers", text=text, parts=[Table(head=head, rows=rows, better=frozenset(better))]
+    )
+
+
+def _pictures(modality: str, exam: Exam, findings: Findings) -> Section:
+    row, shown = MODALITIES[modality], exam.shown
+    rows = {
+        "video, true": shown.video["rgb"],
+        f"{modality}, true": shown.video[modality],
+        f"estimate: {modality} from the video": exam.samples["estimate"][1],
+        f"control: video from {modality}": exam.samples["control"][0],
+        "joint: video": exam.samples["joint"][0],
+        f"joint: {modality}": exam.samples["joint"][1],
+    }
+    caption = f"Caption: {shown.caption}"
+    text = (
+        f"One held-out clip ({shown.source.replace('_', ' ')}). The words for this modality: “{row.type_prompt}”. "
+        f"{findings.sampling} steps; guidance {findings.guidance:g} where there is a caption."
+    )
+    return Section(title=modality.capitalize(), text=text, parts=[Strips(rows=rows, caption=caption)])
+
+
+def _film(findings: Findings) -> Section:
+    text = (
+        "The short film of two people that the package carries, which is nothing like the simulated world the "
+        "model grew up in. There is no truth to score against; this is to be looked at."
+    )
+    return Section(title="A real video", text=text, parts=[Strips(rows=findings.film)])
+
+
+def _times(seconds: Mapping[str, float]) -> Section:
+    rows = [[part, f"{value:.0f} s"] for part, value in seconds.items()]
+    rows.append(["together", f"{sum(seconds.values()):.0f} s"])
+    return Section(title="How long each part took", parts=[Table(head=("part", "time"), rows=rows)])
+
+
+def _tally(exams: Mapping[str, Exam]) -> tuple[int, int]:
+    """In how many measures the model beats the trivial guess, of those where that says something."""
+    pairs = [
+        (exam.scores["model"][name], exam.scores["trivial"][name], more)
+        for modality, exam in exams.items()
+        for name, (_, more) in METRICS[modality].words.items()
+    ]
+    return sum(_beats(*pair) for pair in pairs), sum(_counts(trivial, more) for _, trivial, more in pairs)
+
+
+def _beats(model: float, trivial: float, more: bool) -> bool:
+    return _counts(trivial, more) and (model > trivial if more else model < trivial)
+
+
+def _counts(trivial: float, more: bool) -> bool:
+    """Where the trivial guess has no score, or 0 of something, being better proves nothing."""
+    return not np.isnan(trivial) and not (more and trivial == 0)
+
+
+def _minutes(findings: Findings) -> str:
+    training = sum(value for part, value in findings.seconds.items() if part.startswith("train"))
+    return f"{training / 60:.0f} minutes" if training >= 90 else f"{training:.0f} seconds"

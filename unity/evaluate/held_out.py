@@ -1,0 +1,136 @@
+"""A model on clips it has not seen: its estimates against the truth, and its error in all tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from unity import ops
+from unity.data.clips import Clip
+from unity.evaluate.metrics import METRICS, mean_score
+from unity.flow import draw_noise
+from unity.generate import Frames, Generator, decode, encode, generate, words
+from unity.modality import MODALITIES
+from unity.routing import TASKS, fixed_route
+from unity.sampler import Guidance
+
+Video = UInt8[np.ndarray, "t h w 3"]
+
+# noise levels at which the error is measured
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def stacked(clips: Sequence[Clip], stream: str) -> Frames:
+    return np.stack([clip.video[stream] for clip in clips])
+
+
+def read_values(modality: str, video: Frames, clips: Sequence[Clip]) -> list[np.ndarray]:
+    """Values of modality videos, decoded as those of predictions: without the clips' own constants."""
+    row = MODALITIES[modality]
+    return [
+        row.decode(frames, row.unknown_constants(*clip.video["rgb"].shape[1:3]))
+        for frames, clip in zip(video, clips, strict=True)
+    ]
+
+
+def estimate_scores(
+    generator: Generator, modality: str, video: Frames, clips: Sequence[Clip]
+) -> dict[str, dict[str, float]]:
+    """Mean scores over clips with exact values: `model` of the estimated `video`, `trivial` of knowing nothing.
+
+    `codec` is what a perfect model would score: the true video, through codec and decoder.
+    """
+    truth = [clip.values[modality] for clip in clips]
+    through = decode(generator, encode(generator, stacked(clips, modality)))
+    predictions = {
+        "model": read_values(modality, video, clips),
+        "trivial": [METRICS[modality].trivial(values) for values in truth],
+        "codec": read_values(modality, through, clips),
+    }
+    return {name: mean_score(modality, zip(values, truth, strict=True)) for name, values in predictions.items()}
+
+
+@torch.no_grad()
+def velocity_errors(
+    generator: Generator, task: str, modality: str, clips: Sequence[Clip], seed: int = 0
+) -> dict[str, float]:
+    """Squared error of the velocity on the task's noisy streams, mean over `TIMES`: `model` and `trivial`.
+
+    Trivial is the multiple of the noisy latent itself that comes nearest, chosen anew for every time and stream
+    with the answer in hand: all that can be said without looking at a picture.
+    """
+    latents = torch.stack([encode(generator, stacked(clips, name)) for name in ("rgb", modality)], dim=1)
+    noise = draw_noise(seed, 0, range(len(clips)), latents.shape[1:]).to(latents)
+    texts = _texts(generator, task, modality, clips)
+    ids = torch.full((len(clips),), list(MODALITIES).index(modality), device=generator.device)
+    model, trivial = [], []
+    for time in TIMES:
+        level = torch.full((len(clips),), time, device=generator.device)
+        route = fixed_route(task, level, generator.card.model.clean_time)
+        noisy, target = ops.flow_noise(latents, noise, route.time)
+        velocity = torch.stack(generator.model(noisy[:, 0], noisy[:, 1], route.model_time, ids, *texts), dim=1)
+        streams = route.noisy[0]
+        model.append(_error(velocity, target)[streams].mean())
+        trivial.append(_error(_best_multiple(noisy, target), target)[streams].mean())
+    return {"model": float(torch.stack(model).mean()), "trivial": float(torch.stack(trivial).mean())}
+
+
+def _texts(generator: Generator, task: str, modality: str, clips: Sequence[Clip]) -> tuple[Tensor, ...]:
+    # as in training, estimation reads no caption
+    captions = ["" if task == "estimate" else clip.caption for clip in clips]
+    prompts = [MODALITIES[modality].type_prompt] * len(clips)
+    return *words(generator, captions), *words(generator, prompts)
+
+
+def _error(prediction: Tensor, target: Tensor) -> Float[Tensor, " s"]:
+    return (prediction.float() - target).square().mean(dim=(0, 2, 3, 4, 5))
+
+
+def _best_multiple(x: Tensor, target: Tensor) -> Float[Tensor, "b s c t h w"]:
+    across = (0, 2, 3, 4, 5)
+    return x * ((x * target).sum(across, keepdim=True) / x.square().sum(across, keepdim=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """What came of one modality: scores over all clips that have it, and every task's samples of one of them."""
+
+    shown: Clip
+    clips: int
+    scores: dict[str, dict[str, float]]
+    # task → model, trivial
+    errors: dict[str, dict[str, float]]
+    # task → rgb, modality
+    samples: dict[str, tuple[Video, Video]]
+
+
+def examine(
+    generator: Generator, modality: str, clips: Sequence[Clip], *, steps: int, guidance: float, seed: int = 0
+) -> Exam:
+    """Estimate the modality of all `clips`, and sample the other tasks for one of them."""
+    # not the same clip for every modality
+    index = list(MODALITIES).index(modality) % len(clips)
+    shown = clips[index]
+    options = {"steps": steps, "seed": seed}
+    _, estimated = generate(
+        generator, "estimate", modality, [""] * len(clips), rgb=stacked(clips, "rgb"),
+        guidance=Guidance(scale=1.0), **options,
+    )  # fmt: skip
+    options |= {"guidance": Guidance(scale=guidance)}
+    control = generate(generator, "control", modality, [shown.caption], aux=shown.video[modality][None], **options)
+    frames, *size = shown.video["rgb"].shape[:3]
+    joint = generate(generator, "joint", modality, [shown.caption], frames=frames, size=tuple(size), **options)
+    return Exam(
+        shown=shown,
+        clips=len(clips),
+        scores=estimate_scores(generator, modality, estimated, clips),
+        errors={task: velocity_errors(generator, task, modality, clips, seed) for task in TASKS},
+        samples={
+            "estimate": (shown.video["rgb"], estimated[index]),
+            "control": (control[0][0], control[1][0]),
+            "joint": (joint[0][0], joint[1][0]),
+        },
+    )
