@@ -83,7 +83,8 @@ class DCTCodec:
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
         check_size(*video.shape[2:], self.stride)
         coefficients = dct.patches(video.to(self.basis)) @ self.basis.T
-        return rearrange((coefficients - self.mean) / self.std, "b u v w c -> b c u v w")
+        # contiguous, as the fused ops want it
+        return rearrange((coefficients - self.mean) / self.std, "b u v w c -> b c u v w").contiguous()
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
