@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._functorch.config
 from harness import RESULTS, copies, copy_bandwidth, core_share, keep_memory, machine, measure_all, write_result
 from kernel_cases import GRIDS, LIBRARIES, OPS, Inputs, Shape, eager, model_shape, peer
-from kernel_gate import TOLERANCE, error, outputs, trainable
+from kernel_gate import call, error, tensors, tolerance, trainable
 
-from unity import native
+from unity import ops
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The buffers in rotation hold more than this, several times the last cache.
@@ -35,10 +36,12 @@ DEFAULTS = {
 COLUMNS = "op                        shape   tokens  direction      ms     ±   GB/s  /copy  /eager  /compile"
 
 
-def ours(op: str, inputs: Inputs) -> Callable | str:
-    """The fast implementation that serves these inputs, or why there is none."""
-    reason = native.can_run(op, *inputs.tensors, *inputs.rest)
-    return reason or getattr(native, op)
+def ours(op: str, inputs: Inputs) -> tuple[str, Callable] | str:
+    """Name of the fast implementation that serves these inputs and the door to it, or why there is none."""
+    row, refused = ops.choose(op, *inputs.tensors, *inputs.rest)
+    if row.name in ("torch", "reference"):
+        return "; ".join(f"{name} refused: {reason}" for name, reason in refused) or f"plain {row.name} serves it"
+    return row.name, getattr(ops, op)
 
 
 def rivals(op: str, device: str) -> tuple[dict[str, Callable], dict[str, str]]:
@@ -99,16 +102,16 @@ class Case:
         return measure_all(calls, seconds, device=self.device, rotate=rotate)
 
     def _forward(self, forms: dict[str, Callable]) -> dict[str, Callable]:
-        return {name: lambda i, form=form: outputs(form, self.sets[i]) for name, form in forms.items()}
+        return {name: lambda i, form=form: call(form, self.sets[i]) for name, form in forms.items()}
 
     def _backward(self, forms: dict[str, Callable]) -> dict[str, Callable]:
-        graphs = {name: [outputs(form, inputs) for inputs in self.sets] for name, form in forms.items()}
+        graphs = {name: [tensors(call(form, inputs)) for inputs in self.sets] for name, form in forms.items()}
         grads = [[torch.randn_like(x) for x in found] for found in graphs["ours"]]
 
-        def call(i, found):
+        def back(i, found):
             return torch.autograd.grad(found[i], self.sets[i].tensors, grads[i], retain_graph=True)
 
-        return {name: lambda i, found=found: call(i, found) for name, found in graphs.items()}
+        return {name: lambda i, found=found: back(i, found) for name, found in graphs.items()}
 
     def row(self, direction: str, timings: dict) -> dict:
         """What is printed and kept of one measurement."""
@@ -134,23 +137,24 @@ class Case:
         }
 
 
-def bench(op: str, shape: Shape, options: argparse.Namespace, skipped: dict[str, str]) -> list[dict]:
-    """The rows of one op at one shape; what is left out goes to `skipped` with the reason."""
-    where = f"{op} {shape.name} {shape.tokens}"
+def bench(op: str, shape: Shape, options: argparse.Namespace, skip: Callable[[str, str], None]) -> list[dict]:
+    """The rows of one op at one shape; `skip(what, why)` hears of everything that is left out."""
     case = Case(op, shape, DTYPES[options.dtype], options.device)
-    form, limit = ours(op, case.sets[0]), TOLERANCE[case.dtype]
-    if isinstance(form, str):
-        skipped[where] = form
+    fast, limit = ours(op, case.sets[0]), tolerance(op, case.dtype)
+    if isinstance(fast, str):
+        skip(op, fast)
         return []
+    name, form = fast
     good, bad = admitted({"ours": form}, op, case.sets[0], limit)
     if bad:
-        raise SystemExit(f"{where}: WRONG, {bad['ours']} (allowed {limit:.0e}); no speed is printed")
+        raise SystemExit(f"{op} {shape.name}: WRONG, {bad['ours']} (allowed {limit:.0e}); no speed is printed")
     forms, absent = rivals(op, options.device)
     forms, bad = admitted(forms, op, case.sets[0], PEER_FACTOR * limit)
-    skipped.update({name: reason for name, reason in absent.items()})
-    skipped.update({f"{name} in {where}": reason for name, reason in bad.items()})
+    for rival, why in (absent | bad).items():
+        skip(rival, why)
     directions = [d for d in options.direction if d == "forward" or case.op.backward]
-    return [case.row(d, case.time(d, good | forms, options.seconds)) for d in directions]
+    rows = [case.row(d, case.time(d, good | forms, options.seconds)) for d in directions]
+    return [{"implementation": name} | row for row in rows]
 
 
 def line(row: dict) -> str:
@@ -177,17 +181,22 @@ def run(options: argparse.Namespace) -> dict:
         print(f"BUSY: a thread gets {about['core_share']:.0%} of a core; --threads 1 measures processor time")
     print(COLUMNS)
     cases = [(op, model_shape(s, t)) for s in options.shape for t in options.tokens for op in options.op]
-    rows, skipped, start = [], {}, time.monotonic()
+    rows, skipped, start = [], [], time.monotonic()
     for number, (op, shape) in enumerate(cases, 1):
-        _progress(f"[{number}/{len(cases)}, {time.monotonic() - start:.0f} s] {op} {shape.name} {shape.tokens}")
-        for row in bench(op, shape, options, skipped):
+        spent, where = time.monotonic() - start, f"{op} {shape.name} {shape.tokens}"
+        if options.limit and spent > options.limit:
+            skipped.append((where, f"more than {options.limit:.0f} s had passed"))
+            continue
+        _progress(f"[{number}/{len(cases)}, {spent:.0f} s] {where}")
+        for row in bench(op, shape, options, lambda *skip: skipped.append(skip)):
             _progress("")
             print(line(row), flush=True)
             rows.append(row)
         gc.collect()
     _progress("")
-    print("".join(f"skipped {what}: {why}\n" for what, why in skipped.items()), end="")
-    return {"rows": rows, "skipped": skipped, **about}
+    about["skipped"] = list(dict.fromkeys(f"{what}: {why}" for what, why in skipped))
+    print("".join(f"skipped {words}\n" for words in about["skipped"]), end="")
+    return {"rows": rows, **about}
 
 
 def _progress(text: str) -> None:
@@ -208,6 +217,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=DEFAULTS, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; with 1, processor time is measured")
     parser.add_argument("--seconds", type=float, help="time spent on each form of each row")
+    parser.add_argument("--limit", type=float, help="start no further case after so many seconds")
     parser.add_argument("--json", type=Path, help="where the rows go (default: benchmarks/results)")
     parser.add_argument("--plot", type=Path, help="where the picture goes (default: beside the rows)")
     options = parser.parse_args(arguments)

@@ -4,6 +4,7 @@ A peer is what a user would install instead: the norm or rotary function of anot
 the part of the op that this library does not have.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +21,8 @@ STREAMS = 2
 # Tokens of a sample → grid of one stream. 65520 is 480x832 and 81 frames, 32760 half its width.
 GRIDS = {1152: (4, 12, 12), 4096: (8, 16, 16), 32760: (21, 30, 26), 65520: (21, 30, 52)}
 NOISED_SAMPLES = 8
+# A caption of 64 tokens, and one key for all of its padding.
+KEYS = 65
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,6 @@ def model_shape(name: str, tokens: int) -> Shape:
     return Shape(name, model.dim, model.ffn_dim, model.num_heads, GRIDS[tokens])
 
 
-# Odd counts and widths that fill no vector: for values, not for speed.
-ODD_SHAPES = (
-    Shape("d24", 24, 56, 3, (1, 3, 5)),
-    Shape("d200", 200, 328, 5, (3, 5, 7)),
-    Shape("d1544", 1544, 1000, 4, (1, 1, 37)),
-    Shape("d5120", 5120, 136, 40, (2, 3, 11)),
-)
-
-
 class Inputs(NamedTuple):
     """Arguments of one call: tensors that may want a gradient, then the rest."""
 
@@ -63,10 +57,10 @@ Make = Callable[[Shape, torch.dtype, str], Inputs]
 
 @dataclass(frozen=True)
 class Op:
-    """An op, and the times it must move one tensor of activations (its first argument), forward and backward."""
+    """An op, and how often it must move a tensor of activations (its first argument), forward and backward."""
 
     make: Make
-    forward: int
+    forward: float
     backward: int | None
 
 
@@ -98,6 +92,19 @@ def _latents(shape: Shape, dtype: torch.dtype, device: str) -> Inputs:
     return Inputs((), (data, noise, torch.rand(size[:2], device=device)))
 
 
+def _attention(shape: Shape, dtype: torch.dtype, device: str) -> Inputs:
+    head = shape.dim // shape.heads
+    q = _normal((STREAMS, shape.tokens // STREAMS, shape.heads, head), dtype, device)
+    key, value = (_normal((STREAMS, KEYS, shape.heads, head), dtype, device) for _ in range(2))
+    bias = torch.zeros(STREAMS, KEYS, device=device)
+    bias[:, -1] = math.log(512 - KEYS + 1)
+    return Inputs((q, key, value), (bias,))
+
+
+def _without_gradients(make: Make) -> Make:
+    return lambda *about: Inputs((), sum(make(*about), ()))
+
+
 OPS = {
     "modulated_layernorm": Op(partial(_rows_and_tables, 1, 2), 2, 3),
     "gated_residual": Op(partial(_rows_and_tables, 2, 1), 3, 3),
@@ -105,6 +112,11 @@ OPS = {
     "qk_norm_rope": Op(_queries, 4, 6),
     "gelu": Op(_hidden, 2, 3),
     "flow_noise": Op(_latents, 4, None),
+    "dual_cross_attention": Op(_attention, 2, 4),
+    # 8 bits written for 16 read
+    "modulated_layernorm_fp8": Op(_without_gradients(partial(_rows_and_tables, 1, 2)), 1.5, None),
+    "gated_residual_layernorm_fp8": Op(_without_gradients(partial(_rows_and_tables, 2, 3)), 3.5, None),
+    "gelu_fp8": Op(_without_gradients(_hidden), 1.5, None),
 }
 
 
