@@ -25,7 +25,7 @@ struct Modulation {
 
 template <class T, bool GATED, bool PAST_CACHE>
 static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation table, Rows<T> residual, Rows<T> out,
-                    float* mean, float* rstd) {
+                    float* statistics) {
     const int64_t width = norm.width;
 #pragma omp parallel for num_threads(norm.threads) schedule(static)
     for (int64_t task = 0; task < norm.chunks.count(); ++task) {
@@ -59,8 +59,9 @@ static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation tabl
                 prefetch_next(x, xs, at);
                 if (GATED) prefetch_next(y, ys, at);
             });
-            mean[g * norm.chunks.rows + n] = center[0];
-            rstd[g * norm.chunks.rows + n] = inverse;
+            float* of_row = statistics + 2 * (g * norm.chunks.rows + n);
+            of_row[0] = center[0];
+            of_row[1] = inverse;
         }
         if (PAST_CACHE) end_streams();
     }
@@ -68,7 +69,7 @@ static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation tabl
 
 template <class T, bool GATED, bool PAST_CACHE>
 static void backward(Norm norm, Rows<const T> d_out, Rows<const T> d_residual, Rows<const T> r, Rows<const T> y,
-                     Modulation table, const float* mean, const float* rstd, Rows<T> d_x, Rows<T> d_y,
+                     Modulation table, const float* statistics, Rows<T> d_x, Rows<T> d_y,
                      float* partials) {
     constexpr int SUMS = GATED ? 3 : 2;
     const int64_t width = norm.width;
@@ -81,7 +82,8 @@ static void backward(Norm norm, Rows<const T> d_out, Rows<const T> d_residual, R
         for (int64_t n = norm.chunks.first(task); n < norm.chunks.end(task); ++n) {
             const T *grads = d_out.at(g, n), *more = d_residual.at(g, n), *rs = r.at(g, n), *ys = y.at(g, n);
             T *to = d_x.at(g, n), *to_y = d_y.at(g, n);
-            const Vec center = fill(mean[g * norm.chunks.rows + n]), factor = fill(rstd[g * norm.chunks.rows + n]);
+            const float* of_row = statistics + 2 * (g * norm.chunks.rows + n);
+            const Vec center = fill(of_row[0]), factor = fill(of_row[1]);
             float sum[2];
             sum_columns<2>(width, sum, [&](int64_t at, auto lanes, Vec* sums) {
                 const Vec grad = load(grads + at, lanes);
@@ -117,12 +119,12 @@ static void backward(Norm norm, Rows<const T> d_out, Rows<const T> d_residual, R
 
 using namespace LEVEL;
 
-// Results are dense [groups, rows, width]; mean and rstd float32 [groups, rows]. y may be null.
+// Results are dense [groups, rows, width]; statistics [groups, rows, 2] are mean and rstd. y may be null.
 EXPORT(layernorm_forward)
 (int threads, int is_bf16, int64_t groups, int64_t rows, int64_t width, int64_t chunk, float eps, const void* x,
  int64_t x_group, int64_t x_row, const void* y, int64_t y_group, int64_t y_row, const float* gate, int64_t gate_group,
  const float* scale, int64_t scale_group, const float* shift, int64_t shift_group, void* residual, void* out,
- float* mean, float* rstd) {
+ float* statistics) {
     const Norm norm{team(threads, groups * rows * width), {groups, rows, chunk}, width, eps};
     const Modulation table{gate, scale, shift, gate_group, scale_group, shift_group};
     with_storage(is_bf16, out, groups * rows, width, [&](auto* type, auto past_cache) {
@@ -131,7 +133,7 @@ EXPORT(layernorm_forward)
         with_flag(y != nullptr, [&](auto gated) {
             forward<T, gated.value, past_cache.value>(
                 norm, {(const T*)x, x_group, x_row}, {(const T*)y, y_group, y_row}, table,
-                {(T*)residual, group, width}, {(T*)out, group, width}, mean, rstd);
+                {(T*)residual, group, width}, {(T*)out, group, width}, statistics);
         });
     });
 }
@@ -140,8 +142,7 @@ EXPORT(layernorm_backward)
 (int threads, int is_bf16, int64_t groups, int64_t rows, int64_t width, int64_t chunk, const void* d_out,
  int64_t d_out_group, int64_t d_out_row, const void* d_residual, int64_t d_residual_group, int64_t d_residual_row,
  const void* r, int64_t r_group, int64_t r_row, const void* y, int64_t y_group, int64_t y_row, const float* gate,
- int64_t gate_group, const float* scale, int64_t scale_group, const float* mean, const float* rstd, void* d_x,
- void* d_y, float* partials) {
+ int64_t gate_group, const float* scale, int64_t scale_group, const float* statistics, void* d_x, void* d_y, float* partials) {
     const Norm norm{team(threads, groups * rows * width), {groups, rows, chunk}, width, 0};
     const Modulation table{gate, scale, nullptr, gate_group, scale_group, 0};
     with_storage(is_bf16, d_x, groups * rows, width, [&](auto* type, auto past_cache) {
@@ -151,7 +152,7 @@ EXPORT(layernorm_backward)
             backward<T, gated.value, past_cache.value>(
                 norm, {(const T*)d_out, d_out_group, d_out_row},
                 {(const T*)d_residual, d_residual_group, d_residual_row}, {(const T*)r, r_group, r_row},
-                {(const T*)y, y_group, y_row}, table, mean, rstd, {(T*)d_x, group, width}, {(T*)d_y, group, width},
+                {(const T*)y, y_group, y_row}, table, statistics, {(T*)d_x, group, width}, {(T*)d_y, group, width},
                 partials);
         });
     });

@@ -12,24 +12,31 @@ namespace LEVEL {
 
 constexpr int64_t MAX_HEAD = 1024;
 
-struct Angles {
+struct Grid {
     int64_t frames, rows, columns, head;
     const float *frame_table, *row_table, *column_table;
+};
 
-    // One axis at one position; returns what follows it.
-    static int64_t copy(const float* table, int64_t position, int64_t part, float* c, float* s, int64_t at) {
-        memcpy(c + at, table + 2 * position * part, part * sizeof(float));
-        memcpy(s + at, table + (2 * position + 1) * part, part * sizeof(float));
-        return at + part;
+// C and S of one token. The next token is mostly the next column of the same line, so only that part is renewed.
+struct Angles {
+    alignas(64) float c[MAX_HEAD];
+    alignas(64) float s[MAX_HEAD];
+    int64_t line = -1;
+
+    void turn_to(const Grid& grid, int64_t token) {
+        const int64_t side = grid.head / 6 * 2, front = grid.head - 2 * side;
+        const int64_t now = token / grid.columns, stream = now / (grid.rows * grid.frames);
+        if (now != line) {
+            copy(grid.frame_table, now / grid.rows % grid.frames, front, 0);
+            copy(grid.row_table, now % grid.rows, side, front);
+            line = now;
+        }
+        copy(grid.column_table, stream * grid.columns + token % grid.columns, side, front + side);
     }
 
-    void fill_in(int64_t token, float* c, float* s) const {
-        const int64_t column = token % columns, line = token / columns;
-        const int64_t stream = line / (rows * frames);
-        const int64_t side_part = head / 6 * 2, frame_part = head - 2 * side_part;
-        int64_t at = copy(frame_table, line / rows % frames, frame_part, c, s, 0);
-        at = copy(row_table, line % rows, side_part, c, s, at);
-        copy(column_table, stream * columns + column, side_part, c, s, at);
+    void copy(const float* table, int64_t position, int64_t part, int64_t at) {
+        memcpy(c + at, table + 2 * position * part, part * sizeof(float));
+        memcpy(s + at, table + (2 * position + 1) * part, part * sizeof(float));
     }
 };
 
@@ -58,13 +65,13 @@ INLINE float inverse_rms(const T* x, int64_t width, float eps) {
 }
 
 template <class T, bool PAST_CACHE>
-static void forward(Heads heads, Angles angles, Rows<const T> x, const float* weight, Rows<T> out) {
+static void forward(Heads heads, Grid grid, Rows<const T> x, const float* weight, Rows<T> out) {
 #pragma omp parallel for num_threads(heads.threads) schedule(static)
     for (int64_t task = 0; task < heads.chunks.count(); ++task) {
         const int64_t b = heads.chunks.group(task), size = heads.size;
-        alignas(64) float c[MAX_HEAD], s[MAX_HEAD];
+        Angles angles;
         for (int64_t token = heads.chunks.first(task); token < heads.chunks.end(task); ++token) {
-            angles.fill_in(token, c, s);
+            angles.turn_to(grid, token);
             const T* xs = x.at(b, token);
             T* to = out.at(b, token);
             for (int64_t norm = 0; norm < heads.norms; ++norm) {
@@ -73,7 +80,7 @@ static void forward(Heads heads, Angles angles, Rows<const T> x, const float* we
                     const float* ws = weight + head * size;
                     columns(size, [&](int64_t at, auto lanes) {
                         const Vec value = load(xs + at, lanes) * factor * load(ws + at, lanes);
-                        const Vec turned = value * load(c + at, lanes) + swap_pairs(value) * load(s + at, lanes);
+                        const Vec turned = value * load(angles.c + at, lanes) + swap_pairs(value) * load(angles.s + at, lanes);
                         put<PAST_CACHE>(to + at, turned, lanes);
                         prefetch_next(x, xs, at);
                     });
@@ -85,38 +92,37 @@ static void forward(Heads heads, Angles angles, Rows<const T> x, const float* we
 }
 
 template <class T, bool PAST_CACHE>
-static void backward(Heads heads, Angles angles, Rows<const T> d_out, int64_t d_out_head, Rows<const T> x,
+static void backward(Heads heads, Grid grid, Rows<const T> d_out, int64_t d_out_head, Rows<const T> x,
                      const float* weight, Rows<T> d_x, float* partials) {
     const int64_t size = heads.size, width = heads.per_norm * size;
 #pragma omp parallel for num_threads(heads.threads) schedule(static)
     for (int64_t task = 0; task < heads.chunks.count(); ++task) {
         const int64_t b = heads.chunks.group(task);
-        alignas(64) float c[MAX_HEAD], s[MAX_HEAD], through[MAX_WIDTH];
+        Angles angles;
+        alignas(64) float through[MAX_WIDTH];
         float* d_weight = partials + task * width;
         memset(d_weight, 0, width * sizeof(float));
         for (int64_t token = heads.chunks.first(task); token < heads.chunks.end(task); ++token) {
-            angles.fill_in(token, c, s);
+            angles.turn_to(grid, token);
             const T *xs = x.at(b, token), *grads = d_out.at(b, token);
             T* to = d_x.at(b, token);
             for (int64_t norm = 0; norm < heads.norms; ++norm, xs += width, to += width) {
                 const Vec factor = fill(inverse_rms(xs, width, heads.eps));
-                float product = 0;
+                Vec product = {};
                 for (int64_t head = 0; head < heads.per_norm; ++head, grads += d_out_head) {
                     const int64_t first = head * size;
-                    float sum[1];
-                    sum_columns<1>(size, sum, [&](int64_t at, auto lanes, Vec* sums) {
+                    columns(size, [&](int64_t at, auto lanes) {
                         const Vec grad = load(grads + at, lanes);
-                        const Vec value = grad * load(c + at, lanes) - swap_pairs(grad) * load(s + at, lanes);
+                        const Vec value = grad * load(angles.c + at, lanes) - swap_pairs(grad) * load(angles.s + at, lanes);
                         const Vec normed = load(xs + first + at, lanes) * factor;
                         const Vec scaled = value * load(weight + first + at, lanes);
                         add(d_weight + first + at, value * normed, lanes);
                         store(through + first + at, scaled, lanes);
-                        sums[0] += scaled * normed;
+                        product += scaled * normed;
                         prefetch_next(d_out, grads, at);
                     });
-                    product += sum[0];
                 }
-                const Vec mean_product = fill(product / width);
+                const Vec mean_product = fill(total(product) / width);
                 columns(width, [&](int64_t at, auto lanes) {
                     const Vec normed = load(xs + at, lanes) * factor;
                     put<PAST_CACHE>(to + at, factor * (load(through + at, lanes) - normed * mean_product), lanes);
@@ -142,10 +148,10 @@ EXPORT(rope_forward)
     const int64_t width = heads * size;
     const Heads shape{team(threads, groups * tokens * width), {groups, tokens, chunk}, heads / per_norm, per_norm,
                       size, eps};
-    const Angles angles{frames, rows, columns, size, frame_table, row_table, column_table};
+    const Grid grid{frames, rows, columns, size, frame_table, row_table, column_table};
     with_storage(is_bf16, out, groups * tokens * heads, size, [&](auto* type, auto past_cache) {
         using T = __typeof__(*type);
-        forward<T, past_cache.value>(shape, angles, {(const T*)x, x_group, x_row}, weight,
+        forward<T, past_cache.value>(shape, grid, {(const T*)x, x_group, x_row}, weight,
                                      {(T*)out, tokens * width, width});
     });
 }
@@ -159,10 +165,10 @@ EXPORT(rope_backward)
     const int64_t width = heads * size;
     const Heads shape{team(threads, groups * tokens * width), {groups, tokens, chunk}, heads / per_norm, per_norm,
                       size, eps};
-    const Angles angles{frames, rows, columns, size, frame_table, row_table, column_table};
+    const Grid grid{frames, rows, columns, size, frame_table, row_table, column_table};
     with_storage(is_bf16, d_x, groups * tokens * heads, size, [&](auto* type, auto past_cache) {
         using T = __typeof__(*type);
-        backward<T, past_cache.value>(shape, angles, {(const T*)d_out, d_out_group, d_out_row}, d_out_head,
+        backward<T, past_cache.value>(shape, grid, {(const T*)d_out, d_out_group, d_out_row}, d_out_head,
                                       {(const T*)x, x_group, x_row}, weight, {(T*)d_x, tokens * width, width},
                                       partials);
     });

@@ -47,17 +47,21 @@ def can_run(op: str, *args, **options) -> str | None:
 
 
 def _refuse_tensors(rows: tuple[Tensor, ...], tables: tuple[Tensor, ...]) -> str | None:
-    first = rows[0]
-    if any(x.device.type != "cpu" for x in (*rows, *tables)):
-        return f"the tensors are on {first.device.type}, not on the CPU"
-    if first.dtype not in (torch.float32, torch.bfloat16):
-        return f"dtype {first.dtype} is neither float32 nor bfloat16"
-    if any(x.dtype != first.dtype for x in rows):
-        return f"mixed dtypes {[str(x.dtype) for x in rows]}"
-    if any(x.dtype != torch.float32 for x in tables):
-        return "scale, shift and gate must be float32"
-    if any(x.stride(-1) != 1 for x in (*rows, *tables)):
-        return "the last axis is not dense"
+    # In every call of every op: plain loops, no generators.
+    dtype = rows[0].dtype
+    if dtype is not torch.float32 and dtype is not torch.bfloat16:
+        return f"dtype {dtype} is neither float32 nor bfloat16"
+    for x in rows:
+        if x.dtype is not dtype:
+            return f"mixed dtypes {dtype} and {x.dtype}"
+    for x in tables:
+        if x.dtype is not torch.float32:
+            return "scale, shift and gate must be float32"
+    for x in (*rows, *tables):
+        if not x.is_cpu:
+            return f"a tensor is on {x.device.type}, not on the CPU"
+        if x.stride(-1) != 1:
+            return "the last axis is not dense"
     return None
 
 

@@ -37,17 +37,16 @@ def gated_residual_layernorm(
 
 def _layernorm_forward(
     x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = residual, out, mean, rstd = _layernorm_forward_fake(x, y, gate, scale, shift, eps)
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = _layernorm_forward_fake(x, y, gate, scale, shift, eps)
     tables = (*table(gate), *table(scale), *table(shift))
     run("layernorm_forward", is_bf16(x), *x.shape, CHUNK, eps, *rows(x), *rows(y), *tables, *pointers(*outputs))
     return outputs
 
 
 def _layernorm_forward_fake(x, y, gate, scale, shift, eps):
-    stats = x.new_empty(x.shape[:-1], dtype=torch.float32)
     residual = x.new_empty(x.shape if y is not None else 0)
-    return residual, x.new_empty(x.shape), stats, torch.empty_like(stats)
+    return residual, x.new_empty(x.shape), x.new_empty(*x.shape[:2], 2, dtype=torch.float32)
 
 
 def _layernorm_backward(
@@ -57,19 +56,18 @@ def _layernorm_backward(
     y: Tensor | None,
     gate: Tensor | None,
     scale: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    statistics: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     d_out = readable(d_out)
     d_residual = None if y is None else readable(d_residual)
-    d_x, d_y, sums = _layernorm_backward_fake(d_out, d_residual, r, y, gate, scale, mean, rstd)
+    d_x, d_y, sums = _layernorm_backward_fake(d_out, d_residual, r, y, gate, scale, statistics)
     partials = partial_sums(len(r), chunks(r.shape[1]), sums[0].numel())
     reads = (*rows(d_out), *rows(d_residual), *rows(r), *rows(y), *table(gate), *table(scale))
-    run("layernorm_backward", is_bf16(r), *r.shape, CHUNK, *reads, *pointers(mean, rstd, d_x, d_y, partials))
+    run("layernorm_backward", is_bf16(r), *r.shape, CHUNK, *reads, *pointers(statistics, d_x, d_y, partials))
     return d_x, d_y, add_partial_sums(partials, sums)
 
 
-def _layernorm_backward_fake(d_out, d_residual, r, y, gate, scale, mean, rstd):
+def _layernorm_backward_fake(d_out, d_residual, r, y, gate, scale, statistics):
     groups, _, width = r.shape
     sums = r.new_empty(groups, 2 if y is None else 3, width, dtype=torch.float32)
     return r.new_empty(r.shape), r.new_empty(r.shape if y is not None else 0), sums
@@ -77,20 +75,20 @@ def _layernorm_backward_fake(d_out, d_residual, r, y, gate, scale, mean, rstd):
 
 def _layernorm_setup(ctx, inputs, output):
     x, y, gate, scale, _, _ = inputs
-    residual, _, mean, rstd = output
-    ctx.mark_non_differentiable(mean, rstd)
+    residual, _, statistics = output
+    ctx.mark_non_differentiable(statistics)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x if y is None else residual, y, gate, scale, mean, rstd)
+    ctx.save_for_backward(x if y is None else residual, y, gate, scale, statistics)
 
 
 def _layernorm_gradients(run, ctx, d_residual, d_out, *_):
-    r, y, gate, scale, mean, rstd = ctx.saved_tensors
+    r, y, gate, scale, statistics = ctx.saved_tensors
     d_out = torch.zeros_like(r) if d_out is None else d_out
     if y is None:
-        d_x, _, sums = run(d_out, None, r, None, None, scale, mean, rstd)
+        d_x, _, sums = run(d_out, None, r, None, None, scale, statistics)
         return d_x, None, None, *sums.unbind(1), None
     d_residual = torch.zeros_like(r) if d_residual is None else d_residual
-    d_x, d_y, sums = run(d_out, d_residual, r, y, gate, scale, mean, rstd)
+    d_x, d_y, sums = run(d_out, d_residual, r, y, gate, scale, statistics)
     d_scale, d_shift, d_gate = sums.unbind(1)
     return d_x, d_y, d_gate, d_scale, d_shift, None
 

@@ -14,8 +14,8 @@ _BUILDER = _HERE.parents[1] / "csrc" / "build.py"
 
 # C arguments after the number of threads: i int, q int64, f float, p pointer.
 _ARGUMENTS = {
-    "layernorm_forward": "i qqqqf pqq pqq pq pq pq pppp",
-    "layernorm_backward": "i qqqq pqq pqq pqq pqq pq pq pp ppp",
+    "layernorm_forward": "i qqqqf pqq pqq pq pq pq ppp",
+    "layernorm_backward": "i qqqq pqq pqq pqq pqq pq pq p ppp",
     "residual_forward": "i qqqq pqq pqq pq p",
     "residual_backward": "i qqqq pqq pqq pq pp",
     "rope_forward": "i qqqqqqf qqqppp pqq pp",
