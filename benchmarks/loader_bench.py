@@ -8,6 +8,7 @@ exactly; H.264 files are smaller and lossy (`mp4_error`), shards exact but for R
 """
 
 import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -156,7 +157,8 @@ def main(options: Options):
         lost = {"mp4_error": round(files.loss(), 2), "mp4_bytes_per_sample": round(files.size())}
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    about = {"frames": options.frames, "size": size, "batch": BATCH, **lost}
+    # clips per second fall with what else runs here; CPU time hardly does
+    about = {"frames": options.frames, "size": size, "batch": BATCH, "load": os.getloadavg()[0], **lost}
     print(write_result("loader_bench", rows, folder=options.out, **about))
 
 
