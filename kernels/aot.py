@@ -206,15 +206,18 @@ def _tool(name: str, *args: str) -> str:
 
 
 def main() -> None:
-    """Print what every kernel needs at the production widths."""
-    print("| kernel | d | registers | spills | shared | warps | programs/SM | loop | 128 / 64 / 32 bits |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for d, ffn, heads in SHAPES.values():
-        for name, launch in production(d, ffn, heads).items():
-            r = compile_launch(launch)
-            widths = " / ".join(str(r.widths[w]) for w in ("128", "64", "32"))
-            row = (name, d, r.registers, r.spills, r.shared, r.warps, r.programs, r.loop, widths)
-            print("| " + " | ".join(map(str, row)) + " |")
+    """Print what every kernel needs at the production widths on sm_90."""
+    print("| kernel | " + " | ".join(f"{size}, d = {shape[0]}" for size, shape in SHAPES.items()) + " |")
+    print("|---" * (1 + len(SHAPES)) + "|")
+    launches = [production(*shape) for shape in SHAPES.values()]
+    for name in launches[0]:
+        reports = [compile_launch(launch[name]) for launch in launches]
+        print(f"| {name} | " + " | ".join(map(_cell, reports)) + " |")
+
+
+def _cell(r: Report) -> str:
+    widths = "/".join(str(r.widths[w]) for w in ("128", "64", "32"))
+    return f"{r.registers} r, {r.spills} s, {r.shared // 1024} K, {r.warps}×{r.programs} w, {r.loop} i, {widths}"
 
 
 if __name__ == "__main__":
