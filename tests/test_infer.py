@@ -195,6 +195,8 @@ def mistakes(film, checkpoint, folder):
     stage1 = save_random_model(folder / "stage1", modalities=("depth", "flow"))
     broken = folder / "broken.safetensors"
     broken.write_bytes(b"1234")
+    half = save_random_model(folder / "half")
+    (half / "config.json").write_text((half / "config.json").read_text()[:40])
     return {
         "modality": (["--modality", "smell"], "unknown modality 'smell'; choose one of depth"),
         "sampler": (["--sampler", "heun"], "unknown sampler 'heun'"),
@@ -212,6 +214,7 @@ def mistakes(film, checkpoint, folder):
         ),
         "no weights": (["--checkpoint", folder / "nowhere"], "no weights at .*nowhere"),
         "broken weights": (["--checkpoint", broken], "broken.safetensors cannot be read"),
+        "broken card": (["--checkpoint", half], "half/config.json is damaged"),
         "device": (["--device", "cuda"], "no CUDA GPU") if not torch.cuda.is_available() else None,
         "occupied": (["--out", folder], "holds no earlier results"),
     }
@@ -219,7 +222,7 @@ def mistakes(film, checkpoint, folder):
 
 NAMES = (
     "modality", "sampler", "both", "missing", "unreadable", "4k+1", "none", "too few", "size", "steps", "unlearnt",
-    "no weights", "broken weights", "device", "occupied",
+    "no weights", "broken weights", "broken card", "device", "occupied",
 )  # fmt: skip
 
 

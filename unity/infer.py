@@ -58,6 +58,7 @@ class Request:
     checkpoint: Path | None = None
     # folder of results, replaced if it holds earlier ones; by default runs/infer/<modality>-<task>
     out: Path | None = None
+    # sampling steps
     steps: int = 50
     # classifier-free guidance on the prompt; 1 turns it off
     guidance: float = 7.5
@@ -65,14 +66,17 @@ class Request:
     prompt_guidance: bool = False
     # unipc or euler
     sampler: str = "unipc"
+    # of the noise that sampling starts from; the same seed gives the same files
     seed: int = 0
-    # frames (4k+1), height and width; by default what the checkpoint was trained on
+    # how many, 4k+1; by default what the checkpoint was trained on
     frames: int | None = None
+    # height and width in pixels; by default what the checkpoint was trained on
     size: tuple[int, int] | None = None
-    # by default a GPU if there is one
+    # cpu or cuda; by default a GPU if there is one
     device: str | None = None
-    # weights of the Wan VAE and of UMT5, for the models that use those
+    # weights of the Wan VAE, for the models that use it
     codec_weights: Path | None = None
+    # weights of UMT5, for the models that use it
     text_weights: Path | None = None
 
 
@@ -119,7 +123,7 @@ def infer(request: Request, generator: Generator | None = None, say: Callable[[s
 
 def main() -> None:
     try:
-        result = infer(tyro.cli(Request, description=__doc__))
+        result = infer(tyro.cli(Request, prog="python -m unity.infer", description=__doc__))
     except (ValueError, OSError) as error:
         print(f"infer: {error}", file=sys.stderr)
         sys.exit(2)

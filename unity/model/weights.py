@@ -230,7 +230,10 @@ def _diffusers_names(config: ModelConfig) -> dict[str, str]:
 
 
 def _read_card(path: Path) -> ModelCard | None:
-    content = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the model folder again") from error
     if "model" not in content:
         return None
     known = {field.name for field in fields(ModelConfig)}
@@ -239,7 +242,10 @@ def _read_card(path: Path) -> ModelCard | None:
         raise ValueError(f"{path} has unknown model settings {unknown}; it was written by another version")
     as_tuple = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k != "model"}
     model = {k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()}
-    return ModelCard(model=ModelConfig(**model), **as_tuple)
+    try:
+        return ModelCard(model=ModelConfig(**model), **as_tuple)
+    except TypeError as error:
+        raise ValueError(f"{path} is no whole model card ({error}); copy the model folder again") from error
 
 
 def _foreign_card(state: State, config: ModelConfig | None) -> ModelCard:
