@@ -173,12 +173,13 @@ def run(options: argparse.Namespace) -> dict:
     """Measure all rows, printing each as it comes; returns what is written to the JSON file."""
     # A graph is run backward many times, so nothing in it may be given away after the first.
     torch._functorch.config.donated_buffer = False
-    keep_memory()
     about = {"dtype": options.dtype, "copy_gb_per_s": copy_bandwidth(options.device), "core_share": core_share()}
     print(", ".join(f"{key} {value}" for key, value in machine(options.device).items()))
     print(f"copy bandwidth {about['copy_gb_per_s']:.1f} GB/s, {options.dtype}; ratios are how many times faster")
     if about["core_share"] < 0.9 and options.device == "cpu" and torch.get_num_threads() > 1:
-        print(f"BUSY: a thread gets {about['core_share']:.0%} of a core; --threads 1 measures processor time")
+        print(
+            f"BUSY: a thread gets {about['core_share']:.0%} of a core; --threads 1 counts processor time instead"
+        )
     print(COLUMNS)
     cases = [(op, model_shape(s, t)) for s in options.shape for t in options.tokens for op in options.op]
     rows, skipped, start = [], [], time.monotonic()
@@ -234,6 +235,7 @@ def main() -> None:
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_memory()
     found = run(options)
     path = write_result(options.json.stem, found.pop("rows"), options.device, options.json.parent, **found)
     print(f"wrote {path}")
