@@ -7,7 +7,7 @@ from unity.data.clips import SOURCES
 from unity.data.simulate.camera import film, look
 from unity.data.simulate.physics import run
 from unity.data.simulate.scene import draw_scene
-from unity.data.simulate.tables import MOVES
+from unity.data.simulate.tables import MOVES, SUBJECT_MOVE
 
 
 def test_rays_and_projection_undo_each_other():
@@ -43,19 +43,18 @@ def test_people_stay_in_view_for_the_whole_clip(source, size, seeds):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_cameras_stay_above_ground_and_move_as_the_caption_says(source):
-    moves = set()
-    for seed in range(30):
+    for seed in range(20):
         scene = draw_scene(seed, source)
         world = run(scene, 9, 16.0)
         cameras = film(world, (64, 64), 16.0)
         positions = np.array([camera.position for camera in cameras])
         assert positions[:, 2].min() > 0.2, seed
-        moves.add(scene.shot.move.phrase)
         if scene.shot.move.phrase == MOVES["static"].phrase:
             assert np.ptp(positions, axis=0).max() == 0
         if scene.shot.move.phrase == MOVES["crane"].phrase:
             assert (np.diff(positions[:, 2]) >= 0).all() and positions[-1, 2] > positions[0, 2] + 0.1
-    assert len(moves) == (1 if source == "subject" else len(MOVES))
+    moves = {draw_scene(seed, source).shot.move.phrase for seed in range(80)}
+    assert moves == ({SUBJECT_MOVE.phrase} if source == "subject" else {move.phrase for move in MOVES.values()})
 
 
 def test_the_subject_stays_in_the_middle():

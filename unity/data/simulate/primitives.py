@@ -6,7 +6,8 @@ sizes as MuJoCo gives them: radius, half length, or half sides.
 
 import mujoco
 import numpy as np
-from numba import njit
+
+from unity.data.simulate.jit import kernel
 
 PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = (
     int(getattr(mujoco.mjtGeom, f"mjGEOM_{name}"))
@@ -14,7 +15,7 @@ PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = (
 )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def meet(kind, a, b, c, x, y, z, u, v, w):
     """The least t > 0 at which the ray (x, y, z) + t (u, v, w) meets the primitive; inf if it misses."""
     if kind == PLANE:
@@ -39,7 +40,7 @@ def meet(kind, a, b, c, x, y, z, u, v, w):
     return side
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _quadric(square, half, rest):
     """Least positive root of square t^2 + 2 half t + rest, or inf."""
     inside = half * half - square * rest
@@ -54,7 +55,7 @@ def _quadric(square, half, rest):
     return near if near > 0 else far if far > 0 else np.inf
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _box(a, b, c, x, y, z, u, v, w):
     near, far = -np.inf, np.inf
     for half, start, step in ((a, x, u), (b, y, v), (c, z, w)):
@@ -69,7 +70,7 @@ def _box(a, b, c, x, y, z, u, v, w):
     return near if near > 0 else far
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _cap(a, b, x, y, z, u, v, w):
     """Where a ray enters a cylinder through its flat ends."""
     if w == 0:
@@ -82,7 +83,7 @@ def _cap(a, b, x, y, z, u, v, w):
     return first
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def outward(kind, a, b, c, x, y, z):
     """Unit normal of the primitive at a point of its surface."""
     if kind == ELLIPSOID:

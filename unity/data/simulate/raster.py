@@ -6,10 +6,10 @@ Everything is float64 and exact at sample centres, so that depth, flow and masks
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from unity.data.simulate.body import FACES
 from unity.data.simulate.camera import Camera
+from unity.data.simulate.jit import kernel
 from unity.data.simulate.physics import World
 from unity.data.simulate.primitives import half_extents, meet
 
@@ -77,7 +77,7 @@ def draw_people(view: View, people: np.ndarray, hits: Hits) -> None:
         _draw(points, FACES, view.focal, hits, person * len(FACES))
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def ray_of(view: View, i, j):
     """World direction of unit depth through the centre of sample (i, j)."""
     x = (j + 0.5 - 0.5 * view.width) / view.focal
@@ -90,7 +90,7 @@ def ray_of(view: View, i, j):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def into(turn, x, y, z):
     """A world vector in the axes that are the columns of `turn`."""
     return (
@@ -100,7 +100,7 @@ def into(turn, x, y, z):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _meet_all(view: View, scenery: Solids, hits: Hits):
     """Meet every primitive with the rays through the rectangle of samples it can cover."""
     for geom in range(len(scenery.kind)):
@@ -120,7 +120,7 @@ def _meet_all(view: View, scenery: Solids, hits: Hits):
                     hits.geom[i, j] = geom
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _rectangle(view: View, turn, centre, extent):
     """Samples (left, right, top, bottom) that a box can cover; all of them if it reaches behind the camera."""
     low_x = low_y = np.inf
@@ -141,7 +141,7 @@ def _rectangle(view: View, turn, centre, extent):
     return _samples(low_x, high_x, low_y, high_y, view.focal, view.width, view.height)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _samples(low_x, high_x, low_y, high_y, focal, width, height):
     """Samples whose centres lie between image bounds at unit depth."""
     left = max(0.0, np.floor(focal * low_x + 0.5 * width - 0.5))
@@ -151,7 +151,7 @@ def _samples(low_x, high_x, low_y, high_y, focal, width, height):
     return int(left), int(right), int(top), int(bottom)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _draw(points, faces, focal, hits: Hits, base):
     """Nearest triangle at sample centres; points in camera axes.
 
@@ -185,7 +185,7 @@ def _draw(points, faces, focal, hits: Hits, base):
                         hits.triangle[i, j] = base + face
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def weights(vertices, corners, origin, u, v, w):
     """Barycentric weights of where the ray origin + t (u, v, w) meets a triangle's plane, all in world axes."""
     a, b, c = vertices[corners[0]], vertices[corners[1]], vertices[corners[2]]
@@ -199,14 +199,14 @@ def weights(vertices, corners, origin, u, v, w):
     return p / total, q / total, r / total
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def blend(rows, corners, p, q, r):
     """The weighted mean of three rows of [v, 3]."""
     a, b, c = rows[corners[0]], rows[corners[1]], rows[corners[2]]
     return p * a[0] + q * b[0] + r * c[0], p * a[1] + q * b[1] + r * c[1], p * a[2] + q * b[2] + r * c[2]
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def vertex_normals(vertices, faces):
     """Area-weighted unit normals of a mesh [v, 3]."""
     normals = np.zeros_like(vertices)

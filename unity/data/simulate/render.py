@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from unity.data.simulate.body import FACES, MESH, WEAR
 from unity.data.simulate.camera import Camera, shadow_camera, sun
+from unity.data.simulate.jit import inlined, kernel
 from unity.data.simulate.physics import World
 from unity.data.simulate.primitives import PLANE, meet, outward
 from unity.data.simulate.raster import (
@@ -121,7 +121,7 @@ def _row(material: Material) -> tuple[float, ...]:
     return (*material.color, *material.second, texture, material.scale, material.shine)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _paint(
     view: View, hits: Hits, faces, scenery, people, materials, light: Light, shade: Shade, samples, picture
 ):
@@ -146,12 +146,12 @@ def _paint(
             picture[i, j, 2] = _tone(blue / samples**2)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _tone(value):
     return np.uint8(255 * value**_GAMMA + 0.5)
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _sky(ray, light: Light):
     x, y, z = ray
     length = np.sqrt(x * x + y * y + z * z)
@@ -165,14 +165,14 @@ def _sky(ray, light: Light):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _sky_channel(colors, channel, high, cloud):
     clear = colors[1, channel] * high + colors[2, channel] * (1 - high)
     bright = 0.6 * colors[0, channel] + 0.35 * colors[2, channel]
     return clear + cloud * (bright - clear)
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _surface(view, hits, i, j, ray, faces, scenery, people, materials, light, shade, casters, room):
     """Sun, sky light with contact shade, a highlight, and fog, at one sample."""
     depth, geom, triangle = hits.depth[i, j], hits.geom[i, j], hits.triangle[i, j]
@@ -206,7 +206,7 @@ def _surface(view, hits, i, j, ray, faces, scenery, people, materials, light, sh
     )
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _lit_channel(material, colors, channel, mix, around, direct, shine, haze):
     albedo = material[channel] * (1 - mix) + material[3 + channel] * mix
     glow = around * (0.85 + 0.25 * colors[1, channel])
@@ -214,7 +214,7 @@ def _lit_channel(material, colors, channel, mix, around, direct, shine, haze):
     return color + haze * (colors[2, channel] - color)
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _on_solid(scenery: Solids, geom, x, y, z):
     """A surface point in the primitive's axes, and its world normal."""
     turn, centre, size = scenery.turn[geom], scenery.position[geom], scenery.size[geom]
@@ -226,7 +226,7 @@ def _on_solid(scenery: Solids, geom, x, y, z):
     return p, q, r, nx, ny, nz
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _on_person(people: People, person, corners, origin, u, v, w):
     """A surface point in the rest pose, and its smooth world normal on the camera's side."""
     a, b, c = weights(people.vertices[person], corners, origin, u, v, w)
@@ -238,7 +238,7 @@ def _on_person(people: People, person, corners, origin, u, v, w):
     return p, q, r, scale * nx, scale * ny, scale * nz
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _mix(material, x, y, z, footprint):
     """The second colour's share; cells smaller than a sample fade to the texture's mean."""
     texture, scale = int(material[6]), material[7]
@@ -250,7 +250,7 @@ def _mix(material, x, y, z, footprint):
     return (1 - blur) * pattern(texture, scale * x, scale * y, scale * z) + blur * MEANS[texture]
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _casters(scenery: Solids, sun):
     """Primitives that can cast shadows, and where their bounding spheres lie across the sun's rays.
 
@@ -265,7 +265,7 @@ def _casters(scenery: Solids, sun):
     return casters, room
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _across(sun, x, y, z):
     """Coordinates of a point on the plane across the sun's rays, which never are vertical."""
     flat = np.sqrt(sun[0] ** 2 + sun[1] ** 2)
@@ -273,7 +273,7 @@ def _across(sun, x, y, z):
     return (sun[0] * y - sun[1] * x) / flat, flat * z - sun[2] * along
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _blocked(scenery: Solids, casters, room, sun, x, y, z):
     """Whether a primitive stands between a point and the sun."""
     p, q = _across(sun, x, y, z)
@@ -289,7 +289,7 @@ def _blocked(scenery: Solids, casters, room, sun, x, y, z):
     return False
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _people_free(shade: Shade, x, y, z):
     """How much of a point people leave to the sun: their shadow map, softened over 2 x 2 texels."""
     view, size = shade.eye, shade.eye.width
@@ -307,7 +307,7 @@ def _people_free(shade: Shade, x, y, z):
     return free + v * u * (shade.depth[i + 1, j + 1] > depth - 0.05)
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _open(geom, x, y, z, discs):
     """How open a point is to the sky: darker in discs on the ground, and close above the ground."""
     if geom != 0:
@@ -320,7 +320,7 @@ def _open(geom, x, y, z, discs):
     return free
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _highlight(u, v, w, nx, ny, nz, sun):
     length = np.sqrt(u * u + v * v + w * w)
     x, y, z = sun[0] - u / length, sun[1] - v / length, sun[2] - w / length

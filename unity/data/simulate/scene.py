@@ -85,7 +85,7 @@ def draw_scene(seed: int, source: str) -> Scene:
         fixtures=tuple(fixture for name in place.scenery for fixture in SCENERY[name](rng)),
         people=people,
         things=_CAST[source][1](rng),
-        shot=_shot(rng, source),
+        shot=_shot(rng, source, people),
     )
 
 
@@ -99,8 +99,11 @@ def _color(rng: np.random.Generator, used: set[str]) -> str:
     return name
 
 
-def _shot(rng: np.random.Generator, source: str) -> Shot:
-    move = tables.SUBJECT_MOVE if source == "subject" else _pick(rng, tuple(tables.MOVES.values()))
+def _shot(rng: np.random.Generator, source: str, people: tuple[Person, ...]) -> Shot:
+    move = tables.SUBJECT_MOVE if source == "subject" else tables.MOVES[_pick(rng, tuple(tables.MOVES))]
+    if any(person.style.act == "jog" for person in people):
+        # A camera that stood would need to be so far away that runners are tiny.
+        move = tables.MOVES["track"]
     sign = _pick(rng, (-1.0, 1.0))
     return Shot(
         move=Move(move.phrase, sign * move.orbit, move.dolly, move.crane, move.shake, move.aim, move.follow),

@@ -1,8 +1,8 @@
 """Solid textures: how much of a material's second colour shows at a point, and the clouds of the sky."""
 
 import numpy as np
-from numba import njit
 
+from unity.data.simulate.jit import kernel
 from unity.data.simulate.tables import TEXTURES
 
 # The mean of each texture, to which it fades where its cells are smaller than a sample.
@@ -10,7 +10,7 @@ MEANS = np.array([0.0, 0.5, 0.27, 0.5, 0.5, 0.5, 0.27, 0.35, 0.3, 0.3, 0.5, 0.45
 assert len(MEANS) == len(TEXTURES)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def cell(x, y, z):
     """A hash of three whole numbers to [0, 1]."""
     n = (x * 73856093) ^ (y * 19349663) ^ (z * 83492791)
@@ -20,7 +20,7 @@ def cell(x, y, z):
     return (n & 0xFFFF) / 65535.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def noise(x, y, z):
     """Value noise in [0, 1] with cells of size one."""
     fi, fj, fk = np.floor(x), np.floor(y), np.floor(z)
@@ -31,7 +31,7 @@ def noise(x, y, z):
     return near + w * (_face(i, j, k + 1, u, v) - near)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _face(i, j, k, u, v):
     a = cell(i, j, k)
     a += u * (cell(i + 1, j, k) - a)
@@ -40,7 +40,7 @@ def _face(i, j, k, u, v):
     return a + v * (b - a)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def pattern(texture, x, y, z):
     """The share of the second colour, [0, 1]; coordinates in cells; `texture` indexes tables.TEXTURES."""
     if texture == 1:  # checker
@@ -91,7 +91,7 @@ def pattern(texture, x, y, z):
     return 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def clouds(x, y, z):
     """How much cloud lies in the direction of a unit vector, [0, 1]."""
     up = max(0.0, z)

@@ -7,10 +7,10 @@ frame, and with it the flow, is exact, occluded or not. Sky moves as infinitely 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from unity.data.simulate.body import BONE, FACES, MESH, Body
 from unity.data.simulate.camera import Camera
+from unity.data.simulate.jit import kernel
 from unity.data.simulate.physics import World
 from unity.data.simulate.raster import (
     Hits,
@@ -149,7 +149,7 @@ def _skeleton(keypoints: np.ndarray, camera: Camera, depth: np.ndarray) -> np.nd
     return rows
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _measure(hits: Hits, faces, labels: Labels, now: Moment, then: Moment, flow, segmentation, densepose):
     height, width = segmentation.shape
     for i in range(height):
@@ -174,12 +174,12 @@ def _measure(hits: Hits, faces, labels: Labels, now: Moment, then: Moment, flow,
             flow[i, j, 0], flow[i, j, 1] = p - (j + 0.5), q - (i + 0.5)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _from(position, x, y, z):
     return x - position[0], y - position[1], z - position[2]
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _carry(geom, depth, u, v, w, now: Moment, then: Moment):
     """Where a primitive's surface point is in the next frame, seen from the next camera's place."""
     origin, centre = now.eye.position, now.scenery.position[geom]
@@ -192,7 +192,7 @@ def _carry(geom, depth, u, v, w, now: Moment, then: Moment):
     return _from(then.eye.position, x, y, z)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _project(view: View, x, y, z):
     """Image point of a world vector from the camera's place."""
     turn = view.turn
@@ -202,7 +202,7 @@ def _project(view: View, x, y, z):
     return view.focal * across / depth + 0.5 * view.width, view.focal * down / depth + 0.5 * view.height
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _unwrap(charts: Charts, person, part, x, y, z, out):
     """Part, U (angle about the part's axis) and V (along it) of a point of the rest pose."""
     x, y, z = _from(charts.origin[person, part], x, y, z)
@@ -221,6 +221,6 @@ def _unwrap(charts: Charts, person, part, x, y, z, out):
     out[2] = min(1.0, max(0.0, (along + 0.08 * length) / (1.16 * length)))
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _dot(row, x, y, z):
     return row[0] * x + row[1] * y + row[2] * z
