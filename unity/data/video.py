@@ -2,8 +2,8 @@
 
 Inside shards a video is VP9 with whole colour (profile 1: GBR, or for grey pictures a full-range luma) in an IVF
 container. Of the codecs that DALI decodes on a CPU (VP8, VP9, MJPEG) only it can be lossless; PyAV and DALI give
-the same values bit for bit, where 4:2:0 costs palettes up to 240 of 255 levels at borders and the two differ by
-up to 100. NVDEC has no VP9 4:4:4, so shards are decoded on CPU cores on GPU machines too. One thread and a
+the same values bit for bit, where 4:2:0 costs palettes up to 244 of 255 levels at borders and the two differ by
+up to 103. NVDEC has no VP9 4:4:4, so shards are decoded on CPU cores on GPU machines too. One thread and a
 container without random identifiers make the bytes a pure function of the frames.
 """
 
