@@ -104,18 +104,23 @@ def main(options: Options) -> Path:
 
 
 class Clock:
-    """Says what begins and how long it took, and remembers it."""
+    """Says what begins and how long it took, and remembers it: seconds, and seconds of all cores together."""
 
     def __init__(self):
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         print(f"\n== {part}", flush=True)
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), _worked()
         yield
-        self.seconds[part] = time.perf_counter() - start
-        print(f"== {part}: {self.seconds[part]:.0f} s", flush=True)
+        self.seconds[part] = time.perf_counter() - start, _worked() - worked
+        print(f"== {part}: {self.seconds[part][0]:.0f} s", flush=True)
+
+
+def _worked() -> float:
+    """Seconds that cores have worked for this process and its finished children."""
+    return sum(os.times()[:4])
 
 
 def _start_anew(out: Path, options: Options) -> None:
