@@ -1,0 +1,115 @@
+"""dual_cross_attention: absent and collapsed keys, every head size, queries that are normalised on the way in."""
+
+import pytest
+import torch
+
+from unity.kernels import reference
+from unity.kernels.dual_cross_attention import dual_cross_attention, refusal
+
+# groups, queries, heads, head size, keys: one query and key, more tiles than programs, ragged ends, two launches
+SIZES = [(1, 1, 1, 64, 1), (2, 391, 1, 64, 5), (3, 129, 2, 96, 17), (1, 65, 1, 128, 64), (2, 131, 1, 72, 101)]
+
+
+def inputs_of(g, l, n, k, m, dtype=torch.float32):
+    """Queries, keys and values, none of them contiguous, and biases with absent and collapsed keys."""
+    q = torch.randn(g, l, n * k + 8)[..., :-8].to(dtype).unflatten(-1, (n, k))
+    key, value = torch.randn(g, m, 2, n, k).to(dtype).unbind(2)
+    bias = torch.zeros(g, m)
+    bias[:, -1] = torch.arange(1.0, g + 1).log()
+    bias[-1, : m // 2] = -torch.inf
+    return q, key, value, bias
+
+
+def normalised(q, key, value, rstd, weight, bias):
+    q = q * rstd[..., None, None] * weight.view(q.shape[2:])
+    return reference.dual_cross_attention(q, key, value, bias)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_values_and_gradients(size, agree):
+    *inputs, bias = inputs_of(*size)
+    assert refusal(*inputs, bias) is None
+    agree(
+        lambda *x: dual_cross_attention(*x, bias),
+        lambda *x: reference.dual_cross_attention(*x, bias),
+        [x.detach() for x in inputs],
+    )
+
+
+@pytest.mark.parametrize("size", [SIZES[2], SIZES[4]], ids=str)
+def test_normalised_queries(size, agree):
+    q, key, value, bias = inputs_of(*size)
+    rstd, weight = torch.rand(q.shape[:2]) + 0.5, torch.randn(q.shape[2] * q.shape[3])
+    agree(
+        lambda q, key, value, rstd, weight: dual_cross_attention(q, key, value, bias, rstd, weight),
+        lambda *x: normalised(*x, bias),
+        [x.detach() for x in (q, key, value, rstd, weight)],
+    )
+
+
+def test_half_precision():
+    """float16, since the interpreter multiplies no bf16 matrices: weights and their gradient are rounded, once."""
+    *inputs, bias = inputs_of(2, 130, 2, 64, 9, torch.float16)
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    out, truth = dual_cross_attention(*inputs, bias), reference.dual_cross_attention(*wide, bias)
+    slope = torch.randn_like(out)
+    gradients = torch.autograd.grad(out, inputs, slope), torch.autograd.grad(truth, wide, slope.double())
+    for a, b in ((out, truth), *zip(*gradients, strict=True)):
+        assert (a - b).abs().max() <= 2**-9 * b.abs().max()
+
+
+def test_a_collapsed_key_stands_for_many_equal_ones():
+    q, key, value, _ = inputs_of(1, 20, 1, 64, 4)
+    bias = torch.tensor([[0.0, 0.0, 0.0, 9.0]]).log1p()
+    many = [torch.cat((x, x[:, -1:].expand(-1, 9, -1, -1)), 1) for x in (key, value)]
+    wide = reference.dual_cross_attention(q, *many, torch.zeros(1, 13))
+    torch.testing.assert_close(dual_cross_attention(q, key, value, bias), wide, atol=1e-5, rtol=1e-5)
+
+
+def test_a_group_without_keys_gives_zeros():
+    q, key, value = (x.detach().requires_grad_() for x in inputs_of(2, 5, 1, 64, 3)[:3])
+    bias = torch.tensor([[-torch.inf] * 3, [0.0] * 3])
+    out = dual_cross_attention(q, key, value, bias)
+    gradients = torch.autograd.grad(out.sum(), (q, key, value))
+    assert out[0].eq(0).all() and out[1].ne(0).any()
+    assert all(x[0].eq(0).all() and x.isfinite().all() for x in gradients)
+
+
+def test_logits_far_from_zero_do_not_overflow():
+    q, key, value, bias = inputs_of(1, 9, 1, 64, 6)
+    ours = dual_cross_attention(100 * q, 100 * key, value, bias)
+    truth = reference.dual_cross_attention(*(x.double() for x in (100 * q, 100 * key, value)), bias)
+    torch.testing.assert_close(ours.double(), truth, atol=1e-5, rtol=1e-5)
+
+
+def test_one_node_under_compile(traces):
+    q, key, value, bias = inputs_of(1, 5, 1, 64, 3)
+    traces(lambda *x: dual_cross_attention(*x, bias), [x.detach().contiguous() for x in (q, key, value)])
+
+
+def test_registration():
+    q, key, value, bias = (x.detach() for x in inputs_of(1, 5, 1, 64, 3))
+    rstd, weight = torch.rand(1, 5), torch.randn(64)
+    for extra in ((None, None), (rstd.requires_grad_(), weight.requires_grad_())):
+        torch.library.opcheck(
+            torch.ops.unity.dual_cross_attention.default,
+            (*(x.requires_grad_() for x in (q, key, value)), bias, *extra),
+            test_utils=(
+                "test_schema",
+                "test_autograd_registration",
+                "test_faketensor",
+                "test_aot_dispatch_static",
+            ),
+        )
+
+
+def test_refusals_say_why():
+    q, key, value, bias = inputs_of(1, 5, 1, 64, 3)
+    assert "129 keys" in refusal(q, *torch.randn(2, 1, 129, 1, 64).unbind(0), torch.zeros(1, 129))
+    assert "head size 136" in refusal(*torch.randn(3, 1, 2, 1, 136).unbind(0), bias)
+    assert "head size 60" in refusal(*torch.randn(3, 1, 2, 2, 60).unbind(0), bias)
+    assert "keys torch.float16" in refusal(q, key.half(), value, bias)
+    assert "meta" in refusal(*(x.to("meta") for x in (q, key, value, bias)))
+    heads_first = (torch.randn(1, 2, 5, 64).transpose(1, 2) for _ in range(3))
+    assert "side by side" in refusal(*heads_first, torch.zeros(1, 5))
