@@ -80,8 +80,9 @@ def device_kind() -> str:
 def start_world() -> World:
     """Join the processes that a launcher started; without one, be a world of one."""
     os.environ.setdefault("DS_ACCELERATOR", device_kind())
-    # zero.Init reads it
+    # zero.Init reads the first; without the second DeepSpeed counts NUMA nodes in a subprocess, every step
     os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # imported late: the accelerator must be named first, or every process prints a warning
     import deepspeed
 
@@ -261,5 +262,4 @@ def _cut(tensor: Tensor, piece: Fragment, size: int) -> list[Tensor]:
 def _share_cores() -> None:
     """Processes of one machine share its cores, unless the user has said how."""
     if "OMP_NUM_THREADS" not in os.environ:
-        here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_SIZE"])))
