@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unity import native
+from unity import attention, native
+from unity.kernels import dual_cross_attention as triton_attention
 from unity.kernels import flow_noise as triton_noise
 from unity.kernels import gated_residual as triton_residual
 from unity.kernels import gelu as triton_gelu
@@ -67,8 +68,12 @@ IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "gelu": (_native("gelu"), Implementation("torch", lambda x: None, partial(F.gelu, approximate="tanh"))),
     "gelu_fp8": (_triton(triton_gelu.refusal_fp8, triton_gelu.gelu_fp8),),
     "flow_noise": (_triton(triton_noise.refusal, triton_noise.flow_noise), _native("flow_noise")),
-    "self_attention": (),
-    "dual_cross_attention": (),
+    "self_attention": tuple(Implementation(*backend) for backend in attention.BACKENDS),
+    # torch: SDPA with the bias, which reads the keys block by block
+    "dual_cross_attention": (
+        _triton(triton_attention.refusal, triton_attention.dual_cross_attention),
+        Implementation("torch", lambda *_: None, reference.dual_cross_attention),
+    ),
 }
 _ROW_ARGUMENTS = {"modulated_layernorm": 1, "gated_residual": 2, "gated_residual_layernorm": 2}
 _said: set[tuple] = set()
@@ -176,10 +181,18 @@ def flow_noise(
 
 
 def self_attention(
-    q: Float[Tensor, "b l n k"], k: Float[Tensor, "b l n k"], v: Float[Tensor, "b l n k"]
-) -> Float[Tensor, "b l n k"]:
-    """Attention over all tokens of a sample."""
-    return _run("self_attention", q, k, v)
+    q: Float[Tensor, "*tokens n k"],
+    k: Float[Tensor, "*tokens n k"],
+    v: Float[Tensor, "*tokens n k"],
+    offsets: Int[Tensor, " bounds"] | None = None,
+    longest: int | None = None,
+) -> Float[Tensor, "*tokens n k"]:
+    """Attention over all tokens of a sample: [b, l, n, k]; or packed, [total, n, k] with int32 offsets [b + 1].
+
+    Packed samples need `longest`, the length of the longest one.
+    """
+    packed = {} if offsets is None else {"offsets": offsets, "longest": longest}
+    return _run("self_attention", q, k, v, **packed)
 
 
 def dual_cross_attention(

@@ -1,0 +1,116 @@
+"""Every back end of self-attention that is present here against float64, dense and packed."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unity import attention, ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6}
+LENGTHS = (37, 1, 90)
+EACH = pytest.mark.parametrize("backend", attention.BACKENDS, ids=lambda backend: backend.name)
+
+
+def truth(q, k, v):
+    """Softmax attention by its definition, [b, l, n, k]."""
+    logits = torch.einsum("blnk,bmnk->bnlm", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("bnlm,bmnk->blnk", logits.softmax(-1), v)
+
+
+def slices(*shape):
+    """Queries, keys and values as a fused projection leaves them: slices of one tensor."""
+    torch.manual_seed(0)
+    return torch.randn(*shape[:-2], 3, *shape[-2:], device=DEVICE, dtype=DTYPE).unbind(-3)
+
+
+def assert_agrees(run, expected, inputs):
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    out, exact = run(*inputs), expected(*wide)
+    slope = torch.randn_like(exact)
+    gradients = torch.autograd.grad(out, inputs, slope.to(out.dtype)), torch.autograd.grad(exact, wide, slope)
+    for a, b in ((out, exact), *zip(*gradients, strict=True)):
+        assert a.shape == b.shape and (a - b).abs().max() <= TOLERANCE[DTYPE] * b.abs().max()
+    return out
+
+
+def skip_if_refused(backend, *args):
+    reason = backend.refusal(*args)
+    if reason is not None:
+        pytest.skip(f"{backend.name}: {reason}")
+
+
+@EACH
+@pytest.mark.parametrize("head", [64, 96, 128])
+def test_dense(backend, head):
+    inputs = slices(2, 70, 3, head)
+    skip_if_refused(backend, *inputs)
+    out = assert_agrees(backend.run, truth, inputs)
+    assert out.is_contiguous(), "tokens must lie as the next projection reads them"
+
+
+@EACH
+def test_packed(backend):
+    offsets = torch.tensor([0, *LENGTHS], dtype=torch.int32, device=DEVICE).cumsum(0, dtype=torch.int32)
+    inputs = slices(sum(LENGTHS), 2, 64)
+    skip_if_refused(backend, *inputs, offsets, max(LENGTHS))
+
+    def one_by_one(*x):
+        samples = zip(*(y.split(LENGTHS) for y in x), strict=True)
+        return torch.cat([truth(*(y.unsqueeze(0) for y in sample)).squeeze(0) for sample in samples])
+
+    assert_agrees(lambda *x: backend.run(*x, offsets, max(LENGTHS)), one_by_one, inputs)
+
+
+def test_nothing_is_copied_to_change_the_layout(monkeypatch):
+    inputs = slices(1, 40, 2, 64)
+    monkeypatch.setattr(torch.Tensor, "contiguous", None)
+    with torch.profiler.profile() as profile:
+        ops.self_attention(*inputs)
+    assert not {"aten::copy_", "aten::clone"} & {event.name for event in profile.events()}
+
+
+def test_the_door_says_who_runs_and_why_not_another(capsys):
+    ops._said.clear()
+    ops.self_attention(*slices(1, 8, 1, 64))
+    ops.self_attention(*slices(1, 8, 1, 64))
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "self_attention" in x]
+    if DEVICE == "cpu":
+        assert "runs on torch (flash-attention 3 refused: tensors are on cpu" in line
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_flash_package_is_called_by_its_own_names(monkeypatch, pair):
+    """A stand-in with the published signatures; whether it returns one result or two does not matter."""
+
+    def answer(out):
+        return (out, None) if pair else out
+
+    def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, deterministic=False):
+        assert cu_seqlens_q is cu_seqlens_k and max_seqlen_q == max_seqlen_k == 5 and deterministic
+        return answer(q + v)
+
+    module = types.SimpleNamespace(flash_attn_func=lambda q, k, v: answer(q - v), flash_attn_varlen_func=varlen)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    backend = attention.BACKENDS[0]
+    q, k, v = torch.randn(3, 1, 5, 2, 64).unbind(0)
+    assert torch.equal(backend.run(q, k, v), q - v)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    packed = [x.squeeze(0) for x in (q, k, v)]
+    assert torch.equal(backend.run(*packed, torch.tensor([0, 5]), 5), packed[0] + packed[2])
+
+
+def test_cross_attention_on_a_cpu_holds_no_weights_of_all_queries():
+    """SDPA's blocked form takes the bias: the math form would hold [queries, keys] for every head."""
+    q, key, value = (torch.randn(2, l, 4, 64, requires_grad=True) for l in (300, 33, 33))
+    bias = torch.zeros(2, 33)
+    bias[:, 20:] = -torch.inf
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.profiler.profile() as profile:
+        ops.dual_cross_attention(q, key, value, bias).sum().backward()
+    names = {event.name for event in profile.events()}
+    assert {"aten::_scaled_dot_product_flash_attention_for_cpu_backward"} <= names and "aten::bmm" not in names

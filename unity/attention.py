@@ -1,0 +1,115 @@
+"""Self-attention by whatever computes it best here: FlashAttention 3 or 4, cuDNN, FlashAttention 2, torch.
+
+One convention for all: tokens, heads, head size. Dense tensors are [b, l, n, k]; packed ones [total, n, k] with
+offsets [b + 1] in int32, sample i being tokens offsets[i] to offsets[i + 1], and the length of the longest. All
+of them are read and written as they lie: no back end gets a transposed copy.
+"""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+class Backend(NamedTuple):
+    """A way to attend. `refusal` takes the arguments of `run` and says why it cannot take them, or None."""
+
+    name: str
+    refusal: Callable[..., str | None]
+    run: Callable[..., Tensor]
+
+
+class _Library(NamedTuple):
+    """A package with flash_attn_func and flash_attn_varlen_func, and the GPUs (major version) it is for."""
+
+    module: str
+    least: int
+    most: int
+
+
+_LIBRARIES = {
+    "flash-attention 3": _Library("flash_attn_interface", 9, 9),
+    "flash-attention 4": _Library("flash_attn.cute", 9, 12),
+    "flash-attention 2": _Library("flash_attn", 8, 12),
+}
+_LARGEST_HEAD = 256
+_CUDNN_LARGEST_HEAD = 128
+
+
+def _refuse_gpu(q: Tensor, least: int, most: int, head: int) -> str | None:
+    if not q.is_cuda:
+        return f"tensors are on {q.device.type}, not on a CUDA GPU"
+    if q.dtype not in (torch.bfloat16, torch.float16):
+        return f"dtype {q.dtype} is neither bfloat16 nor float16"
+    if q.shape[-1] > head or q.shape[-1] % 8:
+        return f"head size {q.shape[-1]} is not a multiple of 8 up to {head}"
+    major, minor = torch.cuda.get_device_capability(q.device)
+    return None if least <= major <= most else f"the GPU has compute capability {major}.{minor}"
+
+
+@functools.cache
+def _absent(module: str) -> str | None:
+    """Why a package cannot be imported, or None. The parent is looked for first: find_spec would import it."""
+    parent = module.partition(".")[0]
+    found = importlib.util.find_spec(parent) is not None and importlib.util.find_spec(module) is not None
+    return None if found else f"{module} is not installed"
+
+
+def _library(name: str) -> Backend:
+    module, least, most = _LIBRARIES[name]
+
+    def refusal(q, k, v, offsets=None, longest=None):
+        return _refuse_gpu(q, least, most, _LARGEST_HEAD) or _absent(module)
+
+    def run(q, k, v, offsets=None, longest=None):
+        package = importlib.import_module(module)
+        options = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
+        if offsets is None:
+            out = package.flash_attn_func(q, k, v, **options)
+        else:
+            places = {"cu_seqlens_q": offsets, "cu_seqlens_k": offsets}
+            options |= places | {"max_seqlen_q": longest, "max_seqlen_k": longest}
+            out = package.flash_attn_varlen_func(q, k, v, **options)
+        # versions differ in whether they return the log-sum-exp too
+        return out[0] if isinstance(out, tuple) else out
+
+    return Backend(name, refusal, run)
+
+
+def _refuse_cudnn(q, k, v, offsets=None, longest=None):
+    if offsets is not None:
+        return "packed samples go to it through torch"
+    return _refuse_gpu(q, 9, 12, _CUDNN_LARGEST_HEAD)
+
+
+def _run_cudnn(q, k, v):
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return _run_torch(q, k, v)
+
+
+def _run_torch(q, k, v, offsets=None, longest=None):
+    if offsets is None:
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    if _refuse_gpu(q, 8, 12, _LARGEST_HEAD) is None:
+        from torch.nn.attention.varlen import varlen_attn
+
+        return varlen_attn(q, k, v, offsets, offsets, longest, longest)
+    lengths = offsets.diff().tolist()
+    samples = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
+    return torch.cat([_run_torch(*(x.unsqueeze(0) for x in sample)).squeeze(0) for sample in samples])
+
+
+# best first
+BACKENDS = (
+    _library("flash-attention 3"),
+    _library("flash-attention 4"),
+    Backend("cudnn", _refuse_cudnn, _run_cudnn),
+    _library("flash-attention 2"),
+    Backend("torch", lambda *_, **__: None, _run_torch),
+)
