@@ -12,9 +12,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from unity.config import MODELS
@@ -47,6 +49,13 @@ def finished(config, world, tmp_path_factory):
         return done
 
     return run
+
+
+def launcher_on_two_ranks() -> list:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", "--master_port", port]
 
 
 def as_after(run: TrainConfig, step: int, out: Path) -> TrainConfig:
@@ -165,11 +174,8 @@ def test_a_signal_to_one_rank_of_the_launcher_saves_and_ends_both(config, datase
         "optim.lr": 3e-3,
         "optim.schedule": "constant",
     }
-    command = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", ROOT / "launchers/train.py"]
+    command = [*launcher_on_two_ranks(), ROOT / "launchers/train.py"]
     command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        command[1:1] = ["--master_port", str(probe.getsockname()[1])]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     launcher = psutil.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -192,3 +198,27 @@ def test_a_signal_to_one_rank_of_the_launcher_saves_and_ends_both(config, datase
     loop.train(unbroken, world)
     losses = ([line["loss"] for line in metrics(run.out)] for run in (resumed, unbroken))
     torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+def test_both_stages_through_the_launcher_on_two_ranks(tmp_path):
+    """The two commands of the README on clips of the simulated world, and what they leave behind."""
+    deepspeed = [*launcher_on_two_ranks(), ROOT / "launchers/train.py"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    simulate = [sys.executable, "-m", "unity.data.simulate", "--out", "data/simulated", "--clips", "2"]
+    simulate += ["--frames", "5", "--size", "32"]
+    stages = (["--stage", "1", "--model", "debug", "--steps", "8"], ["--stage", "2", "--steps", "6"])
+    stages[1].extend(["--resume", "runs/stage1"])
+    for command in (simulate, *([*deepspeed, *flags] for flags in stages)):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "stage 2 starts from the weights of runs/stage1/checkpoints/step-00000008" in done.stdout
+    for stage, steps, count in ((1, 8, 3), (2, 6, 5)):
+        run = tmp_path / f"runs/stage{stage}"
+        assert [line["step"] for line in metrics(run)] == list(range(steps))
+        picture = Image.open(run / f"pictures/step-{steps:08}.png")
+        assert picture.height % count == 0 and np.asarray(picture).std() > 20
+        model, card = load_model(run / "model")
+        assert (card.stage, card.step, len(card.modalities)) == (stage, steps, count)
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert list((run / "tensorboard").iterdir())

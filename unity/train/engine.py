@@ -97,8 +97,8 @@ def start_world() -> World:
     else:
         device, backend = torch.device("cpu"), "gloo"
         _share_cores()
-    # without a launcher there is no address to meet at, and none is needed
-    meeting: dict = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    # one process needs no address to meet at: none is given without a launcher, and its port may be taken
+    meeting: dict = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
     # simulating data or hashing a large checkpoint may keep one rank long
     bound = device if device.type == "cuda" else None
     dist.init_process_group(backend, timeout=timedelta(hours=2), device_id=bound, **meeting)
