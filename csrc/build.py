@@ -46,8 +46,10 @@ def build(folder: Path | str) -> str | None:
         return f"no C++ compiler was found ({' or '.join(COMPILERS)}, or name one in CXX)"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="_native_build_") as scratch:
-            os.replace(_link(compiler, Path(scratch)), target)
+        with tempfile.TemporaryDirectory(prefix="unity_native_") as scratch:
+            partial = target.with_name(f".{os.getpid()}{target.name}")
+            shutil.copy(_link(compiler, Path(scratch)), partial)
+            partial.replace(target)
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if "error" in line] or [error.stderr.strip()]
         return f"{compiler} failed: {lines[0]}"
