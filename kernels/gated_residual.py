@@ -17,7 +17,7 @@ from unity.kernels.rows import load_row, origin, segment, standardize, store_row
 
 _FORWARD_WARPS = 16
 _BACKWARD_WARPS = 16
-_PLAIN_WARPS = 32
+_PLAIN_WARPS = 24
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor, offsets: Tensor | None = None) -> Tensor:

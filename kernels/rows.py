@@ -111,10 +111,11 @@ def walk(d: int, groups: int, rows: int, loads: int, resident: int, like: Tensor
     """
     parts = row_parts(d)
     warps = parts["num_warps"]
-    at_once = _multiprocessors(like.device) * max(1, resident // warps)
+    neighbours = triton.cdiv(resident, warps)
+    at_once = _multiprocessors(like.device) * neighbours
     programs = max(1, min(at_once // groups, triton.cdiv(rows, groups)))
     stages = 1 + min(2, _SHARED_BYTES // (loads * (parts["A"] + parts["B"]) * like.element_size()))
-    registers = min(255, _REGISTERS // (32 * max(resident, warps)))
+    registers = min(255, _REGISTERS // (32 * warps * neighbours))
     return Walk(programs, {**parts, "STAGES": stages, "maxnreg": registers, "enable_fp_fusion": True})
 
 
