@@ -1,4 +1,4 @@
-"""Packaging of unity-video: `kernels/` is the namespace package `unity.kernels` through a symlink, csrc/ is compiled.
+"""Packaging of unity-video: a symlink makes `kernels/` the namespace package `unity.kernels`; csrc/ is compiled.
 
 Lower bounds are what the code needs; constraints.txt pins what it was measured with.
 """
