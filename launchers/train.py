@@ -14,10 +14,11 @@ def main() -> None:
     args = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     world = start_world()
     try:
-        config = parse(args, talkative=world.leads)
-        train(with_deepspeed(config), world)
+        train(with_deepspeed(parse(args, talkative=world.leads)), world)
     except (ValueError, FloatingPointError) as error:
-        sys.exit(f"train: {error}" if world.leads else 1)
+        # what all ranks know is said once, what only one of them knows by that one
+        shared = isinstance(error, FloatingPointError) or hasattr(error, "__notes__")
+        sys.exit(f"train: {error}" if world.leads or not shared else 1)
     stop_world()
 
 

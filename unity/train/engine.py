@@ -50,6 +50,7 @@ class World:
                 box[1] = error
         dist.broadcast_object_list(box, src=0, device=self.device)
         if box[1] is not None:
+            box[1].add_note("raised by rank 0")
             raise box[1]
         return box[0]
 

@@ -73,10 +73,10 @@ def train(config: TrainConfig, world: World) -> Path:
     """Train until the last step, or until a signal asks to stop; returns the run folder."""
     say = partial(print, flush=True) if world.leads else lambda *_: None
     config = world.from_lead(lambda: prepare(config, say))
-    run = build(config, world, say)
-    pictures = Pictures(run) if config.picture_every else None
-    journal = Journal(config.out, run.start, config.steps, config.log_every) if world.leads else None
     with StopRequest() as stop:
+        run = build(config, world, say)
+        pictures = Pictures(run) if config.picture_every else None
+        journal = Journal(config.out, run.start, config.steps, config.log_every) if world.leads else None
         for batch in batches(run):
             done = batch["step"] + 1
             record, leave = train_step(run, batch, stop)
@@ -91,6 +91,8 @@ def train(config: TrainConfig, world: World) -> Path:
                 break
     if journal:
         journal.close()
+    if run.start >= config.steps:
+        say(f"nothing to do: {config.out} has all of its {config.steps} steps; more --steps go on")
     say(f"weights for inference: {config.out}/model")
     return config.out
 
