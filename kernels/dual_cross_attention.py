@@ -66,6 +66,10 @@ def refusal(
     q: Tensor, key: Tensor, value: Tensor, bias: Tensor, rstd: Tensor | None = None, weight: Tensor | None = None
 ) -> str | None:
     """Why this implementation cannot run on these tensors, or None."""
+    tensors = {"queries": q, "keys": key, "values": value}
+    elsewhere = rows.device_refusal("queries", q)
+    if elsewhere is not None:
+        return elsewhere
     if key.shape[1] > MAX_KEYS:
         return f"{key.shape[1]} keys do not stay on chip, at most {MAX_KEYS} do"
     if q.shape[-1] > MAX_HEAD or q.shape[-1] % 8:
@@ -74,9 +78,8 @@ def refusal(
         return f"queries are {q.dtype}, tensor cores take bfloat16 and float16"
     if not q.dtype == key.dtype == value.dtype:
         return f"queries are {q.dtype}, keys {key.dtype}, values {value.dtype}"
-    tensors = {"queries": q, "keys": key, "values": value}
     for name, x in tensors.items():
-        if x.stride()[2:] != (x.shape[3], 1):
+        if not _side_by_side(x):
             return f"{name} have strides {x.stride()}, heads do not lie side by side"
     return rows.refusal({name: x.flatten(2) for name, x in tensors.items()})
 
@@ -253,7 +256,7 @@ def _backward(
     weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """dq, and the sums over queries [g, 2, m, n, k]: d(weight·key) and dv in float32."""
-    d_out = rows.readable(d_out)
+    d_out = rows.readable(d_out) if _side_by_side(d_out) else d_out.contiguous()
     d_q, sums = _backward_fake(d_out, q, key, value, bias, rstd, weight)
     keys = _padded(_BACKWARD, key)
     # its float32 sums go out and come in again, where a tile is read twice and written once in 16 bits
@@ -288,6 +291,11 @@ def _gradients(run, ctx, d_out):
     d_weight = (d_key * key).sum((0, 1)).flatten().to(weight.dtype)
     d_key = d_key * weight.float().view(key.shape[2:])
     return d_q, d_key.to(key.dtype), d_value.to(value.dtype), None, d_rstd, d_weight
+
+
+def _side_by_side(x: Tensor) -> bool:
+    """Whether the heads of a row follow each other, as the kernels read them."""
+    return x.stride(3) == 1 and (x.stride(2) == x.shape[3] or x.shape[2] == 1)
 
 
 def _strides(*tensors: Tensor) -> tuple[int, ...]:

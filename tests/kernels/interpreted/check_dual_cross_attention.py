@@ -83,6 +83,15 @@ def test_logits_far_from_zero_do_not_overflow():
     torch.testing.assert_close(ours.double(), truth, atol=1e-5, rtol=1e-5)
 
 
+def test_gradients_of_any_layout():
+    q, key, value, bias = (x.detach().requires_grad_(i < 3) for i, x in enumerate(inputs_of(1, 9, 2, 64, 3)))
+    weights = torch.randn(1, 2, 9, 64)
+    for loss in (lambda out: out.sum(), lambda out: (out.transpose(1, 2) * weights).sum()):
+        ours = torch.autograd.grad(loss(dual_cross_attention(q, key, value, bias)), (q, key, value))
+        truth = torch.autograd.grad(loss(reference.dual_cross_attention(q, key, value, bias)), (q, key, value))
+        torch.testing.assert_close(ours, truth, atol=1e-5, rtol=1e-5)
+
+
 def test_one_node_under_compile(traces):
     q, key, value, bias = inputs_of(1, 5, 1, 64, 3)
     traces(lambda *x: dual_cross_attention(*x, bias), [x.detach().contiguous() for x in (q, key, value)])
