@@ -21,6 +21,7 @@ from unity.kernels import dual_cross_attention as triton_attention
 from unity.kernels import flow_noise as triton_noise
 from unity.kernels import gated_residual as triton_residual
 from unity.kernels import gelu as triton_gelu
+from unity.kernels import linear_fp8 as scaled
 from unity.kernels import modulated_layernorm as triton_layernorm
 from unity.kernels import qk_norm_rope as triton_rope
 from unity.kernels import reference
@@ -67,6 +68,10 @@ IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     # One pass over any dtype, in float32 inside: nothing is left to fuse.
     "gelu": (_native("gelu"), Implementation("torch", lambda x: None, partial(F.gelu, approximate="tanh"))),
     "gelu_fp8": (_triton(triton_gelu.refusal_fp8, triton_gelu.gelu_fp8),),
+    "linear_fp8": (
+        Implementation("tensor cores", scaled.refusal, scaled.linear_fp8),
+        Implementation("float32 emulation", lambda *_: None, scaled.linear_fp8),
+    ),
     "flow_noise": (_triton(triton_noise.refusal, triton_noise.flow_noise), _native("flow_noise")),
     "self_attention": tuple(Implementation(*backend) for backend in attention.BACKENDS),
     # torch: SDPA with the bias, which reads the keys block by block
@@ -171,6 +176,20 @@ def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def gelu_fp8(x: Float[Tensor, "g n d"]) -> Quantized:
     """GELU as e4m3 rows with a float32 scale each; see `Quantized`."""
     return _run("gelu_fp8", x)
+
+
+def linear_fp8(
+    x: Tensor | Quantized,
+    weight: Float[Tensor, "o i"],
+    bias: Float[Tensor, " o"] | None,
+    rows: bool = True,
+    wide_gradient: bool = True,
+) -> Float[Tensor, "... o"]:
+    """x·weightᵀ + bias in 8 bits: x [..., i] or already quantised; a scale per row, or (not `rows`) per tensor.
+
+    `wide_gradient`: the weight's gradient is a product of wide numbers.
+    """
+    return _run("linear_fp8", x, weight, bias, rows, wide_gradient)
 
 
 def flow_noise(

@@ -1,0 +1,155 @@
+"""A linear layer whose matrix products run in 8 bits, forward and backward.
+
+y = s_x·s_w·(x8·w8ᵀ) + bias, each factor rounded to e4m3 over its largest number: of a row (one scale per token
+and per row of the weight), or of the whole tensor. The backward rounds anew along the axis it sums over:
+dx = dy8·w8, dw = dy8ᵀ·x8, or dw from wide numbers. Between the two directions nothing is kept but x8, its scale
+and the weight itself: no 8-bit copy and no transpose of a weight, which under ZeRO-3 would undo its partition.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unity.kernels.differentiable import differentiable, library_op
+from unity.kernels.fp8 import Quantized
+from unity.kernels.reference import _Carrier
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+# Sizes that the tensor cores' 8-bit products divide by.
+MULTIPLE = 16
+_SMALLEST = 1e-12
+
+
+def linear_fp8(
+    x: Tensor | Quantized, weight: Tensor, bias: Tensor | None, rows: bool = True, wide_gradient: bool = True
+) -> Tensor:
+    """x·weightᵀ + bias in the dtype of x (of its carrier): x [..., i], weight [o, i], i and o multiples of 16.
+
+    `rows`: a scale per row, otherwise one per tensor. `wide_gradient`: the weight's gradient is a product of wide
+    numbers (x8 widened again), not of 8-bit ones. An x that comes quantised has a scale per row.
+    """
+    return _linear(*(x if isinstance(x, Quantized) else quantize(x, rows)), weight, bias, rows, wide_gradient)
+
+
+def quantize(x: Tensor, rows: bool = True) -> Quantized:
+    """x in 8 bits, one scale per row or per tensor; its gradient comes through the carrier unchanged."""
+    values, scale = round_to(x.detach().flatten(0, -2), rows)
+    scale = scale.view(*x.shape[:-1], 1) if rows else scale
+    return Quantized(values.view(x.shape), scale, _Carrier.apply(x, x.dtype))
+
+
+def refusal(x: Tensor | Quantized, weight: Tensor, *_, **__) -> str | None:
+    """Why the tensor cores cannot take this product, or None."""
+    if not weight.is_cuda:
+        return f"the weight is on {weight.device.type}, not on a CUDA GPU"
+    capability = torch.cuda.get_device_capability(weight.device)
+    return None if capability >= (8, 9) else f"compute capability {capability[0]}.{capability[1]} is below 8.9"
+
+
+def round_to(x: Tensor, rows: bool, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
+    """x [r, c] over the largest number of each row, or of all, rounded once; and float32 scales [r or 1, 1]."""
+    wide, top = x.float(), torch.finfo(dtype).max
+    largest = (wide.abs().amax(1, keepdim=True) if rows else wide.abs().amax().view(1, 1)).clamp_min(_SMALLEST)
+    return (wide * (top / largest)).clamp(-top, top).to(dtype), largest / top
+
+
+def product(
+    a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, fast: bool
+) -> Tensor:
+    """(a·bᵀ)·a_scale·b_scaleᵀ + bias of 8-bit a [m, k] and b [n, k]; without tensor cores exactly, in float32.
+
+    `fast` lets the tensor cores keep their own short sums.
+    """
+    if not a.is_cuda:
+        exact = (a.float() @ b.float().t()) * a_scale * b_scale.t()
+        return (exact if bias is None else exact + bias.float()).to(dtype)
+    out = torch._scaled_mm(
+        a, b.t(), scale_a=a_scale, scale_b=b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=fast,
+        bias=None if bias is None else bias.bfloat16(),
+    )  # fmt: skip
+    return out.to(dtype)
+
+
+def _forward(
+    values: Tensor,
+    scale: Tensor,
+    carrier: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: bool,
+    wide_gradient: bool,
+) -> Tensor:
+    weight8, weight_scale = round_to(weight, rows)
+    flat = values.flatten(0, -2), weight8, scale.flatten(0, -2), weight_scale
+    return product(*flat, bias, carrier.dtype, fast=True).view(*values.shape[:-1], len(weight))
+
+
+def _forward_fake(values, scale, carrier, weight, bias, rows, wide_gradient):
+    return carrier.new_empty(*values.shape[:-1], weight.shape[0])
+
+
+def _backward(
+    dy: Tensor,
+    values: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    rows: bool,
+    wide_gradient: bool,
+    x_wanted: bool,
+    weight_wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; empty where they are not wanted."""
+    dx, dw, db = (dy.new_empty(0) for _ in range(3))
+    flat = dy.flatten(0, -2)
+    kind = E4M3 if rows else E5M2
+    if x_wanted:
+        dy8, dy_scale = round_to(flat, rows, kind)
+        weight8, weight_scale = round_to(weight.t(), rows)
+        dx = product(dy8, weight8, dy_scale, weight_scale, None, dy.dtype, fast=False).view(values.shape)
+    if weight_wanted:
+        dw = _weight_gradient(flat, values.flatten(0, -2), scale.flatten(0, -2), rows, wide_gradient, kind)
+        dw, db = dw.to(weight.dtype), flat.sum(0, dtype=torch.float32).to(weight.dtype)
+    return dx, dw, db
+
+
+def _weight_gradient(
+    dy: Tensor, values: Tensor, scale: Tensor, rows: bool, wide_gradient: bool, kind: torch.dtype
+) -> Tensor:
+    wide = values.float() * scale
+    if wide_gradient:
+        return dy.t() @ wide.to(dy.dtype)
+    # the sum runs over tokens; zeros fill them up
+    extra = -len(dy) % MULTIPLE
+    dy8, dy_scale = round_to(F.pad(dy.t(), (0, extra)), rows, kind)
+    x8, x_scale = round_to(F.pad(wide.t(), (0, extra)), rows)
+    return product(dy8, x8, dy_scale, x_scale, None, dy.dtype, fast=False)
+
+
+def _backward_fake(dy, values, scale, weight, rows, wide_gradient, x_wanted, weight_wanted):
+    return (
+        dy.new_empty(values.shape if x_wanted else 0),
+        weight.new_empty(weight.shape if weight_wanted else 0),
+        weight.new_empty(weight.shape[0] if weight_wanted else 0),
+    )
+
+
+def _setup(ctx, inputs, output):
+    values, scale, _, weight, bias, ctx.rows, ctx.wide_gradient = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(values, scale, weight)
+
+
+def _gradients(run, ctx, dy):
+    _, _, x_wanted, weight_wanted, bias_wanted, _, _ = ctx.needs_input_grad
+    wanted = x_wanted, weight_wanted or bias_wanted
+    dx, dw, db = run(dy, *ctx.saved_tensors, ctx.rows, ctx.wide_gradient, *wanted)
+    given = dx if x_wanted else None, dw if weight_wanted else None, db if bias_wanted else None
+    return None, None, *given, None, None
+
+
+_linear = differentiable(
+    library_op("linear_fp8", _forward, _forward_fake),
+    library_op("linear_fp8_backward", _backward, _backward_fake),
+    _setup,
+    _gradients,
+)

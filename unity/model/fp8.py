@@ -1,0 +1,114 @@
+"""The large Linears of the blocks in 8-bit arithmetic: on the same parameters, under the same names."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from unity import ops
+from unity.model.layers import FeedForward, Linear
+
+# Text keys and values are a hundred rows: rounding their weights would cost more than the product saves.
+LINEARS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o")
+LINEARS += ("cross_attn_aux.q", "cross_attn_aux.o", "ffn.0", "ffn.2")
+MULTIPLE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp8Config:
+    """Which 8-bit arithmetic; all scales follow the current tensors, so nothing is kept between steps."""
+
+    # "native": torch's own products; "transformer-engine": NVIDIA's package, on a GPU only
+    backend: Literal["native", "transformer-engine"] = "native"
+    # one scale per row, or one per tensor (whose gradients then are e5m2); "native" only
+    scales: Literal["row", "tensor"] = "row"
+    # the weight's gradient from wide numbers; "native" only
+    wide_weight_gradient: bool = True
+
+
+class Fp8Linear(Linear):
+    """A Linear in 8 bits; takes a tensor, or rows that the op before has quantised already."""
+
+    config = Fp8Config()
+
+    def forward(self, x: Tensor | ops.Quantized) -> Tensor:
+        rows, wide = self.config.scales == "row", self.config.wide_weight_gradient
+        return ops.linear_fp8(x, self.weight, self.bias, rows, wide)
+
+
+class Fp8FeedForward(FeedForward):
+    """Its GELU writes 8-bit rows for the second Linear in the pass that computes them."""
+
+    def forward(self, x: Tensor | ops.Quantized) -> Tensor:
+        return self[2](ops.gelu_fp8(self[0](x)))
+
+
+def convert(model: nn.Module, config: Fp8Config) -> list[str]:
+    """Put the Linears of `model.blocks` into 8 bits, in place; returns the names of those that are.
+
+    Parameters and their names stay as they are, also cut up by ZeRO-3, so checkpoints do too. A Linear whose
+    sizes are not multiples of 16 stays. Raises ValueError when the back end is not installed.
+    """
+    change = {"native": _change_native, "transformer-engine": _change_engine}[config.backend]
+    changed, left = [], []
+    for name, module in list(model.blocks.named_modules(prefix="blocks")):
+        if not (type(module) is Linear and name.endswith(LINEARS)):
+            continue
+        if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
+            left.append(name)
+        else:
+            change(model, name, module, config)
+            changed.append(name)
+    if config.backend == "native" and config.scales == "row":
+        for module in model.blocks.modules():
+            if type(module) is FeedForward and isinstance(module[2], Fp8Linear):
+                module.__class__ = Fp8FeedForward
+    return changed
+
+
+def describe(model: nn.Module, changed: list[str]) -> str:
+    """One line for the log: how many Linears of the blocks run in 8 bits, by kind, and which do not."""
+    kinds = sorted({name.split(".", 2)[2] for name in changed})
+    linears = {
+        name for name, module in model.blocks.named_modules(prefix="blocks") if isinstance(module, nn.Linear)
+    }
+    left = sorted({name.split(".", 2)[2] for name in linears - set(changed)})
+    return f"fp8: {len(changed)} Linears of the blocks ({', '.join(kinds) or 'none'}); wide: {', '.join(left)}"
+
+
+def _change_native(model: nn.Module, name: str, module: Linear, config: Fp8Config) -> None:
+    # the class alone changes: a new module would need its parameters moved, which ZeRO-3 has cut up already
+    module.__class__ = Fp8Linear
+    module.config = config
+
+
+def _change_engine(model: nn.Module, name: str, module: Linear, config: Fp8Config) -> None:
+    model.set_submodule(name, engine_linear(module))
+
+
+def engine_linear(module: nn.Linear) -> nn.Module:
+    """Transformer Engine's Linear around the same parameters, under the same two names."""
+    try:
+        engine = importlib.import_module("transformer_engine.pytorch")
+        recipe = importlib.import_module("transformer_engine.common.recipe").Float8CurrentScaling()
+    except ImportError as error:
+        raise ValueError(
+            f"fp8 backend 'transformer-engine' is not installed ({error}); "
+            "install transformer_engine[pytorch], or choose the backend 'native'"
+        ) from error
+
+    class EngineLinear(engine.Linear):
+        # current scaling keeps no state, so there is none to save
+        get_extra_state = nn.Module.get_extra_state
+        set_extra_state = nn.Module.set_extra_state
+
+        def forward(self, x: Tensor) -> Tensor:
+            # entered here, it is entered again when a checkpointed block is recomputed
+            with engine.autocast(enabled=True, recipe=recipe):
+                return super().forward(x)
+
+    sizes = module.in_features, module.out_features
+    linear = EngineLinear(*sizes, bias=True, params_dtype=module.weight.dtype, device="meta")
+    linear.weight, linear.bias = module.weight, module.bias
+    return linear
