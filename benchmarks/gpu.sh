@@ -28,4 +28,7 @@ timeout 150 python benchmarks/kernel_gate.py 2>&1 | tee "$OUT/kernel_gate_cuda.t
 timeout 400 python benchmarks/kernel_bench.py --device cuda --limit 300 \
     --json "$OUT/kernel_bench_cuda.json" 2>&1 | tee "$OUT/kernel_bench_cuda.txt" || status=1
 
+timeout 200 python benchmarks/block_bench.py --limit 120 \
+    --json "$OUT/block_bench_cuda.json" 2>&1 | tee "$OUT/block_bench_cuda.txt" || status=1
+
 exit $status

@@ -1,0 +1,357 @@
+"""How fast one block of the transformer is, beside diffusers' Wan block and an ordinary one in eager torch.
+
+    python benchmarks/block_bench.py [--shape 10b --tokens 65520 --contestant unity --json FILE]
+
+One sample of two streams: each stream has its own modulation and attends to its own text. diffusers' parts are
+put together to the same function, with texts padded to 512 as that model needs them, on the same parameters.
+Outputs and gradients of all contestants are compared first: a wrong one gets no speed. FLOPs are counted by the
+formula of `flops`, the same for all; MFU is over the dense bf16 peak of the card, and left out for other cards.
+"""
+
+import argparse
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch._functorch.config
+from einops import rearrange, repeat
+from harness import RESULTS, Timing, measure_all, write_result
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from unity import ops
+from unity.config import MODELS, ModelConfig
+from unity.kernels import reference
+from unity.model.fp8 import Fp8Config, convert
+from unity.model.layers import Block
+
+# Tokens of a sample → grid of one stream.
+GRIDS = {288: (2, 12, 6), 1152: (4, 12, 12), 37440: (12, 30, 52), 65520: (21, 30, 52)}
+WORDS, PADDED = 64, 512
+# Dense bf16 FLOP/s by a part of the card's name.
+PEAKS = {"H100": 989.5e12, "H200": 989.5e12}
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+FP8_TOLERANCE = 0.1
+SHAPES = {"cpu": ["tiny", "1.3b"], "cuda": ["10b", "5b", "14b", "1.3b"]}
+TOKENS = {"cpu": [1152], "cuda": [65520, 37440, 1152]}
+DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
+SECONDS = {"cpu": 1.0, "cuda": 0.3}
+COLUMNS = (
+    "shape  tokens  contestant           direction                   ms      ±  TFLOP/s    MFU   kept GB  peak GB"
+)
+
+Forward = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A width of the model at a number of tokens, and the tensors of one step."""
+
+    name: str
+    config: ModelConfig
+    grid: tuple[int, int, int]
+    block: Block
+    inputs: tuple[Tensor, ...]
+    slope: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return 2 * self.grid[0] * self.grid[1] * self.grid[2]
+
+
+def make_case(name: str, tokens: int, device: str, dtype: torch.dtype) -> Case:
+    """Random weights and inputs: residual and pending sublayer [2, l, d], its gate, time embedding and text."""
+    torch.manual_seed(0)
+    config = MODELS[name]
+    block = Block(config, rows=2).to(device, dtype)
+    with torch.no_grad():
+        block.modulation.table.normal_(std=0.2)
+    x, y, slope = (torch.randn(2, tokens // 2, config.dim, device=device).to(dtype) for _ in range(3))
+    gate, embedding = (0.2 * torch.randn(*s, config.dim, device=device) for s in ((2,), (1, 2, 6)))
+    text = torch.randn(2, WORDS + 1, config.dim, device=device).to(dtype)
+    inputs = (x.requires_grad_(), y.requires_grad_(), gate, embedding, text.requires_grad_())
+    return Case(name, config, GRIDS[tokens], block, inputs, slope)
+
+
+def ours(case: Case, block: Block) -> Forward:
+    """Our block as the function of the comparison: the last sublayer is added, which the next block would do."""
+    device = case.slope.device
+    row = torch.tensor([[0, 1]], device=device)
+    bias = torch.zeros(2, WORDS + 1, device=device)
+    bias[:, -1] = torch.tensor(float(PADDED - WORDS)).log()
+
+    def forward(x, y, gate, embedding, text):
+        x, y, gate = block(x, y, gate, embedding, row, text, bias, case.grid)
+        return ops.gated_residual(x, y, gate)
+
+    return forward
+
+
+@contextlib.contextmanager
+def only_torch() -> Iterator[None]:
+    """The ops as a user would write them: plain torch, one after the other."""
+    rows = dict(ops.IMPLEMENTATIONS)
+    ops.IMPLEMENTATIONS.update({op: () for op in rows})
+    try:
+        yield
+    finally:
+        ops.IMPLEMENTATIONS.update(rows)
+
+
+def plain(case: Case) -> Forward:
+    inner = ours(case, case.block)
+
+    def forward(*inputs):
+        with only_torch():
+            return inner(*inputs)
+
+    return forward
+
+
+def eight_bits(case: Case) -> Forward:
+    """Our block with 8-bit Linears, on the same weights."""
+    model = torch.nn.Module()
+    block = Block(case.config, rows=2).to(case.slope.device, case.slope.dtype)
+    block.load_state_dict(dict(case.block.named_parameters()), assign=True)
+    model.blocks = torch.nn.ModuleList([block])
+    convert(model, Fp8Config())
+    return ours(case, block)
+
+
+def diffusers_block(case: Case) -> Forward:
+    """diffusers' WanTransformerBlock with our weights, its sublayers applied per stream where ours are."""
+    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+    config, tensor = case.config, case.slope
+    block = WanTransformerBlock(config.dim, config.ffn_dim, config.num_heads, cross_attn_norm=True, eps=config.eps)
+    block = block.to(tensor.device, tensor.dtype)
+    state = {_theirs(name): p for name, p in case.block.named_parameters() if "modulation" not in name}
+    missing, unexpected = block.load_state_dict(state, strict=False, assign=True)
+    assert not unexpected and missing == ["scale_shift_table"], (missing, unexpected)
+    table = case.block.modulation.table
+    cos, sin = reference.rope_table(case.grid, 2, config.head_dim, config.rope_theta, tensor.device)
+    rotary = tuple(repeat(angle.float(), "l k -> 1 l 1 (k 2)") for angle in (cos, sin))
+
+    def forward(x, y, gate, embedding, text):
+        x = (x.float() + gate.unsqueeze(1) * y).type_as(x)
+        modulation = (embedding.squeeze(0) + table.float()).chunk(6, dim=1)
+        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = modulation
+        # the padding of a text is one key here, and PADDED - WORDS equal ones there
+        text = torch.cat((text[:, :WORDS], text[:, WORDS:].expand(-1, PADDED - WORDS, -1)), 1)
+        h = (block.norm1(x.float()) * (1 + scale) + shift).type_as(x)
+        h = block.attn1(rearrange(h, "s l d -> 1 (s l) d"), None, None, rotary)
+        x = (x.float() + rearrange(h, "1 (s l) d -> s l d", s=2) * gate).type_as(x)
+        x = x + block.attn2(block.norm2(x.float()).type_as(x), text, None, None)
+        h = (block.norm3(x.float()) * (1 + scale_ffn) + shift_ffn).type_as(x)
+        return (x.float() + block.ffn(h).float() * gate_ffn).type_as(x)
+
+    return forward
+
+
+def _theirs(name: str) -> str:
+    table = {"self_attn": "attn1", "cross_attn": "attn2", "norm3": "norm2", "ffn.0": "ffn.net.0.proj"}
+    table |= {"ffn.2": "ffn.net.2", ".q.": ".to_q.", ".k.": ".to_k.", ".v.": ".to_v.", ".o.": ".to_out.0."}
+    for ours_, theirs in table.items():
+        name = name.replace(ours_, theirs)
+    return name
+
+
+def compiled(make: Callable[[Case], Forward]) -> Callable[[Case], Forward]:
+    return lambda case: torch.compile(make(case), dynamic=False)
+
+
+CONTESTANTS: dict[str, Callable[[Case], Forward]] = {
+    "unity": lambda case: ours(case, case.block),
+    "unity fp8": eight_bits,
+    "torch eager": plain,
+    "diffusers eager": diffusers_block,
+    "diffusers compiled": compiled(diffusers_block),
+}
+
+
+def flops(config: ModelConfig, tokens: int) -> float:
+    """Of a forward pass: 2 a weight and token, 4·s²·d of self-attention, 4·s·m·d of cross-attention, text keys.
+
+    Forward and backward are three times that. Recomputation counts nothing, nor does the modulation.
+    """
+    d, keys = config.dim, WORDS + 1
+    weights = 6 * d * d + 2 * d * config.ffn_dim
+    return 2 * tokens * weights + 4 * tokens**2 * d + 4 * tokens * keys * d + 2 * 2 * keys * 2 * d * d
+
+
+def calls(forward: Forward, case: Case) -> dict[str, tuple[Callable, int]]:
+    """What is timed, and how many forward passes' FLOPs it is worth."""
+    inputs = case.inputs
+    wanted = [x for x in inputs if x.requires_grad] + list(case.block.parameters())
+
+    def no_grad():
+        with torch.no_grad():
+            forward(*inputs)
+
+    def gradients(out, retain=False):
+        torch.autograd.grad(out, wanted, case.slope, retain_graph=retain)
+
+    graph = []
+
+    def backward():
+        if not graph:
+            graph.append(forward(*inputs))
+        gradients(graph[0], retain=True)
+
+    return {
+        "forward": (no_grad, 1),
+        "backward": (backward, 2),
+        "both": (lambda: gradients(forward(*inputs)), 3),
+        "both, checkpointed": (lambda: gradients(checkpoint(forward, *inputs, use_reentrant=False)), 3),
+    }
+
+
+def kept_bytes(forward: Forward, case: Case, checkpointed: bool) -> int:
+    """Memory that the forward keeps for the backward, inputs and parameters aside."""
+    owned = {x.untyped_storage().data_ptr() for x in (*case.inputs, *case.block.parameters())}
+    kept = {}
+
+    def note(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in owned and not isinstance(x, torch.nn.Parameter):
+            kept[storage.data_ptr()] = storage.nbytes(), x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        call = checkpoint(forward, *case.inputs, use_reentrant=False) if checkpointed else forward(*case.inputs)
+    del call
+    return sum(size for size, _ in kept.values())
+
+
+def peak_bytes(call: Callable, device: str) -> int | None:
+    if device != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def wrong(forward: Forward, truth: tuple[Tensor, ...], case: Case, tolerance: float) -> str | None:
+    """How far outputs and gradients of the inputs are off, if they are."""
+    for name, ours_, exact in zip(("output", "x", "y", "text"), evaluate(forward, case), truth, strict=True):
+        off = ((ours_.float() - exact).norm() / exact.norm()).item()
+        if not off <= tolerance:
+            return f"{name} is off by {off:.1e}"
+    return None
+
+
+def evaluate(forward: Forward, case: Case) -> tuple[Tensor, ...]:
+    wanted = [x for x in case.inputs if x.requires_grad]
+    out = forward(*case.inputs)
+    return out.detach(), *torch.autograd.grad(out, wanted, case.slope)
+
+
+def bench(case: Case, contestants: list[str], seconds: float, device: str, end: float) -> list[dict]:
+    """Rows of one case; a contestant that is absent, wrong or late is named in the printout instead."""
+    truth = [x.float() for x in evaluate(plain(case), case)]
+    found = []
+    for name in contestants:
+        reason = "the time is up" if time.perf_counter() > end else None
+        try:
+            forward = None if reason else CONTESTANTS[name](case)
+            base = FP8_TOLERANCE if name.endswith("fp8") else TOLERANCE[case.slope.dtype]
+            reason = reason or wrong(forward, truth, case, base)
+        except (ImportError, torch.OutOfMemoryError) as problem:
+            reason = str(problem).splitlines()[0]
+        if reason:
+            print(f"{case.name:6} {case.tokens:6}  {name:20} not measured: {reason}", flush=True)
+        else:
+            found.append((name, forward))
+    return _measure(case, found, seconds, device)
+
+
+def _measure(case: Case, found: list[tuple[str, Forward]], seconds: float, device: str) -> list[dict]:
+    rows = []
+    for direction in ("forward", "backward", "both", "both, checkpointed"):
+        # graphs that wait for their backward do not fit beside each other: one contestant at a time
+        together = [[one] for one in found] if direction == "backward" else [found]
+        for part in together:
+            timed = {name: calls(forward, case)[direction] for name, forward in part}
+            timings = measure_all({n: c for n, (c, _) in timed.items()}, seconds, warmup=1, runs=50, device=device)
+            for name, forward in part:
+                row = {"shape": case.name, "tokens": case.tokens, "contestant": name, "direction": direction}
+                call, share = timed[name]
+                row |= _figures(call, share, timings[name], case, device)
+                if direction.startswith("both"):
+                    row["kept_bytes"] = kept_bytes(forward, case, "checkpointed" in direction)
+                rows.append(row)
+                _print(rows[-1])
+            del timed
+            gc.collect()
+    return rows
+
+
+def _figures(call: Callable, share: int, timing: Timing, case: Case, device: str) -> dict:
+    rate = share * flops(case.config, case.tokens) / timing.median
+    peak = _peak(device)
+    row = {"ms": 1e3 * timing.median, "spread_ms": 1e3 * timing.spread, "tflops": rate / 1e12}
+    row |= {"mfu": peak and rate / peak, "peak_bytes": peak_bytes(call, device)}
+    return row
+
+
+def _peak(device: str) -> float | None:
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((peak for card, peak in PEAKS.items() if card in name), None)
+
+
+def _print(row: dict) -> None:
+    def number(value: float | None, form: str, empty: str) -> str:
+        return empty if value is None else format(value, form)
+
+    kept, peak = (row.get(key) and row[key] / 1e9 for key in ("kept_bytes", "peak_bytes"))
+    print(
+        f"{row['shape']:6} {row['tokens']:6}  {row['contestant']:20} {row['direction']:20} {row['ms']:9.2f} "
+        f"{row['spread_ms']:6.2f} {row['tflops']:8.3f} {number(row['mfu'], '6.1%', '      ')} "
+        f"{number(kept, '9.3f', ' ' * 9)} {number(peak, '8.2f', '')}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # a graph whose backward is timed again and again must keep its buffers
+    torch._functorch.config.donated_buffer = False
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", nargs="+", choices=MODELS, default=SHAPES[device])
+    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=TOKENS[device])
+    parser.add_argument("--contestant", nargs="+", choices=CONTESTANTS, help="default: all, fp8 on a GPU only")
+    parser.add_argument("--seconds", type=float, default=SECONDS[device], help="spent on each timing")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
+    parser.add_argument("--json", type=Path, default=RESULTS / f"block_bench_{device}.json")
+    args = parser.parse_args()
+    # on a CPU eight bits are emulated: right, and slow
+    contestants = args.contestant or [n for n in CONTESTANTS if device == "cuda" or not n.endswith("fp8")]
+    end = time.perf_counter() + args.limit
+    rows = []
+    print(COLUMNS)
+    for tokens in args.tokens:
+        for name in args.shape:
+            torch._dynamo.reset()
+            if time.perf_counter() > end:
+                print(f"{name:6} {tokens:6}  not measured: the time is up")
+                continue
+            case = make_case(name, tokens, device, DTYPE[device])
+            rows += bench(case, contestants, args.seconds, device, end)
+            del case
+            gc.collect()
+    about = {
+        "words": WORDS,
+        "padded": PADDED,
+        "dtype": str(DTYPE[device]),
+        "mfu": " ".join(flops.__doc__.split()),
+    }
+    print(write_result(args.json.stem, rows, device, args.json.parent, **about))
+
+
+if __name__ == "__main__":
+    main()
