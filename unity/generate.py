@@ -11,8 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unity.modality import MODALITIES
-from unity.model.codec import load_codec
-from unity.model.dit import UnityDiT
+from unity.model.codec import Codec, load_codec
 from unity.model.text import load_text
 from unity.model.weights import ModelCard, load_model
 from unity.sampler import Guidance, sample
@@ -26,9 +25,10 @@ class Generator:
 
     # what was loaded
     path: Path
-    model: UnityDiT
+    # a UnityDiT, or what answers like one
+    model: Callable
     card: ModelCard
-    codec: Callable
+    codec: Codec
     text: Callable
     device: torch.device
     dtype: torch.dtype
@@ -140,7 +140,7 @@ def words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
     return states.to(generator.device), length.to(generator.device)
 
 
-def encode(generator: Generator, video: Frames) -> Float[Tensor, "b c t h w"]:
+def encode(generator: Generator, video: Frames) -> Float[Tensor, "b c u v x"]:
     """Latents of clips, on the generator's device."""
     frames = torch.from_numpy(np.ascontiguousarray(video)).to(generator.device)
     frames = rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
@@ -148,7 +148,7 @@ def encode(generator: Generator, video: Frames) -> Float[Tensor, "b c t h w"]:
         return generator.codec.encode(frames).float()
 
 
-def decode(generator: Generator, latent: Float[Tensor, "b c t h w"]) -> Frames:
+def decode(generator: Generator, latent: Float[Tensor, "b c u v x"]) -> Frames:
     """Clips of latents."""
     with torch.no_grad():
         frames = (generator.codec.decode(latent).float() + 1) * 127.5

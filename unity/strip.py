@@ -11,7 +11,7 @@ Video = UInt8[np.ndarray, "t h w 3"]
 _INK, _PAPER, _GAP = (34, 34, 34), (255, 255, 255), 3
 
 
-def frame_row(video: Video, columns: int = 6, height: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def frame_row(video: Video, columns: int = 6, height: int | None = None) -> UInt8[np.ndarray, "high wide 3"]:
     """Up to `columns` frames, evenly from the first to the last, side by side with a gap between them.
 
     `height` enlarges small frames by a whole number, so that no pixel is invented; larger ones stay as they are.

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def generator():
         model=MODELS["debug"], modalities=tuple(MODALITIES), stage=2, step=0, frames=FRAMES, size=SIZE
     )
     made = Generator(
-        path="oracle", model=None, card=card, codec=load_codec("dct"), text=no_words,
+        path=Path("oracle"), model=no_words, card=card, codec=load_codec("dct"), text=no_words,
         device=torch.device("cpu"), dtype=torch.float32,
     )  # fmt: skip
     latents = [encode(made, stacked(clips(), stream)) for stream in ("rgb", "depth")]
@@ -86,8 +87,13 @@ def test_scores_follow_the_video_that_is_given(generator):
 class Noise:
     """A codec whose latents are white noise of unit variance, the same for the same call."""
 
+    channels, stride = 48, (4, 8, 8)
+
     def encode(self, video):
         return torch.randn(len(video), 48, 2, 16, 16, generator=torch.Generator().manual_seed(5))
+
+    def decode(self, latent):
+        raise NotImplementedError("white noise is no picture")
 
 
 @pytest.mark.parametrize("task", ["estimate", "control", "joint"])

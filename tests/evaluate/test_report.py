@@ -15,7 +15,13 @@ SECTIONS = [
     Section(
         title="Numbers <&>",
         text="One.\n\nTwo <b>.",
-        parts=[Table(head=("what", "score"), rows=[["flow", 0.12345], ["depth", float("nan")]], better={(0, 1)})],
+        parts=[
+            Table(
+                head=("what", "score"),
+                rows=[["flow", 0.12345], ["depth", float("nan")]],
+                better=frozenset({(0, 1)}),
+            )
+        ],
     ),
     Section(
         title="Pictures",

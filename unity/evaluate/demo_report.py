@@ -85,7 +85,7 @@ def _learning(findings: Findings) -> Section:
     return Section(title="Learning", text=text, parts=[Curves(panels=dict(row)) for row in rows])
 
 
-def _line(journal: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+def _line(journal: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
     return smooth([(record["step"] + 1, record[key]) for record in journal if key in record], WINDOW)
 
 

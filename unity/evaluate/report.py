@@ -41,7 +41,7 @@ class Strips:
 class Curves:
     """Lines over optimizer steps: panel title → line name → (step, value)."""
 
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+    panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
     y: str = "loss"
 
 
@@ -71,7 +71,7 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def smooth(line: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+def smooth(line: Sequence[tuple[int, float]], window: int) -> list[tuple[int, float]]:
     """Mean over the last `window` points, fewer at the start."""
     values = np.array([value for _, value in line])
     sums = np.concatenate([[0.0], values.cumsum()])

@@ -6,9 +6,11 @@ from scipy.optimize import linear_sum_assignment
 
 People = Float[np.ndarray, "t p 18 3"]
 Frame = Float[np.ndarray, "p 18 3"]
+# of a prediction, which may find another number of people
+Found = Float[np.ndarray, "t found 18 3"]
 
 
-def score(prediction: People, truth: People, threshold: float = 0.1) -> dict[str, float]:
+def score(prediction: Found, truth: People, threshold: float = 0.1) -> dict[str, float]:
     """PCK, share of the truly visible joints found, and the share of the predicted joints that are right.
 
     A joint is right within `threshold` times the longer side of the box around its true person's visible joints
@@ -23,7 +25,7 @@ def score(prediction: People, truth: People, threshold: float = 0.1) -> dict[str
     }
 
 
-def _right(prediction: Frame, truth: Frame, threshold: float) -> int:
+def _right(prediction: Float[np.ndarray, "found 18 3"], truth: Frame, threshold: float) -> int:
     """How many joints of a frame are right under the best matching of people."""
     seen = truth[..., 2] > 0.5
     distance = np.linalg.norm(truth[:, None, :, :2] - prediction[None, :, :, :2], axis=-1)
@@ -39,6 +41,6 @@ def _sizes(people: Frame, seen: Bool[np.ndarray, "p 18"]) -> Float[np.ndarray, "
     return sides.max(-1).clip(1)
 
 
-def trivial(truth: People) -> People:
+def trivial(truth: People) -> Found:
     """Nobody is there."""
     return np.zeros_like(truth[:, :0])
