@@ -164,26 +164,22 @@ def test_weights_of_another_shape_are_refused(finished, world, tmp_path):
 
 
 def test_a_signal_to_one_rank_of_the_launcher_saves_and_ends_both(config, dataset, world, tmp_path):
-    """`deepspeed launchers/train.py` on two ranks, asked to stop after its first steps; then one rank goes on."""
+    """`deepspeed launchers/train.py` is asked to stop after its first steps; then one rank alone goes on."""
     out = tmp_path / "asked"
-    flags = {"stage": 1, "model": "debug", "data": dataset, "out": out, "steps": 500, "batch-size": 4}
-    flags |= {
-        "save-every": 999,
-        "picture-every": 0,
-        "log-every": 1,
-        "optim.lr": 3e-3,
-        "optim.schedule": "constant",
-    }
-    command = [*launcher_on_two_ranks(), ROOT / "launchers/train.py"]
-    command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    flags = "--stage 1 --model debug --steps 500 --batch-size 4 --workers 1 --save-every 999 --picture-every 0"
+    flags += f" --log-every 1 --optim.lr 3e-3 --optim.schedule constant --data {dataset} --out {out}"
+    command = [*launcher_on_two_ranks(), ROOT / "launchers/train.py", *flags.split()]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     launcher = psutil.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
             assert launcher.poll() is None, launcher.communicate()
             time.sleep(0.05)
-        ranks = [p for p in launcher.children(recursive=True) if "--local_rank=1" in p.cmdline()]
-        ranks[0].send_signal(signal.SIGUSR1)
+        # the rank and its data worker, whose command line is the same
+        asked = [p for p in launcher.children(recursive=True) if "--local_rank=1" in p.cmdline()]
+        assert len(asked) == 2
+        for process in asked:
+            process.send_signal(signal.SIGTERM)
         said, _ = launcher.communicate(timeout=300)
     finally:
         for process in [*launcher.children(recursive=True), launcher] if launcher.poll() is None else []:

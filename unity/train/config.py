@@ -36,6 +36,7 @@ class TrainConfig:
     init: Path | None = None
     # a run folder, or one of its checkpoints: the same stage goes on exactly, another one starts from its weights
     resume: Path | None = None
+    # every random draw is a function of it and of where it is used
     seed: int = 0
     # by default fp32 on a CPU, bf16 on a GPU
     precision: Literal["fp32", "bf16"] | None = None
@@ -92,7 +93,7 @@ MACHINES = {
 }
 
 # models that start from nothing and learn faster; all others take the paper's rate
-LEARNING_RATES = {"debug": 3e-3, "tiny": 1e-3, "small": 4e-4}
+LEARNING_RATES = {"debug": 4e-3, "tiny": 3e-3, "small": 4e-4}
 PAPER_RATE = 5e-5
 
 

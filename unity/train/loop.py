@@ -32,7 +32,7 @@ from unity.train.engine import Flats, World
 from unity.train.metrics import Journal, Tally, require_finite_norm
 from unity.train.optim import adamw, learning_rate
 from unity.train.pictures import Pictures
-from unity.train.signals import StopRequest
+from unity.train.signals import StopRequest, deaf_children
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -156,10 +156,11 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
 def batches(run: Run) -> Iterator[dict]:
     """This rank's batches from the run's first step to its last."""
     config = run.config
-    loader = training_batches(
-        config.data, STAGES[config.stage], config.batch_size, config.seed, run.start, run.world.rank,
-        run.world.size, config.workers, frames=config.frames, size=config.size,
-    )  # fmt: skip
+    with deaf_children():
+        loader = training_batches(
+            config.data, STAGES[config.stage], config.batch_size, config.seed, run.start, run.world.rank,
+            run.world.size, config.workers, frames=config.frames, size=config.size,
+        )  # fmt: skip
     for _ in range(run.start, config.steps):
         yield next(loader)
 
