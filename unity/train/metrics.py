@@ -25,7 +25,8 @@ class Tally:
 
     def __init__(self, world: World):
         self.world = world
-        self.sums, self.counts = (torch.zeros(len(_KINDS), dtype=torch.float64) for _ in range(2))
+        # on the device, so that nothing waits before the step's reduction
+        self.sums, self.counts = torch.zeros(2, len(_KINDS), dtype=torch.float64, device=world.device)
 
     def add(
         self,
@@ -35,19 +36,20 @@ class Tally:
         modality: Int[Tensor, " b"],
     ) -> None:
         """A micro-batch's errors per stream; a sample's loss is the mean over its noisy streams."""
-        loss = ((losses * noisy).sum(1) / noisy.sum(1)).double().cpu()
-        for column in (task.cpu(), len(TASKS) + modality.cpu()):
-            self.sums.index_add_(0, column, loss)
-            self.counts.index_add_(0, column, torch.ones_like(loss))
+        loss = ((losses * noisy).sum(1) / noisy.sum(1)).double()
+        for column in (task, len(TASKS) + modality):
+            belongs = torch.nn.functional.one_hot(column, len(_KINDS)).double()
+            self.sums += loss @ belongs
+            self.counts += belongs.sum(0)
 
     def reduce(self, step: int, stop: bool) -> tuple[dict[str, float], bool]:
         """Mean losses over all ranks, and whether any rank wants to stop. The step's only synchronisation.
 
         Raises FloatingPointError on every rank when a loss is not finite on any.
         """
-        bad = torch.zeros(self.world.size, dtype=torch.float64)
-        bad[self.world.rank] = not self.sums.isfinite().all()
-        numbers = (self.sums.nan_to_num(0, 0, 0), self.counts, bad, torch.tensor([float(stop)]).double())
+        bad = self.sums.new_zeros(self.world.size)
+        bad[self.world.rank] = ~self.sums.isfinite().all()
+        numbers = (self.sums.nan_to_num(0, 0, 0), self.counts, bad, self.sums.new_tensor([stop]))
         parts = (len(_KINDS), len(_KINDS), self.world.size, 1)
         sums, counts, bad, stops = self.world.total(torch.cat(numbers)).split(parts)
         if bad.any():
