@@ -94,18 +94,14 @@ class UnityDiT(nn.Module):
             aux_tokens = self.patch_embedding_aux(aux, modality)
         return rearrange([tokens, aux_tokens], "s b l d -> (b s) l d")
 
-    def _text(
-        self, branches: list[tuple[Tensor, Tensor]]
-    ) -> tuple[Float[Tensor, "g m d"], Float[Tensor, "g m"]]:
+    def _text(self, branches: list[tuple[Tensor, Tensor]]) -> tuple[Float[Tensor, "g m d"], Float[Tensor, "g m"]]:
         """Keys for both branches: the real tokens, then one zero token that stands for all the padding."""
         longest = max(states.shape[1] for states, _ in branches)
         padded = [F.pad(states, (0, 0, 0, longest + 1 - states.shape[1])) for states, _ in branches]
         states = rearrange(padded, "s b m e -> (b s) m e")
         length = rearrange([length for _, length in branches], "s b -> (b s)")
         if longest > self.config.text_len:
-            raise ValueError(
-                f"text of {longest} tokens is longer than the model's {self.config.text_len}; cut it"
-            )
+            raise ValueError(f"text of {longest} tokens is longer than the model's {self.config.text_len}; cut it")
         absent = torch.arange(longest, device=states.device) >= length.unsqueeze(1)
         bias = torch.zeros_like(absent, dtype=torch.float32).masked_fill(absent, -torch.inf)
         padding = (self.config.text_len - length).float().log().unsqueeze(1)
@@ -147,6 +143,4 @@ class UnityDiT(nn.Module):
     ) -> Float[Tensor, "b c t h w"]:
         t, h, w = grid
         p, q, r = self.config.patch
-        return rearrange(
-            patches, "b (t h w) (p q r c) -> b c (t p) (h q) (w r)", t=t, h=h, w=w, p=p, q=q, r=r
-        )
+        return rearrange(patches, "b (t h w) (p q r c) -> b c (t p) (h q) (w r)", t=t, h=h, w=w, p=p, q=q, r=r)

@@ -199,9 +199,7 @@ class Head(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(*lead, self.weight.shape[-2]))
 
-    def forward(
-        self, x: Float[Tensor, "b l d"], modality: Int[Tensor, " b"] | None
-    ) -> Float[Tensor, "b l e"]:
+    def forward(self, x: Float[Tensor, "b l d"], modality: Int[Tensor, " b"] | None) -> Float[Tensor, "b l e"]:
         if modality is None:
             return F.linear(x, self.weight, self.bias)
         return _expert_linear(x, self.weight, self.bias, modality)
