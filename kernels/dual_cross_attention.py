@@ -70,6 +70,9 @@ def refusal(
     elsewhere = rows.device_refusal("queries", q)
     if elsewhere is not None:
         return elsewhere
+    if q.is_cuda and torch.cuda.get_device_capability(q.device)[0] != 9:
+        # elsewhere the backward's tiles exceed the shared memory (10.0, 8.9) or the registers (8.0)
+        return "its tiles are cut for compute capability 9"
     if key.shape[1] > MAX_KEYS:
         return f"{key.shape[1]} keys do not stay on chip, at most {MAX_KEYS} do"
     if q.shape[-1] > MAX_HEAD or q.shape[-1] % 8:
