@@ -164,6 +164,24 @@ def unequal_groups(op, rows: tuple, tables: tuple, offsets: Tensor, *rest) -> Te
     return tuple(torch.cat([x.squeeze(0) for x in column]) for column in zip(*parts, strict=True))
 
 
+def linear_fp8(
+    x: Tensor | tuple, weight: Tensor, bias: Tensor | None, rows: bool = True, wide_gradient: bool = True
+) -> Tensor:
+    """x·weightᵀ + bias of x and weight as e4m3 over a largest number of 448, of each row or of the whole tensor.
+
+    Values only: what the gradients round is said, and tested, at `kernels.linear_fp8`.
+    """
+
+    def rounded(tensor: Tensor) -> Tensor:
+        largest = tensor.abs().amax(-1, keepdim=True) if rows else tensor.abs().amax()
+        scale = largest.clamp_min(1e-12) / E4M3_MAX
+        return (tensor / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).to(tensor.dtype) * scale
+
+    wide = x[0].float() * x[1] if isinstance(x, tuple) else rounded(_wide(x))
+    dtype = x[2].dtype if isinstance(x, tuple) else x.dtype
+    return F.linear(wide, rounded(_wide(weight)), None if bias is None else _wide(bias)).to(dtype)
+
+
 class _Carrier(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dtype):

@@ -26,6 +26,7 @@ def arguments(op, dtype=torch.float32):
         "qk_norm_rope": (*rows, torch.ones(d), torch.ones(d), (1, 1, 3), 2, 2),
         "gelu": (rows[0],),
         "gelu_fp8": (rows[0],),
+        "linear_fp8": (rows[0], torch.randn(48, d), torch.randn(48)),
         "flow_noise": (*rows, torch.rand(g, n)),
         "self_attention": tuple(torch.randn(3, 1, 6, 2, 16)),
         "dual_cross_attention": (*torch.randn(3, 1, 6, 2, 16), torch.zeros(1, 6)),
