@@ -48,11 +48,13 @@ class Scale:
     model: str = "tiny"
     frames: int = 17
     size: int = 64
-    batch: int = 8
+    # small batches and a high rate: what a few hundred steps learn is limited by their number
+    batch: int = 4
+    rate: float = 3e-3
 
 
 SCALES = {
-    "full": Scale(train=40, held_out=4, steps=(150, 450), sampling=25),
+    "full": Scale(train=40, held_out=4, steps=(250, 650), sampling=25),
     # for the tests: everything runs, nothing is learnt
     "quick": Scale(train=2, held_out=1, steps=(2, 2), sampling=2, model="debug", frames=9, size=32),
 }
@@ -152,10 +154,11 @@ def _simulate(folder: Path, clips: int, scale: Scale, seed: int, *more: str) -> 
 
 def _train(out: Path, stage: int, steps: int, scale: Scale, seed: int) -> None:
     start = ("--model", scale.model) if stage == 1 else ("--resume", out / "stage1")
-    _run(
-        Path(sys.executable).with_name("deepspeed"), TRAIN, "--stage", stage, *start, "--steps", steps,
-        "--data", out / "train", "--out", out / f"stage{stage}", "--batch-size", scale.batch, "--seed", seed,
-    )  # fmt: skip
+    folders = ("--data", out / "train", "--out", out / f"stage{stage}")
+    amount = ("--steps", steps, "--batch-size", scale.batch, "--optim.lr", scale.rate)
+    rest = ("--seed", seed, "--picture-every", 0, "--save-every", steps)
+    launcher = Path(sys.executable).with_name("deepspeed")
+    _run(launcher, TRAIN, "--stage", stage, *start, *folders, *amount, *rest)
 
 
 def _run(*command) -> None:
