@@ -63,6 +63,7 @@ setup(
         "mujoco>=4",
         "numba>=0.62",
         "matplotlib",
+        "pillow",
     ],
     extras_require={"dev": ["pytest", "psutil", "ruff", "beartype"]},
 )
