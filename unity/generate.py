@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unity.modality import MODALITIES
-from unity.model.codec import Codec, load_codec
+from unity.model.codec import Codec, load_codec, to_frames, to_pixels
 from unity.model.text import load_text
 from unity.model.weights import ModelCard, load_model
 from unity.sampler import Guidance, sample
@@ -143,13 +142,11 @@ def words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
 def encode(generator: Generator, video: Frames) -> Float[Tensor, "b c u v x"]:
     """Latents of clips, on the generator's device."""
     frames = torch.from_numpy(np.ascontiguousarray(video)).to(generator.device)
-    frames = rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
     with torch.no_grad():
-        return generator.codec.encode(frames).float()
+        return generator.codec.encode(to_pixels(frames)).float()
 
 
 def decode(generator: Generator, latent: Float[Tensor, "b c u v x"]) -> Frames:
     """Clips of latents."""
     with torch.no_grad():
-        frames = (generator.codec.decode(latent).float() + 1) * 127.5
-    return rearrange(frames.round().clamp(0, 255).byte(), "b c t h w -> b t h w c").cpu().numpy()
+        return to_frames(generator.codec.decode(latent)).cpu().numpy()

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unity.model import dct
@@ -37,6 +37,17 @@ class Codec(Protocol):
 
     def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
         """Pixels, clipped to [-1, 1]."""
+
+
+def to_pixels(frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
+    """Frames as a codec takes them, in [-1, 1]."""
+    return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
+
+
+def to_frames(pixels: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+    """A codec's pixels as frames."""
+    grey = (pixels.float() + 1) * 127.5
+    return rearrange(grey.round().clamp(0, 255).byte(), "b c t h w -> b t h w c")
 
 
 def load_codec(

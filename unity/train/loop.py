@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from unity.data.loader import training_batches
 from unity.data.shards import read_about
 from unity.flow import draw_noise, routed_loss
 from unity.modality import MODALITIES
-from unity.model.codec import load_codec
+from unity.model.codec import load_codec, to_frames, to_pixels
 from unity.model.dit import UnityDiT
 from unity.model.text import load_text
 from unity.model.weights import ModelCard, load_model, save_model
@@ -51,12 +50,10 @@ class Run:
     start: int = 0
 
     def encode(self, video: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b c t h w"]:
-        frames = rearrange(video.to(self.world.device), "b t h w c -> b c t h w").float() / 127.5 - 1
-        return self.codec.encode(frames)
+        return self.codec.encode(to_pixels(video.to(self.world.device)))
 
     def decode(self, latent: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-        frames = (self.codec.decode(latent) + 1) * 127.5
-        return rearrange(frames.round().clamp(0, 255).byte(), "b c t h w -> b t h w c").cpu()
+        return to_frames(self.codec.decode(latent)).cpu()
 
     def refresh(self) -> None:
         zero.refresh(self.engine)
