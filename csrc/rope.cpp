@@ -54,16 +54,6 @@ INLINE Vec swap_pairs(Vec value) {
     return __builtin_shuffle(value, order);
 }
 
-template <class T>
-INLINE float inverse_rms(const T* x, int64_t width, float eps) {
-    float squares[1];
-    sum_columns<1>(width, squares, [&](int64_t at, auto lanes, Vec* sums) {
-        const Vec value = load(x + at, lanes);
-        sums[0] += value * value;
-    });
-    return 1 / __builtin_sqrtf(squares[0] / width + eps);
-}
-
 template <class T, bool PAST_CACHE>
 static void forward(Heads heads, Grid grid, Rows<const T> x, const float* weight, Rows<T> out) {
 #pragma omp parallel for num_threads(heads.threads) schedule(static)

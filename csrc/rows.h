@@ -43,6 +43,17 @@ INLINE void prefetch_next(const Rows<const T>& tensor, const T* row, int64_t at)
     __builtin_prefetch(row + tensor.row + at);
 }
 
+// What RMSNorm multiplies a row by.
+template <class T>
+INLINE float inverse_rms(const T* x, int64_t width, float eps) {
+    float squares[1];
+    sum_columns<1>(width, squares, [&](int64_t at, auto lanes, Vec* sums) {
+        const Vec value = load(x + at, lanes);
+        sums[0] += value * value;
+    });
+    return 1 / __builtin_sqrtf(squares[0] / width + eps);
+}
+
 template <bool VALUE>
 struct Flag {
     static constexpr bool value = VALUE;

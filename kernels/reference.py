@@ -35,6 +35,12 @@ def gated_residual_layernorm(
     return residual, modulated_layernorm(residual, scale, shift, eps)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / root-mean-square(x) * weight over the last axis: x [..., d], weight [d], result as x."""
+    wide = _wide(x)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * _wide(weight)).to(x.dtype)
+
+
 def qk_norm_rope(
     q: Tensor,
     k: Tensor,
@@ -57,10 +63,10 @@ def qk_norm_rope(
     def one(x: Tensor, weight: Tensor) -> Tensor:
         wide = _wide(x)
         if not per_head:
-            wide = _rmsnorm(wide, weight, eps)
+            wide = rms_norm(wide, weight, eps)
         wide = rearrange(wide, "b l (n k) -> b l n k", n=num_heads)
         if per_head:
-            wide = _rmsnorm(wide, weight, eps)
+            wide = rms_norm(wide, weight, eps)
         return rotate(wide, cos, sin).to(x.dtype)
 
     return one(q, q_weight), one(k, k_weight)
@@ -191,10 +197,6 @@ class _Carrier(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient.to(ctx.dtype), None
-
-
-def _rmsnorm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.to(x.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:

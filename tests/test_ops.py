@@ -24,6 +24,7 @@ def arguments(op, dtype=torch.float32):
         "gated_residual_layernorm": (*rows, *tables),
         "gated_residual_layernorm_fp8": (*rows, *tables),
         "qk_norm_rope": (*rows, torch.ones(d), torch.ones(d), (1, 1, 3), 2, 2),
+        "rms_norm": (rows[0], 1 + tables[0][0]),
         "gelu": (rows[0],),
         "gelu_fp8": (rows[0],),
         "linear_fp8": (rows[0], torch.randn(48, d), torch.randn(48)),
@@ -50,7 +51,9 @@ def test_every_implementation_that_can_run_agrees(op):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("op", ["modulated_layernorm", "gated_residual_layernorm", "gelu", "qk_norm_rope"])
+@pytest.mark.parametrize(
+    "op", ["modulated_layernorm", "gated_residual_layernorm", "gelu", "rms_norm", "qk_norm_rope"]
+)
 def test_float64_stays_float64(op):
     args = [x.double() if isinstance(x, torch.Tensor) else x for x in arguments(op)]
     for result in (ops.__dict__[op](*args),):

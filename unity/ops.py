@@ -47,6 +47,11 @@ def _triton(refusal: Callable, run: Callable) -> Implementation:
     return Implementation("triton", refusal, run)
 
 
+def _torch_rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    # torch has a fused form for equal dtypes only
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+
+
 IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "modulated_layernorm": (
         _triton(triton_layernorm.refusal, triton_layernorm.modulated_layernorm),
@@ -65,6 +70,7 @@ IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         _triton(triton_residual.refusal_fp8, triton_residual.gated_residual_layernorm_fp8),
     ),
     "qk_norm_rope": (_triton(triton_rope.refusal, triton_rope.qk_norm_rope), _native("qk_norm_rope")),
+    "rms_norm": (_native("rms_norm"), Implementation("torch", lambda *_: None, _torch_rms_norm)),
     # One pass over any dtype, in float32 inside: nothing is left to fuse.
     "gelu": (_native("gelu"), Implementation("torch", lambda x: None, partial(F.gelu, approximate="tanh"))),
     "gelu_fp8": (_triton(triton_gelu.refusal_fp8, triton_gelu.gelu_fp8),),
@@ -166,6 +172,13 @@ def qk_norm_rope(
     positions s·w … s·w + w - 1.
     """
     return _run("qk_norm_rope", q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+
+
+def rms_norm(
+    x: Float[Tensor, "*rows d"], weight: Float[Tensor, " d"], eps: float = 1e-6
+) -> Float[Tensor, "*rows d"]:
+    """RMSNorm(x)·weight over the last axis in the dtype of x, in float32 inside."""
+    return _run("rms_norm", x, weight, eps)
 
 
 def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -68,6 +68,20 @@ def test_rows_equal_the_reference(op, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", [*SIZES, (2, 3, 9000)])
+def test_rms_norm_equals_the_reference(size, dtype):
+    torch.manual_seed(0)
+    check("rms_norm", [normal(*size, scale=2)], [1 + normal(size[-1], scale=0.2)], dtype, (1e-5,))
+
+
+def test_rms_norm_of_the_slices_of_a_projection():
+    torch.manual_seed(0)
+    x, weight = normal(2, 40, 3 * 56).chunk(3, dim=-1)[1], 1 + normal(56, scale=0.2)
+    found, dense = (run(native, "rms_norm", [z, weight]) for z in (x, x.contiguous()))
+    assert not x.is_contiguous() and all(map(torch.equal, found, dense))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_rotary_equals_the_reference(grid, per_head, dtype):
@@ -176,6 +190,7 @@ def test_every_element_is_written():
         found = run(native, "gated_residual_layernorm", [*rows, *vectors])
         found += run(native, "modulated_layernorm", [rows[0], *vectors[1:]])
         found += run(native, "gated_residual", [*rows, vectors[0]]) + run(native, "gelu", rows[:1])
+        found += run(native, "rms_norm", [rows[0], vectors[0][0]])
         found += native.flow_noise(*rows, torch.rand(3, 37))
         q, k, weights = normal(1, 42, 66), normal(1, 42, 66), normal(2, 66)
         found += run(native, "qk_norm_rope", [q, k, *weights], ((1, 3, 7), 2, 3))

@@ -47,6 +47,7 @@ CALLS = {
     "gated_residual": (X, X + 1, TABLE),
     "gated_residual_layernorm": (X, X + 1, TABLE, TABLE + 1, TABLE - 1),
     "gelu": (X,),
+    "rms_norm": (X, TABLE[0]),
     "qk_norm_rope": (X[:, :2], X[:, 1:], TABLE[0], TABLE[1], (1, 1, 2), 1, 2),
 }
 
@@ -79,6 +80,7 @@ def test_library_ops_keep_their_promises():
     torch.library.opcheck(ops.native_layernorm.default, (x, None, None, *tables[:2], 1e-6))
     torch.library.opcheck(ops.native_residual.default, (x, y, tables[0]))
     torch.library.opcheck(ops.native_gelu.default, (x,))
+    torch.library.opcheck(ops.native_rms_norm.default, (x, tables[0][0].detach().requires_grad_(), 1e-6))
     torch.library.opcheck(ops.native_flow_noise.default, (X, X + 1, torch.rand(2, 3)))
     weights = [w.clone().requires_grad_() for w in TABLE]
     rotary = (x, y, *weights, [1, 1, 3], 1, 2, 1e4, 1e-6, False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from unity.native.layernorm import gated_residual, gated_residual_layernorm, modulated_layernorm
 from unity.native.library import missing
 from unity.native.pointwise import flow_noise, gelu
+from unity.native.rmsnorm import rms_norm
 from unity.native.rope import qk_norm_rope
 from unity.native.tensors import flattens
 
@@ -22,6 +23,7 @@ __all__ = [
     "missing",
     "modulated_layernorm",
     "qk_norm_rope",
+    "rms_norm",
 ]
 
 MAX_WIDTH, MAX_HEAD = 8192, 1024
@@ -32,6 +34,7 @@ _TAKES = {
     "gated_residual": (2, 1),
     "gated_residual_layernorm": (2, 3),
     "qk_norm_rope": (2, 0),
+    "rms_norm": (1, 0),
     "gelu": (1, 0),
     "flow_noise": (2, 0),
 }
@@ -67,7 +70,7 @@ def _refuse_tensors(rows: tuple[Tensor, ...], tables: tuple[Tensor, ...]) -> str
 
 def _refuse_shape(op: str, *args, num_heads: int | None = None, **_) -> str | None:
     x = args[0]
-    if op == "gelu":
+    if op in ("gelu", "rms_norm"):
         return None if flattens(x) else f"strides {x.stride()} are not those of evenly spaced rows"
     if op == "flow_noise":
         if any(x.requires_grad for x in args):

@@ -18,6 +18,8 @@ _ARGUMENTS = {
     "layernorm_backward": "i qqqq pqq pqq pqq pqq pq pq p ppp",
     "residual_forward": "i qqqq pqq pqq pq p",
     "residual_backward": "i qqqq pqq pqq pq pp",
+    "rms_norm_forward": "i qqqf pq pp",
+    "rms_norm_backward": "i qqqf pq pq ppp",
     "rope_forward": "i qqqqqqf qqqppp pqq pp",
     "rope_backward": "i qqqqqqf qqqppp pqqq pqq ppp",
     "gelu_forward": "i qqq pq p",

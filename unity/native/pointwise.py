@@ -5,7 +5,7 @@ from torch import Tensor
 
 from unity.kernels.differentiable import differentiable, library_op
 from unity.native.library import run
-from unity.native.tensors import flattens, is_bf16, pointers
+from unity.native.tensors import flat_readable, flat_rows, flat_shape, is_bf16, pointers
 
 # Values of one task.
 BLOCK = 16384
@@ -35,24 +35,15 @@ def _flow_noise_fake(data, noise, time):
     return data.new_empty(data.shape), data.new_empty(data.shape)
 
 
-def _flat(x: Tensor) -> tuple[int, int]:
-    """Address and distance of the rows of [..., width]."""
-    return x.data_ptr(), next((stride for size, stride in _outer(x) if size != 1), 0)
-
-
-def _flat_shape(x: Tensor) -> tuple[int, int, int]:
+def _gelu_shape(x: Tensor) -> tuple[int, int, int]:
     """Rows, width and rows per task."""
-    width = x.shape[-1]
-    return x.numel() // max(1, width), width, max(1, BLOCK // max(1, width))
-
-
-def _outer(x: Tensor):
-    return reversed(list(zip(x.shape, x.stride(), strict=True))[:-1])
+    rows, width = flat_shape(x)
+    return rows, width, max(1, BLOCK // max(1, width))
 
 
 def _gelu_forward(x: Tensor) -> Tensor:
     out = _gelu_forward_fake(x)
-    run("gelu_forward", is_bf16(x), *_flat_shape(x), *_flat(x), out.data_ptr())
+    run("gelu_forward", is_bf16(x), *_gelu_shape(x), *flat_rows(x), out.data_ptr())
     return out
 
 
@@ -61,9 +52,9 @@ def _gelu_forward_fake(x):
 
 
 def _gelu_backward(d_out: Tensor, x: Tensor) -> Tensor:
-    d_out = d_out if d_out.stride(-1) == 1 and flattens(d_out) else d_out.contiguous()
+    d_out = flat_readable(d_out)
     d_x = _gelu_backward_fake(d_out, x)
-    run("gelu_backward", is_bf16(x), *_flat_shape(x), *_flat(d_out), *_flat(x), d_x.data_ptr())
+    run("gelu_backward", is_bf16(x), *_gelu_shape(x), *flat_rows(d_out), *flat_rows(x), d_x.data_ptr())
     return d_x
 
 

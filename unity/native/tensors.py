@@ -19,6 +19,18 @@ def rows(x: Tensor | None) -> tuple:
     return (None, 0, 0) if x is None else (x.data_ptr(), x.stride(0), x.stride(1))
 
 
+def flat_rows(x: Tensor) -> tuple[int, int]:
+    """Address and distance of the rows of [..., width], evenly spaced."""
+    outer = reversed(list(zip(x.shape, x.stride(), strict=True))[:-1])
+    return x.data_ptr(), next((stride for size, stride in outer if size != 1), 0)
+
+
+def flat_shape(x: Tensor) -> tuple[int, int]:
+    """Number and width of the rows of [..., width]."""
+    width = x.shape[-1]
+    return x.numel() // max(1, width), width
+
+
 def table(x: Tensor | None) -> tuple:
     """Address and stride of [groups, width]."""
     return (None, 0) if x is None else (x.data_ptr(), x.stride(0))
@@ -32,6 +44,11 @@ def pointers(*tensors: Tensor) -> list[int]:
 def readable(gradient: Tensor) -> Tensor:
     """A gradient as C reads it: copied only where autograd hands over one whose last axis is not dense."""
     return gradient if gradient.stride(-1) == 1 else gradient.contiguous()
+
+
+def flat_readable(gradient: Tensor) -> Tensor:
+    """The same for evenly spaced rows [..., width]."""
+    return gradient if gradient.stride(-1) == 1 and flattens(gradient) else gradient.contiguous()
 
 
 def chunks(length: int) -> int:
