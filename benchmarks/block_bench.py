@@ -38,7 +38,9 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 FP8_TOLERANCE = 0.1
 SHAPES = {"cpu": ["tiny", "1.3b"], "cuda": ["10b", "5b", "14b", "1.3b"]}
 TOKENS = {"cpu": [1152], "cuda": [65520, 37440, 1152]}
-DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
+DIRECTIONS = ["forward", "backward", "both", "both, checkpointed"]
 SECONDS = {"cpu": 1.0, "cuda": 0.3}
 COLUMNS = (
     "shape  tokens  contestant           direction                   ms      ±  TFLOP/s    MFU   kept GB  peak GB"
@@ -251,7 +253,9 @@ def evaluate(forward: Forward, case: Case) -> tuple[Tensor, ...]:
     return out.detach(), *torch.autograd.grad(out, wanted, case.slope)
 
 
-def bench(case: Case, contestants: list[str], seconds: float, device: str, end: float) -> list[dict]:
+def bench(
+    case: Case, contestants: list[str], directions: list[str], seconds: float, device: str, end: float
+) -> list[dict]:
     """Rows of one case; a contestant that is absent, wrong or late is named in the printout instead."""
     truth = [x.float() for x in evaluate(plain(case), case)]
     found = []
@@ -267,12 +271,14 @@ def bench(case: Case, contestants: list[str], seconds: float, device: str, end: 
             print(f"{case.name:6} {case.tokens:6}  {name:20} not measured: {reason}", flush=True)
         else:
             found.append((name, forward))
-    return _measure(case, found, seconds, device)
+    return _measure(case, found, directions, seconds, device)
 
 
-def _measure(case: Case, found: list[tuple[str, Forward]], seconds: float, device: str) -> list[dict]:
+def _measure(
+    case: Case, found: list[tuple[str, Forward]], directions: list[str], seconds: float, device: str
+) -> list[dict]:
     rows = []
-    for direction in ("forward", "backward", "both", "both, checkpointed"):
+    for direction in directions:
         # graphs that wait for their backward do not fit beside each other: one contestant at a time
         together = [[one] for one in found] if direction == "backward" else [found]
         for part in together:
@@ -325,6 +331,8 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=MODELS, default=SHAPES[device])
     parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=TOKENS[device])
     parser.add_argument("--contestant", nargs="+", choices=CONTESTANTS, help="default: all, fp8 on a GPU only")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
+    parser.add_argument("--direction", nargs="+", choices=DIRECTIONS, default=DIRECTIONS)
     parser.add_argument("--seconds", type=float, default=SECONDS[device], help="spent on each timing")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
     parser.add_argument("--json", type=Path, default=RESULTS / f"block_bench_{device}.json")
@@ -340,14 +348,14 @@ def main() -> None:
             if time.perf_counter() > end:
                 print(f"{name:6} {tokens:6}  not measured: the time is up")
                 continue
-            case = make_case(name, tokens, device, DTYPE[device])
-            rows += bench(case, contestants, args.seconds, device, end)
+            case = make_case(name, tokens, device, DTYPES[args.dtype])
+            rows += bench(case, contestants, args.direction, args.seconds, device, end)
             del case
             gc.collect()
     about = {
         "words": WORDS,
         "padded": PADDED,
-        "dtype": str(DTYPE[device]),
+        "dtype": args.dtype,
         "mfu": " ".join(flops.__doc__.split()),
     }
     print(write_result(args.json.stem, rows, device, args.json.parent, **about))

@@ -41,6 +41,13 @@ def test_all_contestants_pay_for_the_gradients_of_the_same_parameters(case):
         assert share == 3
 
 
+def test_only_the_directions_asked_for_are_timed(case, capsys):
+    rows = bench.bench(case, ["unity"], ["forward", "both"], 0.0, "cpu", float("inf"))
+    assert [row["direction"] for row in rows] == ["forward", "both"]
+    assert all(row["ms"] > 0 and row["mfu"] is None for row in rows)
+    assert capsys.readouterr().out.count("debug") == 2
+
+
 def test_the_formula_counts_the_flops_that_run(case):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         bench.plain(case)(*case.inputs)
