@@ -299,26 +299,29 @@ def _measure(
 
 def _figures(call: Callable, share: int, timing: Timing, case: Case, device: str) -> dict:
     rate = share * flops(case.config, case.tokens) / timing.median
-    peak = _peak(device)
+    peak = peak_flops(device)
     row = {"ms": 1e3 * timing.median, "spread_ms": 1e3 * timing.spread, "tflops": rate / 1e12}
     row |= {"mfu": peak and rate / peak, "peak_bytes": peak_bytes(call, device)}
     return row
 
 
-def _peak(device: str) -> float | None:
+def peak_flops(device: str) -> float | None:
+    """Dense bf16 FLOP/s of this card, where they are known."""
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     return next((peak for card, peak in PEAKS.items() if card in name), None)
 
 
-def _print(row: dict) -> None:
-    def number(value: float | None, form: str, empty: str) -> str:
-        return empty if value is None else format(value, form)
+def or_blank(value: float | None, form: str) -> str:
+    """The formatted number, or as many blanks."""
+    return " " * len(format(0.0, form)) if value is None else format(value, form)
 
+
+def _print(row: dict) -> None:
     kept, peak = (row.get(key) and row[key] / 1e9 for key in ("kept_bytes", "peak_bytes"))
     print(
         f"{row['shape']:6} {row['tokens']:6}  {row['contestant']:20} {row['direction']:20} {row['ms']:9.2f} "
-        f"{row['spread_ms']:6.2f} {row['tflops']:8.3f} {number(row['mfu'], '6.1%', '      ')} "
-        f"{number(kept, '9.3f', ' ' * 9)} {number(peak, '8.2f', '')}",
+        f"{row['spread_ms']:6.2f} {row['tflops']:8.3f} {or_blank(row['mfu'], '6.1%')} "
+        f"{or_blank(kept, '9.3f')} {or_blank(peak, '8.2f')}",
         flush=True,
     )
 
