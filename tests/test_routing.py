@@ -79,13 +79,25 @@ def test_time_quantiles_against_closed_forms(shift):
     torch.testing.assert_close(draw_time(TimeConfig(kind="uniform", shift=shift), u), odds / (1 + odds))
 
 
+@pytest.mark.parametrize(
+    "task, wanted", [("joint", (True, True)), ("control", (True, False)), ("estimate", (False, True))]
+)
+def test_a_stream_is_wanted_where_any_sample_is_scored_on_it(task, wanted):
+    alone = RoutingConfig(**{**dict.fromkeys(TASKS, 0.0), task: 1.0})
+    assert draw_route(alone, TimeConfig(), "zero", 0, 0, range(4)).wanted == wanted
+    assert fixed_route(task, torch.tensor([0.4]), "zero").wanted == wanted
+    for step in range(20):
+        r = draw_route(RoutingConfig(), TimeConfig(), "shared", 0, step, range(2))
+        assert r.wanted == tuple(r.noisy.any(0).tolist()) == r.to("cpu").wanted
+
+
 def test_loss_reads_noisy_streams_only_and_splits_over_ranks():
     r = draw_route(RoutingConfig(), TimeConfig(), "zero", 0, 0, range(8))
     latents = torch.randn(8, 2, 3, 1, 2, 2)
     noise = draw_noise(0, 0, range(8), latents.shape[1:])
     truth = noise - latents
 
-    def wrong_on_clean(rgb, aux, time, *rest):
+    def wrong_on_clean(rgb, aux, time, *rest, wanted):
         error = torch.where(r.noisy, 2.0, 1e3).view(8, 2, 1, 1, 1, 1)
         return tuple((truth + error).unbind(1))
 

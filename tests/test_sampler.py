@@ -66,7 +66,7 @@ def test_guidance_one_equals_none_and_switches_are_separate():
     assert guided(velocity, *texts, Guidance(scale=3.0, caption=False)) == plain
 
 
-def toward_ones(rgb, aux, time, modality, *text):
+def toward_ones(rgb, aux, time, modality, *text, wanted):
     """Points every noisy stream at data of ones; a clean stream's answer must not matter."""
     return tuple(
         (x - 1) / t.clamp_min(1e-3).view(-1, 1, 1, 1, 1) for x, t in zip((rgb, aux), time.unbind(1), strict=True)
@@ -85,7 +85,7 @@ def test_sample_moves_only_the_noisy_streams(task, given):
 def test_sample_noise_is_by_position():
     noise = []
 
-    def spy(rgb, aux, *rest):
+    def spy(rgb, aux, *rest, wanted):
         noise.append(rgb)
         return rgb, aux
 

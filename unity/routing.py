@@ -4,7 +4,7 @@ All three objectives give gradient in every optimizer step; drawing the task per
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -63,9 +63,12 @@ class Route:
     # whether the caption, and the type prompt, take part
     caption: Bool[Tensor, " b"]
     prompt: Bool[Tensor, " b"]
+    # the streams that are noisy in any sample
+    wanted: tuple[bool, bool]
 
     def to(self, device: torch.device | str) -> "Route":
-        return Route(**{name: value.to(device) for name, value in vars(self).items()})
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def draw_route(
@@ -83,7 +86,9 @@ def draw_route(
     captioned = draw(_CAPTION) >= config.caption_dropout
     if not config.any2any:
         captioned &= task != list(TASKS).index("estimate")
-    return _route(task, times, clean_time, captioned, draw(_PROMPT) >= config.prompt_dropout)
+    drawn = {list(TASKS.values())[i] for i in task.tolist()}
+    wanted = tuple(any(stream) for stream in zip(*drawn, strict=True))
+    return _route(task, times, clean_time, captioned, draw(_PROMPT) >= config.prompt_dropout, wanted)
 
 
 def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:
@@ -92,14 +97,18 @@ def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
     every = torch.ones_like(time, dtype=torch.bool)
     tasks = torch.full_like(time, list(TASKS).index(task), dtype=torch.long)
-    return _route(tasks, time.unsqueeze(1).expand(-1, 2), clean_time, every, every)
+    return _route(tasks, time.unsqueeze(1).expand(-1, 2), clean_time, every, every, TASKS[task])
 
 
-def _route(task: Tensor, times: Tensor, clean_time: str, caption: Tensor, prompt: Tensor) -> Route:
+def _route(
+    task: Tensor, times: Tensor, clean_time: str, caption: Tensor, prompt: Tensor, wanted: tuple[bool, bool]
+) -> Route:
     noisy = torch.tensor(list(TASKS.values()), device=task.device)[task]
     if clean_time == "shared":
         # one time for both streams, the noisy one's, as the 5B release has it
         times = times[:, :1].expand(-1, 2)
     time = torch.where(noisy, times, 0.0).float()
     model_time = times.float() if clean_time == "shared" else time
-    return Route(task=task, time=time, model_time=model_time, noisy=noisy, caption=caption, prompt=prompt)
+    return Route(
+        task=task, time=time, model_time=model_time, noisy=noisy, caption=caption, prompt=prompt, wanted=wanted
+    )

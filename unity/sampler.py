@@ -112,8 +112,9 @@ def sample(
         route = fixed_route(task, torch.full((shape[0],), time, device=device), clean_time)
 
         def evaluate(caption: Text, prompt: Text) -> Tensor:
+            streams = state[:, 0], state[:, 1]
             return torch.stack(
-                model(state[:, 0], state[:, 1], route.model_time, modality, *caption, *prompt), dim=1
+                model(*streams, route.model_time, modality, *caption, *prompt, wanted=route.wanted), dim=1
             )
 
         guided_velocity = guided(evaluate, caption, prompt, empty, guidance or Guidance())

@@ -22,7 +22,7 @@ class Oracle:
     def __init__(self, latents):
         self.latents = latents
 
-    def __call__(self, rgb, aux, time, modality, *text):
+    def __call__(self, rgb, aux, time, modality, *text, wanted):
         pairs = zip((rgb, aux), self.latents, time.unbind(1), strict=True)
         return tuple((x - z[: len(x)]) / t.clamp_min(1e-6).view(-1, 1, 1, 1, 1) for x, z, t in pairs)
 
@@ -99,7 +99,7 @@ class Noise:
 @pytest.mark.parametrize("task", ["estimate", "control", "joint"])
 def test_knowing_nothing_of_white_noise(task, generator):
     """The best multiple of t·noise + (1-t)·data leaves 1 / (t² + (1-t)²) of noise - data."""
-    blind = replace(generator, codec=Noise(), model=lambda rgb, aux, *rest: (0 * rgb, 0 * aux))
+    blind = replace(generator, codec=Noise(), model=lambda rgb, aux, *rest, wanted: (0 * rgb, 0 * aux))
     errors = velocity_errors(blind, task, "depth", clips())
     expected = np.mean([1 / (t**2 + (1 - t) ** 2) for t in TIMES])
     assert errors["trivial"] == pytest.approx(expected, rel=0.02)

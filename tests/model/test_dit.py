@@ -177,6 +177,55 @@ def test_unused_experts_take_part_in_the_graph_with_zero_gradient():
         assert grad is not None and not grad[0].any() and grad[1].any()
 
 
+@pytest.mark.parametrize("wanted", [(False, True), (True, False)])
+@pytest.mark.parametrize("changes", [{}, {"cross_modulation": True, "output": "shared"}], ids=["wan", "modulated"])
+def test_a_stream_that_nobody_wants_changes_nothing_for_the_other(wanted, changes):
+    model, x = randomised(UnityDiT(replace(SMALL, **changes))).requires_grad_(True), inputs()
+    kept = wanted.index(True)
+    whole, part = model(**x), model(**x, wanted=wanted)
+    torch.testing.assert_close(part[kept], whole[kept], atol=1e-5, rtol=1e-5)
+    assert torch.equal(part[1 - kept], torch.zeros_like(whole[0]))
+    loss = [v.square().mean() for v in (whole[kept], sum(part))]
+    expected, got = (torch.autograd.grad(one, list(model.parameters()), allow_unused=True) for one in loss)
+    for (name, _), a, b in zip(model.named_parameters(), expected, got, strict=True):
+        # ZeRO-3 needs a gradient for every parameter in every step
+        assert b is not None, name
+        torch.testing.assert_close(b, torch.zeros_like(b) if a is None else a, atol=1e-5, rtol=1e-4)
+
+
+def test_the_last_block_computes_only_what_is_wanted():
+    model, x = randomised(UnityDiT(SMALL)), inputs()
+    rows = {}
+    for name, module in model.blocks[-1].named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda m, args, out, name=name: rows.update({name: out.numel()}))
+    model(**x)
+    both = dict(rows)
+    model(**x, wanted=(False, True))
+    for name in ("self_attn.k", "self_attn.v"):
+        assert rows[name] == both[name]
+    for name in ("self_attn.o", "cross_attn.q", "cross_attn.k", "cross_attn.o", "ffn.0", "ffn.2"):
+        assert 2 * rows[name] == both[name], name
+
+
+def test_separate_cross_attentions_both_take_part_whatever_is_wanted():
+    model, x = randomised(UnityDiT(replace(SMALL, cross_attention="separate"))), inputs()
+    for got, expected in zip(model(**x, wanted=(False, True)), model(**x), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_the_velocity_follows_from_a_predicted_clean_latent():
+    data = UnityDiT(replace(SMALL, prediction="data"))
+    velocity = randomised(UnityDiT(SMALL))
+    data.load_state_dict(velocity.state_dict())
+    x = inputs()
+    x["time"] = torch.tensor([[0.9, 0.3], [0.5, 0.0], [0.02, 1.0]])
+    latents = x["rgb"], x["aux"]
+    for got, head, latent, time in zip(data(**x), velocity(**x), latents, x["time"].unbind(1), strict=True):
+        time = time.clamp(min=0.1)[:, None, None, None, None]
+        torch.testing.assert_close(got, (latent - head) / time)
+
+
 # parameters of the Wan model of that size; ours adds modality rows, tables and output experts
 WAN_SIZE = {"1.3b": 1.419e9, "5b": 5.000e9, "10b": 10.22e9, "14b": 14.288e9}
 

@@ -190,6 +190,33 @@ def test_a_converted_model_stays_near_and_keeps_its_parameters(scales):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.blocks.parameters())
 
 
+@pytest.mark.parametrize("cross_attention", ["shared", "separate"])
+@pytest.mark.parametrize("scales", ["row", "tensor"])
+def test_the_pass_before_a_linear_hands_it_eight_bit_rows(scales, cross_attention, monkeypatch):
+    torch.manual_seed(0)
+    model = UnityDiT(replace(SHAPE, cross_attention=cross_attention))
+    convert(model, Fp8Config(scales=scales))
+    taken, given = {}, []
+    for name, module in model.blocks[0].named_modules():
+        if isinstance(module, Fp8Linear):
+            module.register_forward_pre_hook(lambda m, args, name=name: taken.update({name: type(args[0])}))
+    for op in ("modulated_layernorm_fp8", "gated_residual_layernorm_fp8", "gelu_fp8"):
+        plain = getattr(ops, op)
+        monkeypatch.setattr(ops, op, lambda *args, plain=plain, op=op: given.append(op) or plain(*args))
+    forward(model)
+    rows = ["self_attn.q", "self_attn.k", "self_attn.v", "cross_attn.q", "ffn.0", "ffn.2"]
+    rows += ["cross_attn_aux.q"] * (cross_attention == "separate")
+    expected = rows if scales == "row" else []
+    assert sorted(name for name, kind in taken.items() if kind is ops.Quantized) == sorted(expected)
+    passes = [
+        "modulated_layernorm_fp8",
+        "gated_residual_layernorm_fp8",
+        "gated_residual_layernorm_fp8",
+        "gelu_fp8",
+    ]
+    assert given == (passes if scales == "row" else [])
+
+
 def test_what_is_not_a_large_linear_of_a_block_stays_wide():
     model = randomised()
     line = describe(model, convert(model, Fp8Config()))

@@ -71,10 +71,12 @@ def velocity_errors(
         level = torch.full((len(clips),), time, device=generator.device)
         route = fixed_route(task, level, generator.card.model.clean_time)
         noisy, target = ops.flow_noise(latents, noise, route.time)
-        velocity = torch.stack(generator.model(noisy[:, 0], noisy[:, 1], route.model_time, ids, *texts), dim=1)
-        streams = route.noisy[0]
-        model.append(_error(velocity, target)[streams].mean())
-        trivial.append(_error(_best_multiple(noisy, target), target)[streams].mean())
+        streams = noisy[:, 0], noisy[:, 1]
+        velocity = generator.model(*streams, route.model_time, ids, *texts, wanted=route.wanted)
+        velocity = torch.stack(velocity, dim=1)
+        scored = route.noisy[0]
+        model.append(_error(velocity, target)[scored].mean())
+        trivial.append(_error(_best_multiple(noisy, target), target)[scored].mean())
     return {"model": float(torch.stack(model).mean()), "trivial": float(torch.stack(trivial).mean())}
 
 

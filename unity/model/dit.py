@@ -7,7 +7,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unity.config import ModelConfig
-from unity.model.layers import Block, FeedForward, Head, Linear32, PatchEmbedding, add_and_norm, time_features
+from unity.model.layers import (
+    Block,
+    FeedForward,
+    Head,
+    Linear32,
+    PatchEmbedding,
+    add_and_norm,
+    pick,
+    time_features,
+)
+
+# Below it a predicted clean latent is taken as one of this time, so that no error is enlarged without bound.
+_LEAST_TIME = 0.1
 
 
 class UnityDiT(nn.Module):
@@ -48,11 +60,13 @@ class UnityDiT(nn.Module):
         caption_len: Int[Tensor, " b"],
         prompt: Float[Tensor, "b p e"] | None = None,
         prompt_len: Int[Tensor, " b"] | None = None,
+        wanted: tuple[bool, bool] = (True, True),
     ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b c t h w"] | None]:
         """Velocities (noise - data) of both streams in float32; RGB alone when `aux` is None.
 
         `time` is each stream's noise level in [0, 1], 1 = noise. Text states count up to their lengths; the
-        model pads them to `text_len` zeros, of which attention sees one key with the weight of all.
+        model pads them to `text_len` zeros, of which attention sees one key with the weight of all. A stream that
+        is not `wanted` may come back as zeros: the last block then takes only keys and values from it.
         """
         grid = self._grid(rgb, aux)
         streams = 1 if aux is None else 2
@@ -63,9 +77,14 @@ class UnityDiT(nn.Module):
         text, bias = self._text([(caption, caption_len), (prompt, prompt_len)][:streams])
 
         x, y, gate = self._tokens(rgb, aux, modality), None, None
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x, y, gate = block(x, y, gate, modulation, row, text, bias, grid)
-        return self._velocities(x, y, gate, embedded, modality, grid)
+        # with separate cross-attentions both must take part in every step on every rank, as experts must
+        wanted = wanted[:streams] if self.config.cross_attention == "shared" else (True,) * streams
+        x, y, gate = self.blocks[-1](x, y, gate, modulation, row, text, bias, grid, wanted)
+        outputs = self._heads(x, y, gate, embedded, modality, grid, wanted)
+        velocities = map(self._velocity, outputs, (rgb, aux), time.unbind(1))
+        return next(velocities), next(velocities, None)
 
     def _grid(self, rgb: Tensor, aux: Tensor | None) -> tuple[int, int, int]:
         if aux is not None and aux.shape != rgb.shape:
@@ -108,7 +127,7 @@ class UnityDiT(nn.Module):
         text = self.text_embedding(states.to(self.text_embedding[0].weight.dtype))
         return text, torch.cat((bias, padding), dim=1)
 
-    def _velocities(
+    def _heads(
         self,
         x: Tensor,
         y: Tensor,
@@ -116,19 +135,26 @@ class UnityDiT(nn.Module):
         embedded: Tensor,
         modality: Tensor | None,
         grid: tuple[int, int, int],
-    ) -> tuple[Tensor, Tensor | None]:
-        """The last residual, normalised and modulated per stream, through the stream's own head."""
+        wanted: tuple[bool, ...],
+    ) -> list[Tensor]:
+        """The last residual, normalised and modulated per stream, through the stream's own head.
+
+        A latent per stream, or the number 0 for one that is not wanted.
+        """
         heads = [(self.head, None)]
         if modality is not None:
             heads.append((self.head, None) if self.head_aux is None else (self.head_aux, modality))
-        shift, scale = self._head_modulation(heads, embedded)
+        shift, scale = (pick(table, wanted) for table in self._head_modulation(heads, embedded))
         _, h = add_and_norm(x, y, gate, scale, shift, self.config.eps)
-        streams = rearrange(h, "(b s) l d -> s b l d", s=len(heads))
-        velocities = [
-            self._unpatchify(head(tokens, expert).float(), grid)
-            for (head, expert), tokens in zip(heads, streams, strict=True)
-        ]
-        return velocities[0], velocities[1] if len(velocities) == 2 else None
+        streams = iter(rearrange(h, "(b s) l d -> s b l d", s=sum(wanted)))
+        outputs = []
+        for (head, expert), stays in zip(heads, wanted, strict=True):
+            if stays:
+                outputs.append(self._unpatchify(head(next(streams), expert).float(), grid))
+            else:
+                # 0, the sum of nothing: parameters must take part in every step (see PatchEmbedding)
+                outputs.append(head(h[:0], None if expert is None else expert[:0]).float().sum())
+        return outputs
 
     def _head_modulation(self, heads: list, embedded: Float[Tensor, "b s d"]) -> tuple[Tensor, Tensor]:
         parts = []
@@ -137,6 +163,12 @@ class UnityDiT(nn.Module):
             parts.append(head.modulation(rearrange(stream, "b d -> b 1 1 d"), row.unsqueeze(1)))
         shift, scale = (rearrange(list(part), "s b d -> (b s) d") for part in zip(*parts, strict=True))
         return shift, scale
+
+    def _velocity(self, output: Tensor, latent: Tensor, time: Float[Tensor, " b"]) -> Tensor:
+        """The head's output, or what follows from it where the head gives the clean latent."""
+        if self.config.prediction == "velocity" or output.ndim == 0:
+            return output.expand_as(latent)
+        return (latent.float() - output) / time.clamp_min(_LEAST_TIME).view(-1, 1, 1, 1, 1)
 
     def _unpatchify(
         self, patches: Float[Tensor, "b l e"], grid: tuple[int, int, int]

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from unity import ops
-from unity.model.layers import FeedForward, Linear
+from unity.model.layers import Block, FeedForward, Linear
 
 # Text keys and values are a hundred rows: rounding their weights would cost more than the product saves.
 LINEARS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o")
@@ -48,7 +48,8 @@ def convert(model: nn.Module, config: Fp8Config) -> list[str]:
     """Put the Linears of `model.blocks` into 8 bits, in place; returns the names of those that are.
 
     Parameters and their names stay as they are, also cut up by ZeRO-3, so checkpoints do too. A Linear whose
-    sizes are not multiples of 16 stays. Raises ValueError when the back end is not installed.
+    sizes are not multiples of 16 stays. With a scale per row, the norms and the GELU before them write 8-bit rows
+    in the pass that computes them. Raises ValueError when the back end is not installed.
     """
     change = {"native": _change_native, "transformer-engine": _change_engine}[config.backend]
     changed, left = [], []
@@ -61,10 +62,23 @@ def convert(model: nn.Module, config: Fp8Config) -> list[str]:
             change(model, name, module, config)
             changed.append(name)
     if config.backend == "native" and config.scales == "row":
-        for module in model.blocks.modules():
-            if type(module) is FeedForward and isinstance(module[2], Fp8Linear):
-                module.__class__ = Fp8FeedForward
+        for block in model.blocks:
+            _hand_over_rows(block)
     return changed
+
+
+def _hand_over_rows(block: Block) -> None:
+    """Let the passes before the 8-bit Linears write 8-bit rows."""
+    attention, ffn = block.self_attn, block.ffn
+    cross = [part for part in (block.cross_attn, block.cross_attn_aux) if part is not None]
+    for module, readers in (
+        (attention, (attention.q, attention.k, attention.v)),
+        (block.cross_attn, [part.q for part in cross]),
+        (ffn, (ffn[0],)),
+    ):
+        module.takes_rows = all(isinstance(reader, Fp8Linear) for reader in readers)
+    if isinstance(ffn[2], Fp8Linear):
+        ffn.__class__ = Fp8FeedForward
 
 
 def describe(model: nn.Module, changed: list[str]) -> str:

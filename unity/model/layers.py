@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unity import ops
 from unity.config import ModelConfig
+from unity.ops import Quantized
 
 
 class Linear(nn.Linear):
@@ -66,6 +67,9 @@ class PatchEmbedding(nn.Module):
 class SelfAttention(nn.Module):
     """Attention over the tokens of all streams, with full-width RMSNorm and 3-D rotary positions."""
 
+    # whether its input should come as 8-bit rows (unity.model.fp8)
+    takes_rows = False
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -73,19 +77,24 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = (nn.RMSNorm(config.dim, eps=config.eps) for _ in range(2))
 
     def forward(
-        self, x: Float[Tensor, "b l d"], grid: tuple[int, int, int], streams: int
-    ) -> Float[Tensor, "b l d"]:
-        c = self.config
+        self, x: Float[Tensor, "b l d"] | Quantized, grid: tuple[int, int, int], wanted: tuple[bool, ...]
+    ) -> Float[Tensor, "b m d"]:
+        """Of l = streams·t·h·w tokens, in a grid (t, h, w), those of the wanted streams."""
+        c, streams = self.config, len(wanted)
         q, k = ops.qk_norm_rope(
             self.q(x), self.k(x), self.norm_q.weight, self.norm_k.weight,
             grid, streams, c.num_heads, c.rope_theta, c.eps,
         )  # fmt: skip
+        if not all(wanted):
+            q = q.unflatten(1, (streams, -1))[:, wanted.index(True)]
         v = rearrange(self.v(x), "b l (n k) -> b l n k", n=c.num_heads)
         return self.o(rearrange(ops.self_attention(q, k, v), "b l n k -> b l (n k)"))
 
 
 class CrossAttention(nn.Module):
     """Each group's tokens attend to that group's text: rgb to the caption, aux to the type prompt."""
+
+    takes_rows = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -94,7 +103,7 @@ class CrossAttention(nn.Module):
         self.norm_q, self.norm_k = (nn.RMSNorm(config.dim, eps=config.eps) for _ in range(2))
 
     def forward(
-        self, x: Float[Tensor, "g l d"], text: Float[Tensor, "g m d"], bias: Float[Tensor, "g m"]
+        self, x: Float[Tensor, "g l d"] | Quantized, text: Float[Tensor, "g m d"], bias: Float[Tensor, "g m"]
     ) -> Float[Tensor, "g l d"]:
         projected = self.norm_q(self.q(x)), self.norm_k(self.k(text)), self.v(text)
         q, k, v = (rearrange(p, "g l (n k) -> g l n k", n=self.num_heads) for p in projected)
@@ -104,10 +113,12 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Sequential):
     """Linear, GELU (tanh), Linear: parameters `0` and `2`, as in Wan."""
 
+    takes_rows = False
+
     def __init__(self, d_in: int, d_hidden: int, d_out: int, std: float | None = None):
         super().__init__(Linear(d_in, d_hidden, std), nn.Identity(), Linear(d_hidden, d_out, std))
 
-    def forward(self, x: Float[Tensor, "g l d"]) -> Float[Tensor, "g l e"]:
+    def forward(self, x: Float[Tensor, "g l d"] | Quantized) -> Float[Tensor, "g l e"]:
         return self[2](ops.gelu(self[0](x)))
 
 
@@ -152,17 +163,22 @@ class Block(nn.Module):
         text: Float[Tensor, "g m d"],
         bias: Float[Tensor, "g m"],
         grid: tuple[int, int, int],
-    ) -> tuple[Float[Tensor, "g l d"], Float[Tensor, "g l d"], Float[Tensor, "g d"]]:
-        b, s = row.shape
-        shift, scale, gate_self, shift_ffn, scale_ffn, gate_ffn, *cross = self.modulation(embedding, row)
-        shift_cross, scale_cross, gate_cross = self._cross_modulation(cross, b * s)
+        wanted: tuple[bool, ...] | None = None,
+    ) -> tuple[Float[Tensor, "k l d"], Float[Tensor, "k l d"], Float[Tensor, "k d"]]:
+        """Residual, last sublayer's output and its gate, of the wanted streams alone (by default of all)."""
+        s = row.shape[1]
+        wanted = wanted or (True,) * s
+        shift, scale, *rest = self.modulation(embedding, row)
+        gate_self, shift_ffn, scale_ffn, gate_ffn, *cross = (pick(part, wanted) for part in rest)
+        shift_cross, scale_cross, gate_cross = self._cross_modulation(cross, len(gate_self))
 
-        x, h = add_and_norm(x, y, gate, scale, shift, self.eps)
-        y = self.self_attn(rearrange(h, "(b s) l d -> b (s l) d", s=s), grid, s)
-        y = rearrange(y, "b (s l) d -> (b s) l d", s=s)
-        x, h = add_and_norm(x, y, gate_self, scale_cross, shift_cross, self.eps)
-        y = self._attend_text(h, text, bias, s)
-        x, h = add_and_norm(x, y, gate_cross, scale_ffn, shift_ffn, self.eps)
+        x, h = add_and_norm(x, y, gate, scale, shift, self.eps, self.self_attn.takes_rows)
+        y = self.self_attn(regroup(h, "(b s) l d -> b (s l) d", s=s), grid, wanted)
+        x, text, bias = (pick(z, wanted) for z in (x, text, bias))
+        y = rearrange(y, "b (s l) d -> (b s) l d", s=sum(wanted))
+        x, h = add_and_norm(x, y, gate_self, scale_cross, shift_cross, self.eps, self.cross_attn.takes_rows)
+        y = self._attend_text(h, text, bias, sum(wanted))
+        x, h = add_and_norm(x, y, gate_cross, scale_ffn, shift_ffn, self.eps, self.ffn.takes_rows)
         return x, self.ffn(h), gate_ffn
 
     def _cross_modulation(self, cross: list[Tensor], groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,15 +192,11 @@ class Block(nn.Module):
         shift, scale, gate = cross
         return bias * (1 + scale) + shift, weight * (1 + scale) - 1, 1 + gate
 
-    def _attend_text(self, h: Tensor, text: Tensor, bias: Tensor, streams: int) -> Tensor:
+    def _attend_text(self, h: Tensor | Quantized, text: Tensor, bias: Tensor, streams: int) -> Tensor:
         if self.cross_attn_aux is None or streams == 1:
             return self.cross_attn(h, text, bias)
-        branches = zip(
-            (self.cross_attn, self.cross_attn_aux),
-            *(rearrange(z, "(b s) ... -> s b ...", s=2) for z in (h, text, bias)),
-            strict=True,
-        )
-        return rearrange([attend(*parts) for attend, *parts in branches], "s b l d -> (b s) l d")
+        rgb, aux = zip(*(_streams(z) for z in (h, text, bias)), strict=True)
+        return rearrange([self.cross_attn(*rgb), self.cross_attn_aux(*aux)], "s b l d -> (b s) l d")
 
 
 class Head(nn.Module):
@@ -206,12 +218,29 @@ class Head(nn.Module):
 
 
 def add_and_norm(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The residual with the pending sublayer added, and the next sublayer's normalised, modulated input."""
+    x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float, rows: bool = False
+) -> tuple[Tensor, Tensor | Quantized]:
+    """The residual with the pending sublayer added, and the next sublayer's normalised, modulated input.
+
+    `rows`: that input as 8-bit rows.
+    """
     if y is None:
-        return x, ops.modulated_layernorm(x, scale, shift, eps)
-    return ops.gated_residual_layernorm(x, y, gate, scale, shift, eps)
+        norm = ops.modulated_layernorm_fp8 if rows else ops.modulated_layernorm
+        return x, norm(x, scale, shift, eps)
+    both = ops.gated_residual_layernorm_fp8 if rows else ops.gated_residual_layernorm
+    return both(x, y, gate, scale, shift, eps)
+
+
+def regroup(h: Tensor | Quantized, pattern: str, **sizes: int) -> Tensor | Quantized:
+    """einops' rearrange, also of 8-bit rows, their scales and their carrier."""
+    if isinstance(h, Quantized):
+        return Quantized(*(rearrange(part, pattern, **sizes) for part in h))
+    return rearrange(h, pattern, **sizes)
+
+
+def pick(x: Float[Tensor, "g ..."], wanted: tuple[bool, ...]) -> Float[Tensor, "k ..."]:
+    """The groups of the wanted streams, as a view: all of them, or those of one stream."""
+    return x if all(wanted) else x.unflatten(0, (-1, len(wanted)))[:, wanted.index(True)]
 
 
 def time_features(time: Float[Tensor, "b s"], dim: int) -> Float[Tensor, "b s dim"]:
@@ -220,6 +249,13 @@ def time_features(time: Float[Tensor, "b s"], dim: int) -> Float[Tensor, "b s di
     frequency = 1e4 ** (-torch.arange(half, dtype=torch.float64, device=time.device) / half)
     angle = 1000 * time.double().unsqueeze(-1) * frequency
     return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
+
+
+def _streams(h: Tensor | Quantized) -> list[Tensor | Quantized]:
+    """The groups of rgb and those of aux, as views."""
+    if isinstance(h, Quantized):
+        return [Quantized(*parts) for parts in zip(*(_streams(part) for part in h), strict=True)]
+    return list(h.unflatten(0, (-1, 2)).unbind(1))
 
 
 def _expert_linear(x: Tensor, weight: Tensor, bias: Tensor, expert: Tensor) -> Tensor:
