@@ -46,7 +46,13 @@ COLUMNS = (
     "shape  tokens  contestant           direction                   ms      ±  TFLOP/s    MFU   kept GB  peak GB"
 )
 
+GRAPH = "unity, CUDA graph"
+
 Forward = Callable[..., Tensor]
+
+
+class Absent(Exception):
+    """Why a contestant cannot run here."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,28 @@ def _theirs(name: str) -> str:
     return name
 
 
+class Whole(torch.nn.Module):
+    """The function of the comparison as a module: a capture looks for parameters in modules alone."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        self.block = case.block
+        self.function = ours(case, case.block)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+
+def graphed(case: Case) -> Forward:
+    """Our block as two CUDA graphs, forward and backward, which are replayed: no launch waits for Python."""
+    if case.slope.device.type != "cuda":
+        raise Absent("CUDA graphs need a CUDA GPU")
+    try:
+        return torch.cuda.make_graphed_callables(Whole(case), case.inputs)
+    except RuntimeError as problem:
+        raise Absent(f"it cannot be captured: {problem}") from problem
+
+
 def compiled(make: Callable[[Case], Forward]) -> Callable[[Case], Forward]:
     return lambda case: torch.compile(make(case), dynamic=False)
 
@@ -172,6 +200,7 @@ CONTESTANTS: dict[str, Callable[[Case], Forward]] = {
     "torch eager": plain,
     "diffusers eager": diffusers_block,
     "diffusers compiled": compiled(diffusers_block),
+    GRAPH: graphed,
 }
 
 
@@ -265,7 +294,7 @@ def bench(
             forward = None if reason else CONTESTANTS[name](case)
             base = FP8_TOLERANCE if name.endswith("fp8") else TOLERANCE[case.slope.dtype]
             reason = reason or wrong(forward, truth, case, base)
-        except (ImportError, torch.OutOfMemoryError) as problem:
+        except (Absent, ImportError, torch.OutOfMemoryError) as problem:
             reason = str(problem).splitlines()[0]
         if reason:
             print(f"{case.name:6} {case.tokens:6}  {name:20} not measured: {reason}", flush=True)
@@ -279,8 +308,10 @@ def _measure(
 ) -> list[dict]:
     rows = []
     for direction in directions:
+        # a CUDA graph keeps its activations in memory of its own and recomputes nothing
+        able = [one for one in found if one[0] != GRAPH or "checkpointed" not in direction]
         # graphs that wait for their backward do not fit beside each other: one contestant at a time
-        together = [[one] for one in found] if direction == "backward" else [found]
+        together = [[one] for one in able] if direction == "backward" else [able]
         for part in together:
             timed = {name: calls(forward, case)[direction] for name, forward in part}
             timings = measure_all({n: c for n, (c, _) in timed.items()}, seconds, warmup=1, runs=50, device=device)
@@ -288,7 +319,7 @@ def _measure(
                 row = {"shape": case.name, "tokens": case.tokens, "contestant": name, "direction": direction}
                 call, share = timed[name]
                 row |= _figures(call, share, timings[name], case, device)
-                if direction.startswith("both"):
+                if direction.startswith("both") and name != GRAPH:
                     row["kept_bytes"] = kept_bytes(forward, case, "checkpointed" in direction)
                 rows.append(row)
                 _print(rows[-1])

@@ -33,6 +33,20 @@ def test_eight_bits_are_near_but_not_equal(case, truth):
     assert "output is off" in bench.wrong(forward, truth, case, 1e-4)
 
 
+def test_what_is_captured_is_the_same_function_of_the_same_parameters(case, truth):
+    whole = bench.Whole(case)
+    assert {p.data_ptr() for p in whole.parameters()} == {p.data_ptr() for p in case.block.parameters()}
+    assert bench.wrong(whole, truth, case, 2e-5) is None
+
+
+def test_a_graph_needs_a_gpu_and_is_not_recomputed(case, monkeypatch, capsys):
+    assert bench.bench(case, [bench.GRAPH], ["forward"], 0.0, "cpu", float("inf")) == []
+    assert "not measured: CUDA graphs need a CUDA GPU" in capsys.readouterr().out
+    monkeypatch.setitem(bench.CONTESTANTS, bench.GRAPH, bench.Whole)
+    rows = bench.bench(case, [bench.GRAPH], ["both", "both, checkpointed"], 0.0, "cpu", float("inf"))
+    assert [row["direction"] for row in rows] == ["both"] and "kept_bytes" not in rows[0]
+
+
 def test_all_contestants_pay_for_the_gradients_of_the_same_parameters(case):
     for name in ("unity", "unity fp8", "torch eager", "diffusers eager"):
         call, share = bench.calls(bench.CONTESTANTS[name](case), case)["both"]
