@@ -253,12 +253,15 @@ def test_transformer_engine_gets_the_same_parameters_under_the_same_names(monkey
         entered.append(recipe)
         yield
 
-    recipes = types.SimpleNamespace(Float8CurrentScaling=lambda: "current scaling")
-    monkeypatch.setitem(sys.modules, "transformer_engine", types.SimpleNamespace())
-    monkeypatch.setitem(
-        sys.modules, "transformer_engine.pytorch", types.SimpleNamespace(Linear=EngineLinear, autocast=autocast)
-    )
-    monkeypatch.setitem(sys.modules, "transformer_engine.common.recipe", recipes)
+    stand_ins = {
+        "transformer_engine": {},
+        "transformer_engine.pytorch": {"Linear": EngineLinear, "autocast": autocast},
+        "transformer_engine.common.recipe": {"Float8CurrentScaling": lambda: "current scaling"},
+    }
+    for name, contents in stand_ins.items():
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
     model = randomised()
     before, names = forward(model), {n: id(p) for n, p in model.named_parameters()}
     changed = convert(model, Fp8Config(backend="transformer-engine"))

@@ -65,8 +65,10 @@ def test_large_models_take_the_papers_rate(on_cpu):
 
 def test_dotted_flags_reach_every_part(on_cpu):
     flags = "--routing.joint 0.4 --routing.control 0.3 --time.shift 3 --architecture.cross-modulation"
+    flags += " --precision fp8 --fp8.scales tensor"
     config = parse([*flags.split(), "--model", "debug", "--optim.betas", "0.8", "0.9"])
     assert (config.routing.joint, config.time.shift, config.optim.betas) == (0.4, 3.0, (0.8, 0.9))
+    assert (config.precision, config.fp8.scales) == ("fp8", "tensor")
     assert config.architecture == dataclasses.replace(MODELS["debug"], cross_modulation=True)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unity.config import MODELS
+from unity.model.fp8 import Fp8Config
 from unity.model.weights import load_model
 from unity.train import checkpoint, loop
 from unity.train import engine as zero
@@ -81,13 +82,33 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
 def test_resumed_run_equals_the_unbroken_one(finished, world, tmp_path, precision):
     """Pictures exchange weights and average, and must leave no trace either: only one of the runs draws them."""
     unbroken = finished(precision)
     resumed = as_after(unbroken, 3, tmp_path / "cut")
     loop.train(resumed, world)
     same_bytes(unbroken.out, resumed.out)
+
+
+def test_eight_bits_are_said_and_stay_near_sixteen(finished, config, world, tmp_path):
+    said = []
+    loop.build(resolve(replace(config, precision="fp8", out=tmp_path)), world, said.append)
+    assert said == [
+        "fp8: 16 Linears of the blocks (cross_attn.o, cross_attn.q, ffn.0, ffn.2, self_attn.k, self_attn.o, "
+        "self_attn.q, self_attn.v); wide: cross_attn.k, cross_attn.v"
+    ]
+    eight, sixteen = (metrics(finished(precision).out) for precision in ("fp8", "bf16"))
+    # a fresh head gives zeros whatever it is fed
+    for ours, truth in zip(eight[1:], sixteen[1:], strict=True):
+        assert ours["loss"] != truth["loss"] and ours["loss"] == pytest.approx(truth["loss"], rel=0.02)
+
+
+def test_a_missing_back_end_is_named_before_anything_is_made(config, tmp_path):
+    wanted = replace(config, precision="fp8", fp8=Fp8Config(backend="transformer-engine"), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="choose the backend 'native'"):
+        loop.prepare(wanted, print)
+    assert not wanted.out.exists()
 
 
 def test_two_ranks_resume_exactly(two_ranks):

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 from torch import Tensor, nn
@@ -42,6 +43,12 @@ class Fp8FeedForward(FeedForward):
 
     def forward(self, x: Tensor | ops.Quantized) -> Tensor:
         return self[2](ops.gelu_fp8(self[0](x)))
+
+
+def require(config: Fp8Config) -> None:
+    """Raises ValueError when the back end is not installed."""
+    if config.backend == "transformer-engine":
+        _engine()
 
 
 def convert(model: nn.Module, config: Fp8Config) -> list[str]:
@@ -103,14 +110,8 @@ def _change_engine(model: nn.Module, name: str, module: Linear, config: Fp8Confi
 
 def engine_linear(module: nn.Linear) -> nn.Module:
     """Transformer Engine's Linear around the same parameters, under the same two names."""
-    try:
-        engine = importlib.import_module("transformer_engine.pytorch")
-        recipe = importlib.import_module("transformer_engine.common.recipe").Float8CurrentScaling()
-    except ImportError as error:
-        raise ValueError(
-            f"fp8 backend 'transformer-engine' is not installed ({error}); "
-            "install transformer_engine[pytorch], or choose the backend 'native'"
-        ) from error
+    engine, recipes = _engine()
+    recipe = recipes.Float8CurrentScaling()
 
     class EngineLinear(engine.Linear):
         # current scaling keeps no state, so there is none to save
@@ -126,3 +127,15 @@ def engine_linear(module: nn.Linear) -> nn.Module:
     linear = EngineLinear(*sizes, bias=True, params_dtype=module.weight.dtype, device="meta")
     linear.weight, linear.bias = module.weight, module.bias
     return linear
+
+
+def _engine() -> tuple[ModuleType, ModuleType]:
+    try:
+        return tuple(
+            importlib.import_module(f"transformer_engine.{name}") for name in ("pytorch", "common.recipe")
+        )
+    except ImportError as error:
+        raise ValueError(
+            f"fp8 backend 'transformer-engine' is not installed ({error}); "
+            "install transformer_engine[pytorch], or choose the backend 'native'"
+        ) from error

@@ -10,6 +10,7 @@ import tyro
 
 from unity.config import MODELS, STAGES, ModelConfig
 from unity.flow import TimeConfig
+from unity.model.fp8 import Fp8Config
 from unity.model.weights import load_model
 from unity.routing import RoutingConfig
 from unity.train.engine import device_kind
@@ -38,8 +39,8 @@ class TrainConfig:
     resume: Path | None = None
     # every random draw is a function of it and of where it is used
     seed: int = 0
-    # by default fp32 on a CPU, bf16 on a GPU
-    precision: Literal["fp32", "bf16"] | None = None
+    # by default fp32 on a CPU, bf16 on a GPU; fp8: bf16 with the large Linears of the blocks in 8 bits
+    precision: Literal["fp32", "bf16", "fp8"] | None = None
     # samples per optimizer step, all ranks together
     batch_size: int | None = None
     # samples that a rank works on at once; by default all of its share, but 1 from 1.3b up
@@ -60,6 +61,8 @@ class TrainConfig:
     text_weights: Path | None = None
     # DeepSpeed's own settings; by default launchers/zero3.json
     deepspeed: Path | None = None
+    # which 8-bit arithmetic, with --precision fp8
+    fp8: Fp8Config = field(default_factory=Fp8Config)
     optim: OptimConfig = field(default_factory=OptimConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     time: TimeConfig = field(default_factory=TimeConfig)

@@ -129,7 +129,7 @@ def settings(
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip,
-        "bf16": {"enabled": precision == "bf16"},
+        "bf16": {"enabled": precision != "fp32"},
     }
     if base.keys() & ours.keys():
         raise ValueError(f"leave {sorted(base.keys() & ours.keys())} out of the DeepSpeed file: flags decide them")
@@ -142,16 +142,24 @@ def settings(
     return {**base, **ours}
 
 
-def build_engine(build_model: Callable[[], nn.Module], build_optimizer: Callable, config: dict, seed: int):
+def build_engine(
+    build_model: Callable[[], nn.Module],
+    build_optimizer: Callable,
+    config: dict,
+    seed: int,
+    adapt: Callable[[nn.Module], None] = lambda model: None,
+):
     """A DeepSpeed engine around the model, whose parameters are cut up as soon as they are made.
 
-    Only the model may be built in here: zero.Init turns every tensor made inside it to the training precision.
+    Only the model may be built in `build_model`: zero.Init turns every tensor made inside it to the training
+    precision. `adapt` then changes its modules in place, before DeepSpeed ties itself to them.
     """
     import deepspeed
 
     torch.manual_seed(seed)
     with deepspeed.zero.Init(config_dict_or_path=config):
         model = build_model()
+    adapt(model)
     optimizer = build_optimizer(model.named_parameters())
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     assert engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()

@@ -18,6 +18,7 @@ from unity.data.loader import training_batches
 from unity.data.shards import read_about
 from unity.flow import draw_noise, routed_loss
 from unity.modality import MODALITIES
+from unity.model import fp8
 from unity.model.codec import load_codec, to_frames, to_pixels
 from unity.model.dit import UnityDiT
 from unity.model.text import load_text
@@ -33,7 +34,7 @@ from unity.train.optim import adamw, learning_rate
 from unity.train.pictures import Pictures
 from unity.train.signals import StopRequest, deaf_children
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 @dataclass(kw_only=True)
@@ -132,7 +133,13 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
         json.loads(config.deepspeed.read_text()), precision=config.precision, batch_size=config.batch_size,
         micro_batch=micro, world_size=world.size, clip=config.optim.clip,
     )  # fmt: skip
-    engine = zero.build_engine(partial(UnityDiT, shape), partial(adamw, config.optim), settings, config.seed)
+
+    def adapt(model: UnityDiT) -> None:
+        if config.precision == "fp8":
+            say(fp8.describe(model, fp8.convert(model, config.fp8)))
+
+    parts = partial(UnityDiT, shape), partial(adamw, config.optim)
+    engine = zero.build_engine(*parts, settings, config.seed, adapt)
     run = Run(
         config=config,
         world=world,
@@ -220,6 +227,8 @@ def initialise(run: Run, path: Path) -> None:
 def prepare(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
     """The complete configuration, with its dataset and run folder at hand; for rank 0."""
     config = resolve(config)
+    if config.precision == "fp8":
+        fp8.require(config.fp8)
     machine = MACHINES[zero.device_kind()]
     if zero.device_kind() == "cpu":
         say(

@@ -28,10 +28,13 @@ class Options:
     frames: int = 33
     # height and width in pixels
     size: int = 128
+    # frames a second
     fps: float = 16.0
+    # every clip is a function of it, its source and its number
     seed: int = 0
     # processes
     workers: int = os.cpu_count() or 1
+    # kinds of scenes
     sources: tuple[str, ...] = SOURCES
     # keep exact float values beside the videos (about ten times the bytes)
     values: bool = False
