@@ -7,8 +7,9 @@ needs neither statistics nor the output: it reads q and do and writes dq, once. 
 registers until it ends; then `torch.sum` adds up what the programs wrote: no atomics, so that two runs give
 the same bits.
 
-Optionally the queries are normalised on the way in, q = x·rstd·weight, for an RMSNorm over the full width whose
-row statistics are known.
+Optionally the queries are normalised on the way in, q = x·rstd·weight with rstd = rsqrt(mean(x²) + eps), an
+RMSNorm over the full width: one pass reads the statistics, and the normalised queries exist nowhere. Its
+backward, with g the gradient that takes rstd as given, is dx = g - x·rstd²·mean(g·x), formed in place.
 """
 
 import functools
@@ -22,11 +23,13 @@ from torch import Tensor
 
 from unity.kernels import rows
 from unity.kernels.differentiable import differentiable, library_op
+from unity.kernels.rows import load_row, origin, store_row, thread_sums
 
 MAX_KEYS = 128
 MAX_HEAD = 128
 _DTYPES = (torch.bfloat16, torch.float16)
 _LOG2E = 1 / math.log(2)
+_NORM_WARPS = 32
 
 
 class Tuning(NamedTuple):
@@ -51,19 +54,22 @@ _BACKWARD = {
 
 
 def dual_cross_attention(
-    q: Tensor, key: Tensor, value: Tensor, bias: Tensor, rstd: Tensor | None = None, weight: Tensor | None = None
+    q: Tensor, key: Tensor, value: Tensor, bias: Tensor, weight: Tensor | None = None, eps: float = 1e-6
 ) -> Tensor:
     """Attention of queries [g, l, n, k] to keys and values [g, m, n, k] with a bias [g, m] on the logits.
 
     The float32 bias is 0 for a key, -inf for an absent one, log(count) for one that stands for `count` equal
-    ones; it gets no gradient. A group whose keys are all absent gives zeros. With `rstd` [g, l] in float32 and
-    `weight` [n·k], the queries are q·rstd·weight, and both get their gradients.
+    ones; it gets no gradient. A group whose keys are all absent gives zeros. With `weight` [n·k], the queries are
+    RMSNorm(q)·weight over all heads.
     """
-    return _op(q, key, value, bias, rstd, weight)
+    if weight is None:
+        return _op(q, key, value, bias, None, None)
+    statistics = _rstd.traced if torch.compiler.is_compiling() else _rstd.direct
+    return _op(q, key, value, bias, statistics(q.detach(), eps), weight)
 
 
 def refusal(
-    q: Tensor, key: Tensor, value: Tensor, bias: Tensor, rstd: Tensor | None = None, weight: Tensor | None = None
+    q: Tensor, key: Tensor, value: Tensor, bias: Tensor, weight: Tensor | None = None, eps: float = 1e-6
 ) -> str | None:
     """Why this implementation cannot run on these tensors, or None."""
     tensors = {"queries": q, "keys": key, "values": value}
@@ -229,6 +235,54 @@ def backward_kernel(
         _put(partial + m * width, width // 8, m, tl.trans(d_value_t), D, M, K)
 
 
+@triton.jit
+def rstd_kernel(
+    x, rstd, n, x_group, x_row, eps, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(1)
+    first = group.to(tl.int64) * n
+    x += origin(group, first, x_group, x_row, False)
+    for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
+        at = first + row
+        a, b = load_row(x + at * (x_row * 8), D, A, B)
+        tl.store(rstd + at, tl.rsqrt(tl.sum(thread_sums(a * a, b * b, A, B, T)) / D + eps))
+
+
+@triton.jit
+def norm_backward_kernel(
+    d_x, x, rstd, n, x_group, x_row, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(1)
+    first = group.to(tl.int64) * n
+    x += origin(group, first, x_group, x_row, False)
+    for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
+        at = first + row
+        row_rstd = tl.load(rstd + at)
+        a, b = load_row(x + at * (x_row * 8), D, A, B)
+        g_a, g_b = load_row(d_x + at * D, D, A, B)
+        along = tl.sum(thread_sums(g_a * a, g_b * b, A, B, T)) * row_rstd * row_rstd / D
+        store_row(d_x + at * D, g_a - a * along, g_b - b * along, D, A, B)
+
+
+def _statistics(q: Tensor, eps: float) -> Tensor:
+    """1/root-mean-square of every query over all heads, float32 [g, l]."""
+    rstd = _statistics_fake(q, eps)
+    x = q.flatten(2)
+    programs, meta = _walk(x, 1)
+    rstd_kernel[(programs, len(x))](x, rstd, x.shape[1], *rows.strides(x), eps, **meta)
+    return rstd
+
+
+def _statistics_fake(q, eps):
+    return q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+def _walk(x: Tensor, loads: int) -> rows.Walk:
+    return rows.walk(x.shape[2], len(x), x.shape[0] * x.shape[1], loads, _NORM_WARPS, x)
+
+
 def _forward(
     q: Tensor, key: Tensor, value: Tensor, bias: Tensor, rstd: Tensor | None, weight: Tensor | None
 ) -> Tensor:
@@ -273,6 +327,10 @@ def _backward(
             _LOG2E * head_scale, head_scale, *_strides(d_out, q, key, value), d_q.stride(1) // 8,
             **_meta(q, keys, tuning, rstd),
         )  # fmt: skip
+    if rstd is not None:
+        x, wide = q.flatten(2), d_q.flatten(2)
+        programs, meta = _walk(x, 2)
+        norm_backward_kernel[(programs, len(x))](wide, x, rstd, x.shape[1], *rows.strides(x), **meta)
     return d_q, partial.sum(1)
 
 
@@ -290,10 +348,9 @@ def _gradients(run, ctx, d_out):
     d_key, d_value = sums.unbind(1)
     if rstd is None:
         return d_q, d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
-    d_rstd = (d_q.float() * q).sum((2, 3)) / rstd
     d_weight = (d_key * key).sum((0, 1)).flatten().to(weight.dtype)
     d_key = d_key * weight.float().view(key.shape[2:])
-    return d_q, d_key.to(key.dtype), d_value.to(value.dtype), None, d_rstd, d_weight
+    return d_q, d_key.to(key.dtype), d_value.to(value.dtype), None, None, d_weight
 
 
 def _side_by_side(x: Tensor) -> bool:
@@ -339,6 +396,7 @@ def _tiles_each(pairs: int, tiles: int, slots: int, overhead: float) -> int:
     return min((math.ceil(tiles / programs) for programs in range(1, min(tiles, 64) + 1)), key=time)
 
 
+_rstd = library_op("dual_cross_attention_statistics", _statistics, _statistics_fake)
 _op = differentiable(
     library_op("dual_cross_attention", _forward, _forward_fake),
     library_op("dual_cross_attention_backward", _backward, _backward_fake),

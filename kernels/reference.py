@@ -118,12 +118,17 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b n l k -> b l n k")
 
 
-def dual_cross_attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+def dual_cross_attention(
+    q: Tensor, key: Tensor, value: Tensor, bias: Tensor, weight: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
     """Both branches in one call: queries [g, l, n, k], keys and values [g, m, n, k], logit bias [g, m].
 
     The float32 bias is 0 for a real key, -inf for an absent one and log(count) for one key that stands for
-    `count` equal ones: attention to a few keys then equals attention to a long padded text.
+    `count` equal ones: attention to a few keys then equals attention to a long padded text. With `weight` [n·k],
+    the queries pass through RMSNorm over all heads first.
     """
+    if weight is not None:
+        q = rms_norm(q.flatten(2), weight, eps).view_as(q)
     q, key, value = (rearrange(x, "g l n k -> g n l k") for x in (q, key, value))
     mask = bias.to(q.dtype)[:, None, None, :].expand(-1, 1, q.shape[2], -1)
     return rearrange(F.scaled_dot_product_attention(q, key, value, attn_mask=mask), "g n l k -> g l n k")

@@ -114,3 +114,31 @@ def test_cross_attention_on_a_cpu_holds_no_weights_of_all_queries():
         ops.dual_cross_attention(q, key, value, bias).sum().backward()
     names = {event.name for event in profile.events()}
     assert {"aten::_scaled_dot_product_flash_attention_for_cpu_backward"} <= names and "aten::bmm" not in names
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("count", [1, 2, 50, 77, 100])
+def test_a_key_that_stands_for_many_has_their_weight_in_16_bits_too(dtype, count):
+    """Equal logits, values of -1 and of 1 for the last key: what comes out is nearly the weights' difference."""
+    keys = 64
+    q, key = torch.zeros(1, 5, 2, 16, dtype=dtype), torch.zeros(1, keys, 2, 16, dtype=dtype)
+    value = torch.full_like(key, -1.0)
+    value[:, -1] = 1
+    bias = torch.zeros(1, keys)
+    bias[:, -1] = torch.tensor(float(count)).log()
+    out = attention.cross_attention(q, key, value, bias)
+    truth = (count - (keys - 1)) / (count + keys - 1)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), torch.full_like(out, truth).double(), atol=1e-3, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_attention_leaves_out_absent_keys(dtype):
+    q, key, value = torch.randn(3, 2, 6, 2, 16).to(dtype)
+    bias = torch.tensor([[0.0, 0, 0, -torch.inf, -torch.inf, 3.0], [0.0, 0, 0, 0, 0, -torch.inf]])
+    out = attention.cross_attention(q, key, value, bias)
+    wide = (x.double().transpose(1, 2) for x in (q, key, value))
+    truth = torch.nn.functional.scaled_dot_product_attention(
+        *wide, attn_mask=bias.double()[:, None, None]
+    ).transpose(1, 2)
+    torch.testing.assert_close(out.double(), truth, atol=1e-6 if dtype == torch.float32 else 2e-2, rtol=0)

@@ -52,6 +52,14 @@ def _torch_rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
+def _torch_cross_attention(
+    q: Tensor, key: Tensor, value: Tensor, bias: Tensor, weight: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
+    if weight is not None:
+        q = rms_norm(q.flatten(2), weight, eps).view_as(q)
+    return attention.cross_attention(q, key, value, bias)
+
+
 IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "modulated_layernorm": (
         _triton(triton_layernorm.refusal, triton_layernorm.modulated_layernorm),
@@ -80,10 +88,9 @@ IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     ),
     "flow_noise": (_triton(triton_noise.refusal, triton_noise.flow_noise), _native("flow_noise")),
     "self_attention": tuple(Implementation(*backend) for backend in attention.BACKENDS),
-    # torch: SDPA with the bias, which reads the keys block by block
     "dual_cross_attention": (
         _triton(triton_attention.refusal, triton_attention.dual_cross_attention),
-        Implementation("torch", lambda *_: None, reference.dual_cross_attention),
+        Implementation("torch", lambda *_: None, _torch_cross_attention),
     ),
 }
 _ROW_ARGUMENTS = {"modulated_layernorm": 1, "gated_residual": 2, "gated_residual_layernorm": 2}
@@ -232,9 +239,15 @@ def dual_cross_attention(
     key: Float[Tensor, "g m n k"],
     value: Float[Tensor, "g m n k"],
     bias: Float[Tensor, "g m"],
+    weight: Float[Tensor, " d"] | None = None,
+    eps: float = 1e-6,
 ) -> Float[Tensor, "g l n k"]:
-    """Both branches in one call; logit bias 0: a real key, -inf: absent, log(count): `count` equal keys."""
-    return _run("dual_cross_attention", q, key, value, bias)
+    """Both branches in one call; logit bias 0: a real key, -inf: absent, log(count): `count` equal keys.
+
+    Only the last key of a group should stand for several. With `weight` [n·k], the queries pass through RMSNorm
+    over all heads first.
+    """
+    return _run("dual_cross_attention", q, key, value, bias, weight, eps)
 
 
 def _run(op: str, *args, **kwargs):

@@ -105,9 +105,10 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "g l d"] | Quantized, text: Float[Tensor, "g m d"], bias: Float[Tensor, "g m"]
     ) -> Float[Tensor, "g l d"]:
-        projected = self.norm_q(self.q(x)), self.norm_k(self.k(text)), self.v(text)
-        q, k, v = (rearrange(p, "g l (n k) -> g l n k", n=self.num_heads) for p in projected)
-        return self.o(rearrange(ops.dual_cross_attention(q, k, v, bias), "g l n k -> g l (n k)"))
+        key = ops.rms_norm(self.k(text), self.norm_k.weight, self.norm_k.eps)
+        q, k, v = (rearrange(p, "g l (n k) -> g l n k", n=self.num_heads) for p in (self.q(x), key, self.v(text)))
+        attended = ops.dual_cross_attention(q, k, v, bias, self.norm_q.weight, self.norm_q.eps)
+        return self.o(rearrange(attended, "g l n k -> g l (n k)"))
 
 
 class FeedForward(nn.Sequential):

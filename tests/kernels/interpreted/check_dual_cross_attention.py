@@ -20,11 +20,6 @@ def inputs_of(g, l, n, k, m, dtype=torch.float32):
     return q, key, value, bias
 
 
-def normalised(q, key, value, rstd, weight, bias):
-    q = q * rstd[..., None, None] * weight.view(q.shape[2:])
-    return reference.dual_cross_attention(q, key, value, bias)
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_values_and_gradients(size, agree):
     *inputs, bias = inputs_of(*size)
@@ -36,15 +31,25 @@ def test_values_and_gradients(size, agree):
     )
 
 
-@pytest.mark.parametrize("size", [SIZES[2], SIZES[4]], ids=str)
+@pytest.mark.parametrize("size", SIZES[1:], ids=str)
 def test_normalised_queries(size, agree):
     q, key, value, bias = inputs_of(*size)
-    rstd, weight = torch.rand(q.shape[:2]) + 0.5, torch.randn(q.shape[2] * q.shape[3])
+    weight = 1 + torch.randn(q.shape[2] * q.shape[3]) / 4
     agree(
-        lambda q, key, value, rstd, weight: dual_cross_attention(q, key, value, bias, rstd, weight),
-        lambda *x: normalised(*x, bias),
-        [x.detach() for x in (q, key, value, rstd, weight)],
+        lambda q, key, value, weight: dual_cross_attention(3 * q, key, value, bias, weight, 0.1),
+        lambda q, key, value, weight: reference.dual_cross_attention(3 * q, key, value, bias, weight, 0.1),
+        [x.detach() for x in (q, key, value, weight)],
     )
+
+
+def test_normalised_queries_are_read_as_they_lie_and_not_kept():
+    q, key, value, bias = inputs_of(2, 9, 2, 64, 5)
+    weight = torch.randn(128)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        dual_cross_attention(*(x.requires_grad_() for x in (q, key, value)), bias, weight)
+    owned = {x.untyped_storage().data_ptr() for x in (q, key, value, bias, weight)}
+    assert [x.shape for x in kept if x.untyped_storage().data_ptr() not in owned] == [(2, 9)]
 
 
 def test_half_precision():
@@ -94,13 +99,16 @@ def test_gradients_of_any_layout():
 
 def test_one_node_under_compile(traces):
     q, key, value, bias = inputs_of(1, 5, 1, 64, 3)
-    traces(lambda *x: dual_cross_attention(*x, bias), [x.detach().contiguous() for x in (q, key, value)])
+    inputs, weight = [x.detach().contiguous() for x in (q, key, value)], torch.randn(64)
+    traces(lambda *x: dual_cross_attention(*x, bias), inputs)
+    traces(lambda q, k, v, w: dual_cross_attention(q, k, v, bias, w), [*inputs, weight])
 
 
 def test_registration():
     q, key, value, bias = (x.detach() for x in inputs_of(1, 5, 1, 64, 3))
     rstd, weight = torch.rand(1, 5), torch.randn(64)
-    for extra in ((None, None), (rstd.requires_grad_(), weight.requires_grad_())):
+    torch.library.opcheck(torch.ops.unity.dual_cross_attention_statistics.default, (q, 1e-6))
+    for extra in ((None, None), (rstd, weight.requires_grad_())):
         torch.library.opcheck(
             torch.ops.unity.dual_cross_attention.default,
             (*(x.requires_grad_() for x in (q, key, value)), bias, *extra),
