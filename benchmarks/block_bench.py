@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch._functorch.config
 from einops import rearrange, repeat
-from harness import RESULTS, Timing, measure_all, write_result
+from harness import RESULTS, Timing, admitted, measure_all, write_result
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -49,10 +49,6 @@ COLUMNS = (
 GRAPH = "unity, CUDA graph"
 
 Forward = Callable[..., Tensor]
-
-
-class Absent(Exception):
-    """Why a contestant cannot run here."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +179,8 @@ class Whole(torch.nn.Module):
 def graphed(case: Case) -> Forward:
     """Our block as two CUDA graphs, forward and backward, which are replayed: no launch waits for Python."""
     if case.slope.device.type != "cuda":
-        raise Absent("CUDA graphs need a CUDA GPU")
-    try:
-        return torch.cuda.make_graphed_callables(Whole(case), case.inputs)
-    except RuntimeError as problem:
-        raise Absent(f"it cannot be captured: {problem}") from problem
+        raise ValueError("CUDA graphs need a CUDA GPU")
+    return torch.cuda.make_graphed_callables(Whole(case), case.inputs)
 
 
 def compiled(make: Callable[[Case], Forward]) -> Callable[[Case], Forward]:
@@ -287,20 +280,15 @@ def bench(
 ) -> list[dict]:
     """Rows of one case; a contestant that is absent, wrong or late is named in the printout instead."""
     truth = [x.float() for x in evaluate(plain(case), case)]
-    found = []
-    for name in contestants:
-        reason = "the time is up" if time.perf_counter() > end else None
-        try:
-            forward = None if reason else CONTESTANTS[name](case)
-            base = FP8_TOLERANCE if name.endswith("fp8") else TOLERANCE[case.slope.dtype]
-            reason = reason or wrong(forward, truth, case, base)
-        except (Absent, ImportError, torch.OutOfMemoryError) as problem:
-            reason = str(problem).splitlines()[0]
-        if reason:
-            print(f"{case.name:6} {case.tokens:6}  {name:20} not measured: {reason}", flush=True)
-        else:
-            found.append((name, forward))
-    return _measure(case, found, directions, seconds, device)
+
+    def check(name, forward):
+        tolerance = FP8_TOLERANCE if name.endswith("fp8") else TOLERANCE[case.slope.dtype]
+        return wrong(forward, truth, case, tolerance)
+
+    found, missing = admitted(contestants, lambda name: CONTESTANTS[name](case), check, end)
+    for name, reason in missing.items():
+        print(f"{case.name:6} {case.tokens:6}  {name:20} not measured: {reason}", flush=True)
+    return _measure(case, list(found.items()), directions, seconds, device)
 
 
 def _measure(
@@ -374,6 +362,12 @@ def main() -> None:
     # on a CPU eight bits are emulated: right, and slow
     contestants = args.contestant or [n for n in CONTESTANTS if device == "cuda" or not n.endswith("fp8")]
     end = time.perf_counter() + args.limit
+    about = {
+        "words": WORDS,
+        "padded": PADDED,
+        "dtype": args.dtype,
+        "mfu": " ".join(flops.__doc__.split()),
+    }
     rows = []
     print(COLUMNS)
     for tokens in args.tokens:
@@ -384,15 +378,12 @@ def main() -> None:
                 continue
             case = make_case(name, tokens, device, DTYPES[args.dtype])
             rows += bench(case, contestants, args.direction, args.seconds, device, end)
+            # after every case, so that a run cut short keeps what it has
+            path = write_result(args.json.stem, rows, device, args.json.parent, **about)
             del case
             gc.collect()
-    about = {
-        "words": WORDS,
-        "padded": PADDED,
-        "dtype": args.dtype,
-        "mfu": " ".join(flops.__doc__.split()),
-    }
-    print(write_result(args.json.stem, rows, device, args.json.parent, **about))
+    if rows:
+        print(path)
 
 
 if __name__ == "__main__":

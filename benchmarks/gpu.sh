@@ -1,34 +1,39 @@
 #!/usr/bin/env bash
-# Every kernel's values and gradients, then its speed, on a machine with a CUDA GPU: ten minutes, nothing installed.
+# Values and gradients of every kernel, then speed: of kernels, of the block, of the training step. On a machine with
+# a CUDA GPU, in less than ten minutes, with nothing to install.
 #
-#     OUT=folder benchmarks/gpu.sh
+#     OUT=folder benchmarks/gpu.sh [values] [kernels] [block] [step]
 #
-# Needs Python 3.11 or newer with torch, triton and einops; the checkout is used where it lies. Results (JSON, and
-# the text of the checks) go to $OUT. A kernel with a wrong value fails the script and gets no speed.
+# Needs Python 3.11 or newer with torch, triton and einops; the checkout is used where it lies. What was printed and
+# the rows (JSON) go to $OUT. An op with a wrong value fails the script and gets no speed. What matters most comes
+# first; what the time does not suffice for is named and left out. TIMES=2 gives the parts twice their time: then
+# `values kernels` take ten minutes, and `block step` as many.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-benchmarks/results}
-export PYTHONPATH=.
-mkdir -p "$OUT"
+PYTHON=${PYTHON:-python3}
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+parts=${*:-values kernels block step}
 status=0
 
-if ! python -c 'import jaxtyping' 2>/dev/null; then
-    # It only annotates shapes: a stand-in will do where it is not installed.
-    stub=$(mktemp -d)
-    trap 'rm -r "$stub"' EXIT
-    printf 'class Float:\n    def __class_getitem__(cls, item):\n        return item[0]\n\n\nInt = Bool = Float\n' \
-        >"$stub/jaxtyping.py"
-    export PYTHONPATH=.:$stub
-fi
+# part, seconds after which it is ended, seconds after which it starts nothing new; script and options
+run() {
+    local part=$1 end=$(($2 * ${TIMES:-1})) limit=$(($3 * ${TIMES:-1}))
+    shift 3
+    [[ " $parts " == *" $part "* ]] || return
+    timeout "$end" "$PYTHON" "$@" --limit "$limit" 2>&1 | tee -a "$OUT/gpu.txt" || status=1
+}
 
-python -c 'import torch; assert torch.cuda.is_available(), "no CUDA GPU"; print(torch.cuda.get_device_name())' || exit 1
+mkdir -p "$OUT"
+"$PYTHON" -c 'import jaxtyping' 2>/dev/null || PYTHONPATH+=:benchmarks/bare
+"$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "no CUDA GPU"; print(torch.cuda.get_device_name())' || exit 1
 
-timeout 150 python benchmarks/kernel_gate.py 2>&1 | tee "$OUT/kernel_gate_cuda.txt" || status=1
-
-timeout 400 python benchmarks/kernel_bench.py --device cuda --limit 300 \
-    --json "$OUT/kernel_bench_cuda.json" 2>&1 | tee "$OUT/kernel_bench_cuda.txt" || status=1
-
-timeout 200 python benchmarks/block_bench.py --limit 120 \
-    --json "$OUT/block_bench_cuda.json" 2>&1 | tee "$OUT/block_bench_cuda.txt" || status=1
+run values 90 80 benchmarks/kernel_gate.py --jobs 8
+run kernels 190 160 benchmarks/kernel_bench.py --device cuda --json "$OUT/kernel_bench_cuda.json"
+run block 110 75 benchmarks/block_bench.py --tokens 65520 37440 --json "$OUT/block_bench_cuda.json" \
+    --contestant unity "torch eager" "unity fp8" "diffusers eager" "diffusers compiled"
+run block 30 15 benchmarks/block_bench.py --shape 1.3b 5b --tokens 1152 --contestant unity "unity, CUDA graph" \
+    --direction both --json "$OUT/block_bench_graph_cuda.json"
+run step 150 100 benchmarks/step_bench.py --tokens 65520 --layers 2 --json "$OUT/step_bench_cuda.json"
 
 exit $status

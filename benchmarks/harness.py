@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +64,30 @@ def measure_all(
         if count >= 3 and time.perf_counter() > end:
             break
     return {name: Timing(statistics.median(times), _spread(times)) for name, times in taken.items()}
+
+
+def admitted(
+    contestants: Iterable[str],
+    make: Callable[[str], Callable],
+    wrong: Callable[[str, Callable], str | None],
+    end: float = float("inf"),
+) -> tuple[dict[str, Callable], dict[str, str]]:
+    """The contestants that run and are right, and why the others are not measured; none is started after `end`."""
+    found, missing = {}, {}
+    for name in contestants:
+        if time.perf_counter() > end:
+            missing[name] = "the time is up"
+            continue
+        try:
+            form = make(name)
+            reason = wrong(name, form)
+        except Exception as problem:  # one that does not run must not cost the others their speeds
+            reason = " ".join([f"{type(problem).__name__}:", *str(problem).splitlines()[:2]])
+        if reason:
+            missing[name] = reason
+        else:
+            found[name] = form
+    return found, missing
 
 
 def _cpu_seconds(call: Callable[..., object], arguments: tuple) -> float:

@@ -17,7 +17,17 @@ from pathlib import Path
 
 import torch
 import torch._functorch.config
-from harness import RESULTS, copies, copy_bandwidth, core_share, keep_memory, machine, measure_all, write_result
+from harness import (
+    RESULTS,
+    admitted,
+    copies,
+    copy_bandwidth,
+    core_share,
+    keep_memory,
+    machine,
+    measure_all,
+    write_result,
+)
 from kernel_cases import GRIDS, LIBRARIES, OPS, Inputs, Shape, eager, model_shape, peer
 from kernel_gate import call, error, tensors, tolerance, trainable
 
@@ -31,7 +41,7 @@ MAX_SETS = 64
 PEER_FACTOR = 4
 DEFAULTS = {
     "cpu": {"shape": ["tiny", "1.3b"], "tokens": [1152], "dtype": "float32", "seconds": 0.25},
-    "cuda": {"shape": ["5b", "10b", "14b"], "tokens": [32760, 65520], "dtype": "bfloat16", "seconds": 0.1},
+    "cuda": {"shape": ["10b", "5b", "14b"], "tokens": [65520, 32760], "dtype": "bfloat16", "seconds": 0.1},
 }
 COLUMNS = "op                        shape   tokens  direction      ms     ±   GB/s  /copy  /eager  /compile"
 
@@ -60,20 +70,18 @@ def rivals(op: str, device: str) -> tuple[dict[str, Callable], dict[str, str]]:
     return forms, absent
 
 
-def admitted(forms: dict[str, Callable], op: str, inputs: Inputs, limit: float) -> tuple[dict, dict]:
+def right(forms: dict[str, Callable], op: str, inputs: Inputs, limit: float) -> tuple[dict, dict]:
     """The forms that compute what the reference computes, and the others with what is wrong with them."""
-    good, bad = {}, {}
-    for name, form in forms.items():
-        try:
-            off = error(form, op, inputs)
-        except Exception as problem:  # a rival that does not run is reported, not a failure of this benchmark
-            bad[name] = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
-            continue
-        if off <= limit:
-            good[name] = form
-        else:
-            bad[name] = f"its values are off by {off:.1e}"
-    return good, bad
+
+    def wrong(_, form):
+        off = error(form, op, inputs)
+        return None if off <= limit else f"its values are off by {off:.1e}"
+
+    return admitted(forms, forms.get, wrong)
+
+
+class WrongValues(Exception):
+    """Our form of an op computes something else, or does not run."""
 
 
 class Case:
@@ -145,11 +153,11 @@ def bench(op: str, shape: Shape, options: argparse.Namespace, skip: Callable[[st
         skip(op, fast)
         return []
     name, form = fast
-    good, bad = admitted({"ours": form}, op, case.sets[0], limit)
+    good, bad = right({"ours": form}, op, case.sets[0], limit)
     if bad:
-        raise SystemExit(f"{op} {shape.name}: WRONG, {bad['ours']} (allowed {limit:.0e}); no speed is printed")
+        raise WrongValues(f"{op} {shape.name} {shape.tokens}: WRONG, {bad['ours']} (allowed {limit:.0e})")
     forms, absent = rivals(op, options.device)
-    forms, bad = admitted(forms, op, case.sets[0], PEER_FACTOR * limit)
+    forms, bad = right(forms, op, case.sets[0], PEER_FACTOR * limit)
     for rival, why in (absent | bad).items():
         skip(rival, why)
     directions = [d for d in options.direction if d == "forward" or case.op.backward]
@@ -181,20 +189,26 @@ def run(options: argparse.Namespace) -> dict:
             f"BUSY: a thread gets {about['core_share']:.0%} of a core; --threads 1 counts processor time instead"
         )
     print(COLUMNS)
-    cases = [(op, model_shape(s, t)) for s in options.shape for t in options.tokens for op in options.op]
-    rows, skipped, start = [], [], time.monotonic()
+    cases = [(op, model_shape(s, t)) for t in options.tokens for s in options.shape for op in options.op]
+    rows, skipped, wrong, start = [], [], [], time.monotonic()
     for number, (op, shape) in enumerate(cases, 1):
         spent, where = time.monotonic() - start, f"{op} {shape.name} {shape.tokens}"
         if options.limit and spent > options.limit:
             skipped.append((where, f"more than {options.limit:.0f} s had passed"))
             continue
         _progress(f"[{number}/{len(cases)}, {spent:.0f} s] {where}")
-        for row in bench(op, shape, options, lambda *skip: skipped.append(skip)):
-            _progress("")
+        try:
+            found = bench(op, shape, options, lambda *skip: skipped.append(skip))
+        except WrongValues as problem:
+            wrong.append(str(problem))
+            found = []
+        _progress("")
+        for row in found:
             print(line(row), flush=True)
-            rows.append(row)
+        rows += found
         gc.collect()
-    _progress("")
+    print("".join(f"{words}; no speed is printed\n" for words in wrong), end="")
+    about["wrong"] = wrong
     about["skipped"] = list(dict.fromkeys(f"{what}: {why}" for what, why in skipped))
     print("".join(f"skipped {words}\n" for words in about["skipped"]), end="")
     return {"rows": rows, **about}
@@ -245,6 +259,7 @@ def main() -> None:
         print(f"no picture: {problem}")
     else:
         print(f"wrote {draw(path, options.plot)}")
+    sys.exit(bool(found["wrong"]))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Whether a form of an op computes what the reference computes, values and every gradient.
 
-    python benchmarks/kernel_gate.py
+    python benchmarks/kernel_gate.py [--op gelu --jobs 8]
 
 checks every fast op of this machine at sizes that fill no vector and on strided tensors; exit 1 if one is wrong.
 """
 
+import argparse
 import itertools
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from kernel_cases import OPS, Inputs, Shape
@@ -94,11 +98,14 @@ def strided(inputs: Inputs) -> Inputs:
     return Inputs(tuple(widen(x) if x.ndim == 3 else x for x in inputs.tensors), inputs.rest)
 
 
-def main() -> None:
-    """Check every op; one line each, exit 1 if a value is wrong."""
+def check(names: list[str], end: float = float("inf")) -> int:
+    """Check these ops, one line for each tensor layout, until `end`; how many were wrong or did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wrong = 0
-    for op, shape, dtype in itertools.product(OPS, SHAPES, TOLERANCE):
+    for op, shape, dtype in itertools.product(names, SHAPES, TOLERANCE):
+        if time.perf_counter() > end:
+            print(f"{op:<29} {shape.name:<6} {str(dtype)[6:]:<9} not checked: the time is up")
+            continue
         inputs = OPS[op].make(shape, dtype, device)
         for kind, variant in (("dense", inputs), ("strided", strided(inputs))):
             row, refused = ops.choose(op, *variant.tensors, *variant.rest)
@@ -106,12 +113,41 @@ def main() -> None:
             if row.name in ("torch", "reference"):
                 print(words, "; ".join(reason for _, reason in refused))
                 continue
-            off = error(row.run, op, variant)
+            try:
+                off = error(row.run, op, variant)
+            except Exception as problem:  # other shapes and ops may still run, and tell why this one does not
+                off, words = float("inf"), f"{words} {type(problem).__name__}: {str(problem)[:200]}"
             good = off <= tolerance(op, dtype)
             wrong += not good
             print(f"{words} {off:.1e} {'ok' if good else 'WRONG'}", flush=True)
     print(f"{wrong} wrong")
-    sys.exit(wrong > 0)
+    return wrong
+
+
+def check_together(names: list[str], jobs: int, limit: float) -> int:
+    """The same with a process for each op, as many at once: compiling takes most of the time. How many failed."""
+
+    def one(op: str) -> int:
+        return subprocess.run([sys.executable, __file__, "--op", op, "--limit", str(limit)]).returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = [op for op, code in zip(names, pool.map(one, names), strict=True) if code]
+    print(f"{len(names)} ops, {len(failed)} failed: {' '.join(failed)}")
+    return len(failed)
+
+
+def main() -> None:
+    """Check the ops; exit 1 if a value is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS))
+    parser.add_argument("--jobs", type=int, default=1, help="ops that are checked at once")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
+    options = parser.parse_args()
+    if options.jobs > 1:
+        failed = check_together(options.op, options.jobs, options.limit)
+    else:
+        failed = check(options.op, time.perf_counter() + options.limit)
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

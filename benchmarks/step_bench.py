@@ -28,9 +28,8 @@ from block_bench import (
     or_blank,
     peak_flops,
 )
-from harness import RESULTS, Timing, measure_all, write_result
+from harness import RESULTS, Timing, admitted, measure_all, write_result
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.utils.checkpoint import checkpoint
 
 from unity.config import MODELS, ModelConfig
@@ -213,21 +212,17 @@ def step(loss: Loss, case: Case) -> None:
 def bench(case: Case, contestants: list[str], seconds: float, device: str, end: float) -> list[dict]:
     """Rows of one case; a contestant that is absent, wrong or late is named in the printout instead."""
     truth = gradients(plain(twin(case.model)), case)
-    found = {}
-    for name in contestants:
-        reason = "the time is up" if time.perf_counter() > end else None
-        try:
-            loss = None if reason else CONTESTANTS[name](twin(case.model))
-            base = FP8_TOLERANCE if name.endswith("fp8") else TOLERANCE[case.dtype]
-            reason = reason or wrong(loss, truth, case, base)
-        except (TorchDynamoException, torch.OutOfMemoryError) as problem:
-            reason = str(problem).splitlines()[0]
-        if reason:
-            print(f"{case.name:6} {case.tokens:6} {case.layers:7}  {name:16} not measured: {reason}", flush=True)
-        else:
-            found[name] = partial(step, loss, case)
-    timings = measure_all(found, seconds, warmup=1, runs=20, device=device)
-    rows = [_row(name, call, timings[name], case, device) for name, call in found.items()]
+
+    def check(name, loss):
+        tolerance = FP8_TOLERANCE if name.endswith("fp8") else TOLERANCE[case.dtype]
+        return wrong(loss, truth, case, tolerance)
+
+    found, missing = admitted(contestants, lambda name: CONTESTANTS[name](twin(case.model)), check, end)
+    for name, reason in missing.items():
+        print(f"{case.name:6} {case.tokens:6} {case.layers:7}  {name:16} not measured: {reason}", flush=True)
+    steps = {name: partial(step, loss, case) for name, loss in found.items()}
+    timings = measure_all(steps, seconds, warmup=1, runs=20, device=device)
+    rows = [_row(name, call, timings[name], case, device) for name, call in steps.items()]
     for row in rows:
         _print(row)
     return rows

@@ -41,7 +41,7 @@ def test_what_is_captured_is_the_same_function_of_the_same_parameters(case, trut
 
 def test_a_graph_needs_a_gpu_and_is_not_recomputed(case, monkeypatch, capsys):
     assert bench.bench(case, [bench.GRAPH], ["forward"], 0.0, "cpu", float("inf")) == []
-    assert "not measured: CUDA graphs need a CUDA GPU" in capsys.readouterr().out
+    assert "not measured: ValueError: CUDA graphs need a CUDA GPU" in capsys.readouterr().out
     monkeypatch.setitem(bench.CONTESTANTS, bench.GRAPH, bench.Whole)
     rows = bench.bench(case, [bench.GRAPH], ["both", "both, checkpointed"], 0.0, "cpu", float("inf"))
     assert [row["direction"] for row in rows] == ["both"] and "kept_bytes" not in rows[0]
