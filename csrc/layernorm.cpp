@@ -4,36 +4,43 @@
 // backward  g = d_out (1 + scale);  d_r = rstd (g - mean(g) - n mean(g n)) + d_residual
 //           d_x = d_r;  d_y = gate d_r;  d_scale = sum d_out n;  d_shift = sum d_out;  d_gate = sum d_r y
 //
-// One task is a chunk of rows of one group. Its column sums go to partials [groups, chunks, 2 or 3, width], which
-// add_partials (residual.cpp) adds up in a fixed order. Without y, r is x and whatever belongs to the residual is
-// absent.
+// Without y, r is x and whatever belongs to the residual is absent. Results are dense; statistics [rows, 2] are mean
+// and rstd; sums [groups, 2 or 3, width] are d_scale, d_shift and d_gate.
 #include "rows.h"
 
 namespace LEVEL {
 
-struct Norm {
-    int threads;
-    Chunks chunks;
-    int64_t width;
+struct LayerNormForward {
+    Shape shape;
+    Tensor x, y;
+    Table gate, scale, shift;
+    void *residual, *out;
+    float* statistics;
     float eps;
 };
 
-struct Modulation {
-    const float *gate, *scale, *shift;
-    int64_t gate_group, scale_group, shift_group;
+struct LayerNormBackward {
+    Shape shape;
+    Tensor d_out, d_residual, r, y;
+    Table gate, scale;
+    float* statistics;
+    void *d_x, *d_y;
+    float* sums;
 };
 
 template <class T, bool GATED, bool PAST_CACHE>
-static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation table, Rows<T> residual, Rows<T> out,
-                    float* statistics) {
-    const int64_t width = norm.width;
-#pragma omp parallel for num_threads(norm.threads) schedule(static)
-    for (int64_t task = 0; task < norm.chunks.count(); ++task) {
-        const int64_t g = norm.chunks.group(task);
-        const float *gate = table.gate + g * table.gate_group, *scale = table.scale + g * table.scale_group,
-                    *shift = table.shift + g * table.shift_group;
+static void forward(const LayerNormForward& a) {
+    const Rows<const T> x = a.x, y = a.y;
+    const Rows<T> residual = a.shape.dense(a.residual), out = a.shape.dense(a.out);
+    const Rows<float> statistics = a.shape.dense(a.statistics, 2);
+    const int64_t width = a.shape.width;
+    const Chunks chunks(a.shape);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
+    for (int64_t task = 0; task < chunks.count(); ++task) {
+        const auto [g, first, end] = chunks[task];
+        const float *gate = a.gate.at(g), *scale = a.scale.at(g), *shift = a.shift.at(g);
         alignas(64) float r[MAX_WIDTH];
-        for (int64_t n = norm.chunks.first(task); n < norm.chunks.end(task); ++n) {
+        for (int64_t n = first; n < end; ++n) {
             const T *xs = x.at(g, n), *ys = y.at(g, n);
             T *kept = residual.at(g, n), *to = out.at(g, n);
             float sum[1], squares[1];
@@ -51,7 +58,7 @@ static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation tabl
                 const Vec apart = inside(load(r + at, lanes) - center, lanes);
                 sums[0] += apart * apart;
             });
-            const float inverse = 1 / __builtin_sqrtf(squares[0] / width + norm.eps);
+            const float inverse = 1 / __builtin_sqrtf(squares[0] / width + a.eps);
             const Vec factor = fill(inverse);
             columns(width, [&](int64_t at, auto lanes) {
                 const Vec normed = (load(r + at, lanes) - center) * factor;
@@ -59,7 +66,7 @@ static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation tabl
                 prefetch_next(x, xs, at);
                 if (GATED) prefetch_next(y, ys, at);
             });
-            float* of_row = statistics + 2 * (g * norm.chunks.rows + n);
+            float* of_row = statistics.at(g, n);
             of_row[0] = center[0];
             of_row[1] = inverse;
         }
@@ -68,21 +75,23 @@ static void forward(Norm norm, Rows<const T> x, Rows<const T> y, Modulation tabl
 }
 
 template <class T, bool GATED, bool PAST_CACHE>
-static void backward(Norm norm, Rows<const T> d_out, Rows<const T> d_residual, Rows<const T> r, Rows<const T> y,
-                     Modulation table, const float* statistics, Rows<T> d_x, Rows<T> d_y,
-                     float* partials) {
+static void backward(const LayerNormBackward& a) {
     constexpr int SUMS = GATED ? 3 : 2;
-    const int64_t width = norm.width;
-#pragma omp parallel for num_threads(norm.threads) schedule(static)
-    for (int64_t task = 0; task < norm.chunks.count(); ++task) {
-        const int64_t g = norm.chunks.group(task);
-        const float *gate = table.gate + g * table.gate_group, *scale = table.scale + g * table.scale_group;
-        float *d_scale = partials + task * SUMS * width, *d_shift = d_scale + width, *d_gate = d_shift + width;
-        memset(d_scale, 0, SUMS * width * sizeof(float));
-        for (int64_t n = norm.chunks.first(task); n < norm.chunks.end(task); ++n) {
+    const Rows<const T> d_out = a.d_out, d_residual = a.d_residual, r = a.r, y = a.y;
+    const Rows<const float> statistics = a.shape.dense(a.statistics, 2);
+    const Rows<T> d_x = a.shape.dense(a.d_x), d_y = a.shape.dense(a.d_y);
+    const int64_t width = a.shape.width;
+    const Chunks chunks(a.shape);
+    Partials partials(chunks.count(), SUMS * width);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
+    for (int64_t task = 0; task < chunks.count(); ++task) {
+        const auto [g, first, end] = chunks[task];
+        const float *gate = a.gate.at(g), *scale = a.scale.at(g);
+        float *d_scale = partials.of(task), *d_shift = d_scale + width, *d_gate = d_shift + width;
+        for (int64_t n = first; n < end; ++n) {
             const T *grads = d_out.at(g, n), *more = d_residual.at(g, n), *rs = r.at(g, n), *ys = y.at(g, n);
             T *to = d_x.at(g, n), *to_y = d_y.at(g, n);
-            const float* of_row = statistics + 2 * (g * norm.chunks.rows + n);
+            const float* of_row = statistics.at(g, n);
             const Vec center = fill(of_row[0]), factor = fill(of_row[1]);
             float sum[2];
             sum_columns<2>(width, sum, [&](int64_t at, auto lanes, Vec* sums) {
@@ -113,47 +122,21 @@ static void backward(Norm norm, Rows<const T> d_out, Rows<const T> d_residual, R
         }
         if (PAST_CACHE) end_streams();
     }
+    partials.add_up(a.shape.threads, chunks.starts, chunks.groups, a.sums);
 }
 
 }  // namespace LEVEL
 
 using namespace LEVEL;
 
-// Results are dense [groups, rows, width]; statistics [groups, rows, 2] are mean and rstd. y may be null.
-EXPORT(layernorm_forward)
-(int threads, int is_bf16, int64_t groups, int64_t rows, int64_t width, int64_t chunk, float eps, const void* x,
- int64_t x_group, int64_t x_row, const void* y, int64_t y_group, int64_t y_row, const float* gate, int64_t gate_group,
- const float* scale, int64_t scale_group, const float* shift, int64_t shift_group, void* residual, void* out,
- float* statistics) {
-    const Norm norm{team(threads, groups * rows * width), {groups, rows, chunk}, width, eps};
-    const Modulation table{gate, scale, shift, gate_group, scale_group, shift_group};
-    with_storage(is_bf16, out, groups * rows, width, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        const int64_t group = rows * width;
-        with_flag(y != nullptr, [&](auto gated) {
-            forward<T, gated.value, past_cache.value>(
-                norm, {(const T*)x, x_group, x_row}, {(const T*)y, y_group, y_row}, table,
-                {(T*)residual, group, width}, {(T*)out, group, width}, statistics);
-        });
+EXPORT(layernorm_forward)(const LayerNormForward& a) {
+    with_storage(a.shape, past_cache(a.shape, a.out, a.shape.width), [&](auto* type, auto past) {
+        with_flag(a.y.base, [&](auto gated) { forward<__typeof__(*type), gated.value, past.value>(a); });
     });
 }
 
-EXPORT(layernorm_backward)
-(int threads, int is_bf16, int64_t groups, int64_t rows, int64_t width, int64_t chunk, const void* d_out,
- int64_t d_out_group, int64_t d_out_row, const void* d_residual, int64_t d_residual_group, int64_t d_residual_row,
- const void* r, int64_t r_group, int64_t r_row, const void* y, int64_t y_group, int64_t y_row, const float* gate,
- int64_t gate_group, const float* scale, int64_t scale_group, const float* statistics, void* d_x, void* d_y, float* partials) {
-    const Norm norm{team(threads, groups * rows * width), {groups, rows, chunk}, width, 0};
-    const Modulation table{gate, scale, nullptr, gate_group, scale_group, 0};
-    with_storage(is_bf16, d_x, groups * rows, width, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        const int64_t group = rows * width;
-        with_flag(y != nullptr, [&](auto gated) {
-            backward<T, gated.value, past_cache.value>(
-                norm, {(const T*)d_out, d_out_group, d_out_row},
-                {(const T*)d_residual, d_residual_group, d_residual_row}, {(const T*)r, r_group, r_row},
-                {(const T*)y, y_group, y_row}, table, statistics, {(T*)d_x, group, width}, {(T*)d_y, group, width},
-                partials);
-        });
+EXPORT(layernorm_backward)(const LayerNormBackward& a) {
+    with_storage(a.shape, past_cache(a.shape, a.d_x, a.shape.width), [&](auto* type, auto past) {
+        with_flag(a.y.base, [&](auto gated) { backward<__typeof__(*type), gated.value, past.value>(a); });
     });
 }

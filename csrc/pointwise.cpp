@@ -39,13 +39,39 @@ INLINE Logistic logistic(Vec x, Vec square) {
     return {p, e * p};
 }
 
+// All rows are one group.
+struct GeluForward {
+    Shape shape;
+    Tensor x;
+    void* out;
+};
+
+struct GeluBackward {
+    Shape shape;
+    Tensor d_out, x;
+    void* d_x;
+};
+
+// Dense groups (sample, stream), each one row, cut into chunks of values.
+struct FlowNoise {
+    Shape shape;
+    const void *data, *noise;
+    const float* time;
+    void *noisy, *velocity;
+};
+
 template <class T, bool PAST_CACHE>
-static void gelu(int threads, Chunks chunks, int64_t width, Rows<const T> x, Rows<T> out) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+static void forward(const GeluForward& a) {
+    const Rows<const T> x = a.x;
+    const Rows<T> out = a.shape.dense(a.out);
+    const int64_t width = a.shape.width;
+    const Chunks chunks(a.shape);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
     for (int64_t task = 0; task < chunks.count(); ++task) {
-        for (int64_t n = chunks.first(task); n < chunks.end(task); ++n) {
-            const T* xs = x.at(0, n);
-            T* to = out.at(0, n);
+        const auto [g, first, end] = chunks[task];
+        for (int64_t n = first; n < end; ++n) {
+            const T* xs = x.at(g, n);
+            T* to = out.at(g, n);
             columns(width, [&](int64_t at, auto lanes) {
                 const Vec value = load(xs + at, lanes);
                 put<PAST_CACHE>(to + at, value * logistic(value, value * value).p, lanes);
@@ -56,13 +82,17 @@ static void gelu(int threads, Chunks chunks, int64_t width, Rows<const T> x, Row
 }
 
 template <class T, bool PAST_CACHE>
-static void gelu_gradient(int threads, Chunks chunks, int64_t width, Rows<const T> d_out, Rows<const T> x,
-                          Rows<T> d_x) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+static void backward(const GeluBackward& a) {
+    const Rows<const T> d_out = a.d_out, x = a.x;
+    const Rows<T> d_x = a.shape.dense(a.d_x);
+    const int64_t width = a.shape.width;
+    const Chunks chunks(a.shape);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
     for (int64_t task = 0; task < chunks.count(); ++task) {
-        for (int64_t n = chunks.first(task); n < chunks.end(task); ++n) {
-            const T *xs = x.at(0, n), *grads = d_out.at(0, n);
-            T* to = d_x.at(0, n);
+        const auto [g, first, end] = chunks[task];
+        for (int64_t n = first; n < end; ++n) {
+            const T *xs = x.at(g, n), *grads = d_out.at(g, n);
+            T* to = d_x.at(g, n);
             columns(width, [&](int64_t at, auto lanes) {
                 const Vec value = load(xs + at, lanes), square = value * value;
                 const Logistic at_x = logistic(value, square);
@@ -76,17 +106,20 @@ static void gelu_gradient(int threads, Chunks chunks, int64_t width, Rows<const 
 }
 
 template <class T, bool PAST_CACHE>
-static void noising(int threads, Chunks blocks, Rows<const T> data, Rows<const T> noise, const float* time,
-                    Rows<T> noisy, Rows<T> velocity) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t task = 0; task < blocks.count(); ++task) {
-        const int64_t g = blocks.group(task), first = blocks.first(task);
-        const Vec t = fill(time[g]);
-        columns(blocks.end(task) - first, [&](int64_t at, auto lanes) {
-            const Vec from = load(data.at(g, 0) + first + at, lanes);
-            const Vec apart = load(noise.at(g, 0) + first + at, lanes) - from;
-            put<PAST_CACHE>(noisy.at(g, 0) + first + at, from + t * apart, lanes);
-            put<PAST_CACHE>(velocity.at(g, 0) + first + at, apart, lanes);
+static void noising(const FlowNoise& a) {
+    const int64_t size = a.shape.width;
+    const Chunks chunks(a.shape.groups, size, a.shape.chunk);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
+    for (int64_t task = 0; task < chunks.count(); ++task) {
+        const auto [g, first, end] = chunks[task];
+        const int64_t start = g * size + first;
+        const T *data = (const T*)a.data + start, *noise = (const T*)a.noise + start;
+        T *noisy = (T*)a.noisy + start, *velocity = (T*)a.velocity + start;
+        const Vec time = fill(a.time[g]);
+        columns(end - first, [&](int64_t at, auto lanes) {
+            const Vec from = load(data + at, lanes), apart = load(noise + at, lanes) - from;
+            put<PAST_CACHE>(noisy + at, from + time * apart, lanes);
+            put<PAST_CACHE>(velocity + at, apart, lanes);
         });
         if (PAST_CACHE) end_streams();
     }
@@ -96,34 +129,20 @@ static void noising(int threads, Chunks blocks, Rows<const T> data, Rows<const T
 
 using namespace LEVEL;
 
-EXPORT(gelu_forward)
-(int threads, int is_bf16, int64_t rows, int64_t width, int64_t chunk, const void* x, int64_t x_row, void* out) {
-    with_storage(is_bf16, out, rows, width, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        gelu<T, past_cache.value>(team(threads, rows * width), {1, rows, chunk}, width, {(const T*)x, 0, x_row},
-                                  {(T*)out, 0, width});
+EXPORT(gelu_forward)(const GeluForward& a) {
+    with_storage(a.shape, past_cache(a.shape, a.out, a.shape.width), [&](auto* type, auto past) {
+        forward<__typeof__(*type), past.value>(a);
     });
 }
 
-EXPORT(gelu_backward)
-(int threads, int is_bf16, int64_t rows, int64_t width, int64_t chunk, const void* d_out, int64_t d_out_row,
- const void* x, int64_t x_row, void* d_x) {
-    with_storage(is_bf16, d_x, rows, width, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        gelu_gradient<T, past_cache.value>(team(threads, rows * width), {1, rows, chunk}, width,
-                                           {(const T*)d_out, 0, d_out_row}, {(const T*)x, 0, x_row},
-                                           {(T*)d_x, 0, width});
+EXPORT(gelu_backward)(const GeluBackward& a) {
+    with_storage(a.shape, past_cache(a.shape, a.d_x, a.shape.width), [&](auto* type, auto past) {
+        backward<__typeof__(*type), past.value>(a);
     });
 }
 
-// Groups (sample, stream) of `size` values, dense; a task is `block` of them.
-EXPORT(flow_noise)
-(int threads, int is_bf16, int64_t groups, int64_t size, int64_t block, const void* data, int64_t data_group,
- const void* noise, int64_t noise_group, const float* time, void* noisy, void* velocity) {
-    with_storage(is_bf16, noisy, groups, size, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        noising<T, past_cache.value>(team(threads, groups * size), {groups, size, block},
-                                     {(const T*)data, data_group, 0}, {(const T*)noise, noise_group, 0}, time,
-                                     {(T*)noisy, size, 0}, {(T*)velocity, size, 0});
+EXPORT(flow_noise)(const FlowNoise& a) {
+    with_storage(a.shape, past_cache(a.shape, a.noisy, a.shape.width), [&](auto* type, auto past) {
+        noising<__typeof__(*type), past.value>(a);
     });
 }

@@ -3,20 +3,42 @@
 // forward   n = x rstd;  out = n w
 // backward  d_x = rstd (d_out w - n mean(d_out w n));  d_w = sum d_out n
 //
-// Nothing is saved but the inputs: rstd is one sum over a row that is read anyway.
+// All rows are one group. Nothing is saved but the inputs: rstd is one sum over a row that is read anyway.
 #include "rows.h"
 
 namespace LEVEL {
 
+struct RmsNormForward {
+    Shape shape;
+    Tensor x;
+    const float* weight;
+    void* out;
+    float eps;
+};
+
+struct RmsNormBackward {
+    Shape shape;
+    Tensor d_out, x;
+    const float* weight;
+    void* d_x;
+    float* d_weight;
+    float eps;
+};
+
 template <class T, bool PAST_CACHE>
-static void forward(int threads, Chunks chunks, int64_t width, float eps, Rows<const T> x, const float* weight,
-                    Rows<T> out) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+static void forward(const RmsNormForward& a) {
+    const Rows<const T> x = a.x;
+    const Rows<T> out = a.shape.dense(a.out);
+    const float* weight = a.weight;
+    const int64_t width = a.shape.width;
+    const Chunks chunks(a.shape);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
     for (int64_t task = 0; task < chunks.count(); ++task) {
-        for (int64_t n = chunks.first(task); n < chunks.end(task); ++n) {
-            const T* xs = x.at(0, n);
-            T* to = out.at(0, n);
-            const Vec factor = fill(inverse_rms(xs, width, eps));
+        const auto [g, first, end] = chunks[task];
+        for (int64_t n = first; n < end; ++n) {
+            const T* xs = x.at(g, n);
+            T* to = out.at(g, n);
+            const Vec factor = fill(inverse_rms(xs, width, a.eps));
             columns(width, [&](int64_t at, auto lanes) {
                 put<PAST_CACHE>(to + at, load(xs + at, lanes) * factor * load(weight + at, lanes), lanes);
                 prefetch_next(x, xs, at);
@@ -27,16 +49,21 @@ static void forward(int threads, Chunks chunks, int64_t width, float eps, Rows<c
 }
 
 template <class T, bool PAST_CACHE>
-static void backward(int threads, Chunks chunks, int64_t width, float eps, Rows<const T> d_out, Rows<const T> x,
-                     const float* weight, Rows<T> d_x, float* partials) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+static void backward(const RmsNormBackward& a) {
+    const Rows<const T> d_out = a.d_out, x = a.x;
+    const Rows<T> d_x = a.shape.dense(a.d_x);
+    const float* weight = a.weight;
+    const int64_t width = a.shape.width;
+    const Chunks chunks(a.shape);
+    Partials partials(chunks.count(), width);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
     for (int64_t task = 0; task < chunks.count(); ++task) {
-        float* d_weight = partials + task * width;
-        memset(d_weight, 0, width * sizeof(float));
-        for (int64_t n = chunks.first(task); n < chunks.end(task); ++n) {
-            const T *grads = d_out.at(0, n), *xs = x.at(0, n);
-            T* to = d_x.at(0, n);
-            const Vec factor = fill(inverse_rms(xs, width, eps));
+        const auto [g, first, end] = chunks[task];
+        float* d_weight = partials.of(task);
+        for (int64_t n = first; n < end; ++n) {
+            const T *grads = d_out.at(g, n), *xs = x.at(g, n);
+            T* to = d_x.at(g, n);
+            const Vec factor = fill(inverse_rms(xs, width, a.eps));
             float product[1];
             sum_columns<1>(width, product, [&](int64_t at, auto lanes, Vec* sums) {
                 const Vec grad = load(grads + at, lanes), normed = load(xs + at, lanes) * factor;
@@ -54,30 +81,21 @@ static void backward(int threads, Chunks chunks, int64_t width, float eps, Rows<
         }
         if (PAST_CACHE) end_streams();
     }
+    partials.add_up(a.shape.threads, chunks.count(), a.d_weight);
 }
 
 }  // namespace LEVEL
 
 using namespace LEVEL;
 
-// Rows are [rows, width], evenly spaced, results dense; partials are [chunks, width].
-EXPORT(rms_norm_forward)
-(int threads, int is_bf16, int64_t rows, int64_t width, int64_t chunk, float eps, const void* x, int64_t x_row,
- const float* weight, void* out) {
-    with_storage(is_bf16, out, rows, width, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        forward<T, past_cache.value>(team(threads, rows * width), {1, rows, chunk}, width, eps,
-                                     {(const T*)x, 0, x_row}, weight, {(T*)out, 0, width});
+EXPORT(rms_norm_forward)(const RmsNormForward& a) {
+    with_storage(a.shape, past_cache(a.shape, a.out, a.shape.width), [&](auto* type, auto past) {
+        forward<__typeof__(*type), past.value>(a);
     });
 }
 
-EXPORT(rms_norm_backward)
-(int threads, int is_bf16, int64_t rows, int64_t width, int64_t chunk, float eps, const void* d_out,
- int64_t d_out_row, const void* x, int64_t x_row, const float* weight, void* d_x, float* partials) {
-    with_storage(is_bf16, d_x, rows, width, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        backward<T, past_cache.value>(team(threads, rows * width), {1, rows, chunk}, width, eps,
-                                      {(const T*)d_out, 0, d_out_row}, {(const T*)x, 0, x_row}, weight,
-                                      {(T*)d_x, 0, width}, partials);
+EXPORT(rms_norm_backward)(const RmsNormBackward& a) {
+    with_storage(a.shape, past_cache(a.shape, a.d_x, a.shape.width), [&](auto* type, auto past) {
+        backward<__typeof__(*type), past.value>(a);
     });
 }

@@ -13,8 +13,9 @@ namespace LEVEL {
 constexpr int64_t MAX_HEAD = 1024;
 
 struct Grid {
-    int64_t frames, rows, columns, head;
+    int64_t frames, rows, columns;
     const float *frame_table, *row_table, *column_table;
+    int64_t head;
 };
 
 // C and S of one token. The next token is mostly the next column of the same line, so only that part is renewed.
@@ -40,12 +41,39 @@ struct Angles {
     }
 };
 
-// `norms` mean squares a token, each over `per_norm` heads: one over all heads, or one for each.
-struct Heads {
-    int threads;
-    Chunks chunks;
-    int64_t norms, per_norm, size;
+// Queries or keys [groups, tokens, heads, head].
+struct SideForward {
+    Tensor x;
+    const float* weight;
+    Tensor out;
+};
+
+struct SideBackward {
+    Tensor d_out;
+    int64_t d_out_head;
+    Tensor x;
+    const float* weight;
+    void* d_x;
+};
+
+// A mean square is over `per_norm` heads: all of them, or one. A weight holds per_norm * head numbers. Results may
+// lie where x lies: a token is read before it is written.
+struct RopeForward {
+    Shape shape;
+    Grid grid;
+    int64_t per_norm;
     float eps;
+    SideForward sides[2];
+};
+
+// d_weights are [2, per_norm * head].
+struct RopeBackward {
+    Shape shape;
+    Grid grid;
+    int64_t per_norm;
+    float eps;
+    SideBackward sides[2];
+    float* d_weights;
 };
 
 INLINE Vec swap_pairs(Vec value) {
@@ -55,111 +83,109 @@ INLINE Vec swap_pairs(Vec value) {
 }
 
 template <class T, bool PAST_CACHE>
-static void forward(Heads heads, Grid grid, Rows<const T> x, const float* weight, Rows<T> out) {
-#pragma omp parallel for num_threads(heads.threads) schedule(static)
-    for (int64_t task = 0; task < heads.chunks.count(); ++task) {
-        const int64_t b = heads.chunks.group(task), size = heads.size;
+INLINE void turn(const RopeForward& a, const SideForward& side, const Angles& angles, int64_t g, int64_t token) {
+    const Rows<const T> x = side.x;
+    const Rows<T> out = side.out;
+    const int64_t head = a.grid.head, width = a.per_norm * head;
+    for (int64_t norm = 0; norm < a.shape.width; norm += width) {
+        const T* xs = x.at(g, token) + norm;
+        T* to = out.at(g, token) + norm;
+        const Vec factor = fill(inverse_rms(xs, width, a.eps));
+        for (int64_t start = 0; start < width; start += head) {
+            columns(head, [&](int64_t at, auto lanes) {
+                const int64_t here = start + at;
+                const Vec value = load(xs + here, lanes) * factor * load(side.weight + here, lanes);
+                const Vec turned = value * load(angles.c + at, lanes) + swap_pairs(value) * load(angles.s + at, lanes);
+                put<PAST_CACHE>(to + here, turned, lanes);
+                prefetch_next(x, xs, here);
+            });
+        }
+    }
+}
+
+template <class T, bool PAST_CACHE>
+INLINE void turn_back(const RopeBackward& a, const SideBackward& side, const Angles& angles, int64_t g,
+                      int64_t token, float* d_weight) {
+    const Rows<const T> d_out = side.d_out, x = side.x;
+    const Rows<T> d_x = a.shape.dense(side.d_x);
+    const int64_t head = a.grid.head, width = a.per_norm * head;
+    const T* grads = d_out.at(g, token);
+    alignas(64) float through[MAX_WIDTH];
+    for (int64_t norm = 0; norm < a.shape.width; norm += width) {
+        const T* xs = x.at(g, token) + norm;
+        T* to = d_x.at(g, token) + norm;
+        const Vec factor = fill(inverse_rms(xs, width, a.eps));
+        Vec product = {};
+        for (int64_t start = 0; start < width; start += head, grads += side.d_out_head) {
+            columns(head, [&](int64_t at, auto lanes) {
+                const int64_t here = start + at;
+                const Vec grad = load(grads + at, lanes);
+                const Vec value = grad * load(angles.c + at, lanes) - swap_pairs(grad) * load(angles.s + at, lanes);
+                const Vec normed = load(xs + here, lanes) * factor;
+                const Vec scaled = value * load(side.weight + here, lanes);
+                add(d_weight + here, value * normed, lanes);
+                store(through + here, scaled, lanes);
+                product += scaled * normed;
+                prefetch_next(d_out, grads, at);
+            });
+        }
+        const Vec mean_product = fill(total(product) / width);
+        columns(width, [&](int64_t at, auto lanes) {
+            const Vec normed = load(xs + at, lanes) * factor;
+            put<PAST_CACHE>(to + at, factor * (load(through + at, lanes) - normed * mean_product), lanes);
+            prefetch_next(x, xs, at);
+        });
+    }
+}
+
+template <class T, bool PAST_CACHE>
+static void forward(const RopeForward& a) {
+    const Chunks chunks(a.shape);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
+    for (int64_t task = 0; task < chunks.count(); ++task) {
+        const auto [g, first, end] = chunks[task];
         Angles angles;
-        for (int64_t token = heads.chunks.first(task); token < heads.chunks.end(task); ++token) {
-            angles.turn_to(grid, token);
-            const T* xs = x.at(b, token);
-            T* to = out.at(b, token);
-            for (int64_t norm = 0; norm < heads.norms; ++norm) {
-                const Vec factor = fill(inverse_rms(xs, heads.per_norm * size, heads.eps));
-                for (int64_t head = 0; head < heads.per_norm; ++head, xs += size, to += size) {
-                    const float* ws = weight + head * size;
-                    columns(size, [&](int64_t at, auto lanes) {
-                        const Vec value = load(xs + at, lanes) * factor * load(ws + at, lanes);
-                        const Vec turned = value * load(angles.c + at, lanes) + swap_pairs(value) * load(angles.s + at, lanes);
-                        put<PAST_CACHE>(to + at, turned, lanes);
-                        prefetch_next(x, xs, at);
-                    });
-                }
-            }
+        for (int64_t token = first; token < end; ++token) {
+            angles.turn_to(a.grid, token);
+            for (const SideForward& side : a.sides) turn<T, PAST_CACHE>(a, side, angles, g, token);
         }
         if (PAST_CACHE) end_streams();
     }
 }
 
 template <class T, bool PAST_CACHE>
-static void backward(Heads heads, Grid grid, Rows<const T> d_out, int64_t d_out_head, Rows<const T> x,
-                     const float* weight, Rows<T> d_x, float* partials) {
-    const int64_t size = heads.size, width = heads.per_norm * size;
-#pragma omp parallel for num_threads(heads.threads) schedule(static)
-    for (int64_t task = 0; task < heads.chunks.count(); ++task) {
-        const int64_t b = heads.chunks.group(task);
+static void backward(const RopeBackward& a) {
+    const int64_t width = a.per_norm * a.grid.head;
+    const Chunks chunks(a.shape);
+    Partials partials(chunks.count(), 2 * width);
+#pragma omp parallel for num_threads(a.shape.team()) schedule(static)
+    for (int64_t task = 0; task < chunks.count(); ++task) {
+        const auto [g, first, end] = chunks[task];
+        float* d_weights = partials.of(task);
         Angles angles;
-        alignas(64) float through[MAX_WIDTH];
-        float* d_weight = partials + task * width;
-        memset(d_weight, 0, width * sizeof(float));
-        for (int64_t token = heads.chunks.first(task); token < heads.chunks.end(task); ++token) {
-            angles.turn_to(grid, token);
-            const T *xs = x.at(b, token), *grads = d_out.at(b, token);
-            T* to = d_x.at(b, token);
-            for (int64_t norm = 0; norm < heads.norms; ++norm, xs += width, to += width) {
-                const Vec factor = fill(inverse_rms(xs, width, heads.eps));
-                Vec product = {};
-                for (int64_t head = 0; head < heads.per_norm; ++head, grads += d_out_head) {
-                    const int64_t first = head * size;
-                    columns(size, [&](int64_t at, auto lanes) {
-                        const Vec grad = load(grads + at, lanes);
-                        const Vec value = grad * load(angles.c + at, lanes) - swap_pairs(grad) * load(angles.s + at, lanes);
-                        const Vec normed = load(xs + first + at, lanes) * factor;
-                        const Vec scaled = value * load(weight + first + at, lanes);
-                        add(d_weight + first + at, value * normed, lanes);
-                        store(through + first + at, scaled, lanes);
-                        product += scaled * normed;
-                        prefetch_next(d_out, grads, at);
-                    });
-                }
-                const Vec mean_product = fill(total(product) / width);
-                columns(width, [&](int64_t at, auto lanes) {
-                    const Vec normed = load(xs + at, lanes) * factor;
-                    put<PAST_CACHE>(to + at, factor * (load(through + at, lanes) - normed * mean_product), lanes);
-                    prefetch_next(x, xs, at);
-                });
-            }
+        for (int64_t token = first; token < end; ++token) {
+            angles.turn_to(a.grid, token);
+            for (int at = 0; at < 2; ++at)
+                turn_back<T, PAST_CACHE>(a, a.sides[at], angles, g, token, d_weights + at * width);
         }
         if (PAST_CACHE) end_streams();
     }
+    partials.add_up(a.shape.threads, chunks.count(), a.d_weights);
 }
 
 }  // namespace LEVEL
 
 using namespace LEVEL;
 
-// x, d_x and out are [groups, tokens, heads, size], x with dense tokens, results dense; d_out may be strided down to
-// its last axis. weight and each partial hold per_norm * size floats.
-EXPORT(rope_forward)
-(int threads, int is_bf16, int64_t groups, int64_t tokens, int64_t heads, int64_t size, int64_t per_norm,
- int64_t chunk, float eps, int64_t frames, int64_t rows, int64_t columns, const float* frame_table,
- const float* row_table, const float* column_table, const void* x, int64_t x_group, int64_t x_row,
- const float* weight, void* out) {
-    const int64_t width = heads * size;
-    const Heads shape{team(threads, groups * tokens * width), {groups, tokens, chunk}, heads / per_norm, per_norm,
-                      size, eps};
-    const Grid grid{frames, rows, columns, size, frame_table, row_table, column_table};
-    with_storage(is_bf16, out, groups * tokens * heads, size, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        forward<T, past_cache.value>(shape, grid, {(const T*)x, x_group, x_row}, weight,
-                                     {(T*)out, tokens * width, width});
-    });
+EXPORT(rope_forward)(const RopeForward& a) {
+    bool past = true;
+    for (const SideForward& side : a.sides)
+        past &= side.out.base != side.x.base && past_cache(a.shape, side.out.base, a.grid.head);
+    with_storage(a.shape, past, [&](auto* type, auto past) { forward<__typeof__(*type), past.value>(a); });
 }
 
-EXPORT(rope_backward)
-(int threads, int is_bf16, int64_t groups, int64_t tokens, int64_t heads, int64_t size, int64_t per_norm,
- int64_t chunk, float eps, int64_t frames, int64_t rows, int64_t columns, const float* frame_table,
- const float* row_table, const float* column_table, const void* d_out, int64_t d_out_group, int64_t d_out_row,
- int64_t d_out_head, const void* x, int64_t x_group, int64_t x_row, const float* weight, void* d_x,
- float* partials) {
-    const int64_t width = heads * size;
-    const Heads shape{team(threads, groups * tokens * width), {groups, tokens, chunk}, heads / per_norm, per_norm,
-                      size, eps};
-    const Grid grid{frames, rows, columns, size, frame_table, row_table, column_table};
-    with_storage(is_bf16, d_x, groups * tokens * heads, size, [&](auto* type, auto past_cache) {
-        using T = __typeof__(*type);
-        backward<T, past_cache.value>(shape, grid, {(const T*)d_out, d_out_group, d_out_row}, d_out_head,
-                                      {(const T*)x, x_group, x_row}, weight, {(T*)d_x, tokens * width, width},
-                                      partials);
-    });
+EXPORT(rope_backward)(const RopeBackward& a) {
+    bool past = true;
+    for (const SideBackward& side : a.sides) past &= past_cache(a.shape, side.d_x, a.per_norm * a.grid.head);
+    with_storage(a.shape, past, [&](auto* type, auto past) { backward<__typeof__(*type), past.value>(a); });
 }

@@ -1,5 +1,7 @@
-// Rows of tensors, and how the work on them is cut into tasks.
+// Rows of tensors as Python hands them over, how the work on them is cut into tasks, and sums over the tasks.
 #pragma once
+
+#include <cstdlib>
 
 #include "simd.h"
 
@@ -13,28 +15,133 @@ constexpr int64_t ELEMENTS_PER_THREAD = 16384;
 // Results of this size leave the cache before anyone reads them; written past it they cost half the traffic.
 constexpr int64_t PAST_CACHE_BYTES = 4 << 20;
 
+// Partial sums are added in runs of this many, then the runs: the error grows with the square root of their number.
+constexpr int64_t RUN = 32;
+
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE int team(int threads, int64_t elements) {
     return static_cast<int>(smaller(threads, 1 + elements / ELEMENTS_PER_THREAD));
 }
 
-// A tensor [groups, rows, width] with a dense last axis.
+// The structs from here to Shape are laid out as library.py packs them.
+
+// A tensor [groups, rows, width] with a dense last axis; the group stride is 0 where groups are unequal.
+struct Tensor {
+    void* base;
+    int64_t group, row;
+};
+
+// A float32 vector for each group.
+struct Table {
+    const float* base;
+    int64_t group;
+    const float* at(int64_t g) const { return base + g * group; }
+};
+
+// What every kernel is told first. Groups have `rows` rows each. Or, where `offsets` [groups + 1] is given, they
+// are unequal: group g has the rows offsets[g] to offsets[g + 1] of `rows` rows in all.
+struct Shape {
+    int32_t threads, is_bf16;
+    int64_t groups, rows, width, chunk;
+    const int32_t* offsets;
+
+    int64_t elements() const { return (offsets ? rows : groups * rows) * width; }
+    int team() const { return LEVEL::team(threads, elements()); }
+    Tensor dense(void* base, int64_t size) const { return {base, offsets ? 0 : rows * size, size}; }
+    Tensor dense(void* base) const { return dense(base, width); }
+};
+
 template <class T>
 struct Rows {
     T* base;
     int64_t group, row;
+    Rows(const Tensor& x) : base(static_cast<T*>(x.base)), group(x.group), row(x.row) {}
     T* at(int64_t g, int64_t n) const { return base + g * group + n * row; }
 };
 
-// Rows cut into chunks. A chunk has the same rows on any number of threads, so sums over it have the same bits.
-struct Chunks {
-    int64_t groups, rows, chunk;
-    int64_t per_group() const { return (rows + chunk - 1) / chunk; }
-    int64_t count() const { return groups * per_group(); }
-    int64_t group(int64_t task) const { return task / per_group(); }
-    int64_t first(int64_t task) const { return task % per_group() * chunk; }
-    int64_t end(int64_t task) const { return smaller(first(task) + chunk, rows); }
+// Rows of one group.
+struct Chunk {
+    int64_t group, first, end;
+};
+
+// All rows cut into chunks, group after group. A chunk has the same rows on any number of threads, so sums over it
+// have the same bits.
+class Chunks {
+   public:
+    Chunks(int64_t groups, int64_t rows, int64_t size, const int32_t* offsets = nullptr)
+        : groups(groups), rows(rows), size(size), offsets(offsets) {
+        starts = static_cast<int64_t*>(malloc((groups + 1) * sizeof(int64_t)));
+        starts[0] = 0;
+        for (int64_t g = 0; g < groups; ++g) starts[g + 1] = starts[g] + (end(g) - first(g) + size - 1) / size;
+    }
+    explicit Chunks(const Shape& shape) : Chunks(shape.groups, shape.rows, shape.chunk, shape.offsets) {}
+    Chunks(const Chunks&) = delete;
+    ~Chunks() { free(starts); }
+
+    int64_t count() const { return starts[groups]; }
+
+    Chunk operator[](int64_t task) const {
+        int64_t g = 0;
+        while (starts[g + 1] <= task) ++g;
+        const int64_t from = first(g) + (task - starts[g]) * size;
+        return {g, from, smaller(from + size, end(g))};
+    }
+
+    const int64_t groups;
+    // How many chunks lie before each group, and in all.
+    int64_t* starts;
+
+   private:
+    const int64_t rows, size;
+    const int32_t* offsets;
+    int64_t first(int64_t g) const { return offsets ? offsets[g] : 0; }
+    int64_t end(int64_t g) const { return offsets ? offsets[g + 1] : rows; }
+};
+
+// `size` sums over the rows of each chunk, to be added up in a fixed order.
+class Partials {
+   public:
+    Partials(int64_t chunks, int64_t size) : size(size), pitch((size + LANES - 1) / LANES * LANES) {
+        base = static_cast<float*>(aligned_alloc(sizeof(Vec), chunks * pitch * sizeof(float) + sizeof(Vec)));
+    }
+    Partials(const Partials&) = delete;
+    ~Partials() { free(base); }
+
+    // The sums of a chunk, all zero.
+    float* of(int64_t chunk) {
+        return static_cast<float*>(memset(base + chunk * pitch, 0, size * sizeof(float)));
+    }
+
+    // to[s] = the sums of the chunks starts[s] to starts[s + 1], dense [count, size].
+    void add_up(int threads, const int64_t* starts, int64_t count, float* to) const {
+        const int64_t block = 16 * LANES, blocks = (size + block - 1) / block;
+#pragma omp parallel for num_threads(team(threads, starts[count] * size)) schedule(static)
+        for (int64_t task = 0; task < count * blocks; ++task) {
+            const int64_t s = task / blocks, first = task % blocks * block;
+            columns(smaller(block, size - first), [&](int64_t at, auto lanes) {
+                const float* from = base + first + at;
+                Vec sum = {};
+                for (int64_t start = starts[s]; start < starts[s + 1]; start += RUN) {
+                    Vec run = {};
+                    for (int64_t chunk = start; chunk < smaller(start + RUN, starts[s + 1]); ++chunk)
+                        run += load(from + chunk * pitch, lanes);
+                    sum += run;
+                }
+                store(to + s * size + first + at, sum, lanes);
+            });
+        }
+    }
+
+    // to = the sums of all chunks.
+    void add_up(int threads, int64_t chunks, float* to) const {
+        const int64_t starts[] = {0, chunks};
+        add_up(threads, starts, 1, to);
+    }
+
+   private:
+    const int64_t size, pitch;
+    float* base;
 };
 
 // The same columns of the next row: it arrives while this one is written.
@@ -64,15 +171,19 @@ INLINE void with_flag(bool flag, Body body) {
     flag ? body(Flag<true>{}) : body(Flag<false>{});
 }
 
-// body(T*, past_cache) with the storage type T of rows of results, dense, that begin at `results`.
+// Whether dense results, each row written `span` columns at a time, go past the cache.
+INLINE bool past_cache(const Shape& shape, const void* results, int64_t span) {
+    const bool aligned = reinterpret_cast<uintptr_t>(results) % sizeof(Vec) == 0 && span % LANES == 0;
+    return !shape.is_bf16 && aligned && shape.elements() * 4 >= PAST_CACHE_BYTES;
+}
+
+// body(T*, past) with the storage type T.
 template <class Body>
-INLINE void with_storage(int is_bf16, const void* results, int64_t rows, int64_t width, Body body) {
-    const bool aligned = reinterpret_cast<uintptr_t>(results) % sizeof(Vec) == 0 && width % LANES == 0;
-    if (is_bf16)
+INLINE void with_storage(const Shape& shape, bool past, Body body) {
+    if (shape.is_bf16)
         body(static_cast<bf16*>(nullptr), Flag<false>{});
     else
-        with_flag(aligned && rows * width * 4 >= PAST_CACHE_BYTES,
-                  [&](auto past_cache) { body(static_cast<float*>(nullptr), past_cache); });
+        with_flag(past, [&](auto past) { body(static_cast<float*>(nullptr), past); });
 }
 
 }  // namespace LEVEL

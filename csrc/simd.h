@@ -14,7 +14,7 @@
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
-// The C name of a kernel, as in gelu_forward_avx512.
+// The C name of a kernel, as in gelu_forward_avx512. It takes one struct, laid out as library.py says.
 #define EXPORT(name) extern "C" __attribute__((visibility("default"))) void JOIN(name, LEVEL)
 #define INLINE static inline __attribute__((always_inline))
 

@@ -91,7 +91,9 @@ def test_groups_of_unequal_length():
     x, y = torch.randn(2, 7, 16)
     gate, scale, shift = torch.randn(3, 2, 16)
     offsets = torch.tensor([0, 3, 7])
-    residual, normed = ops.gated_residual_layernorm(x, y, gate, scale, shift, offsets=offsets)
+    arguments = (x, y, gate, scale, shift)
+    assert ops.choose("gated_residual_layernorm", *arguments, offsets=offsets)[0].name == "c++"
+    residual, normed = ops.gated_residual_layernorm(*arguments, offsets=offsets)
     truth = reference.gated_residual_layernorm(x[None, 3:], y[None, 3:], gate[1:], scale[1:], shift[1:])
     torch.testing.assert_close((residual[3:], normed[3:]), (truth[0][0], truth[1][0]))
     assert ops.modulated_layernorm(x, scale, shift, offsets=offsets).shape == x.shape

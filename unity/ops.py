@@ -37,10 +37,7 @@ class Implementation(NamedTuple):
 
 
 def _native(op: str) -> Implementation:
-    def refusal(*args, offsets=None, **kwargs):
-        return native.can_run(op, *args, **kwargs) if offsets is None else "groups have unequal lengths"
-
-    return Implementation("c++", refusal, getattr(native, op))
+    return Implementation("c++", partial(native.can_run, op), getattr(native, op))
 
 
 def _triton(refusal: Callable, run: Callable) -> Implementation:

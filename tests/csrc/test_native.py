@@ -37,10 +37,14 @@ def norm_inputs(op, g, n, d):
     return [normal(g, n, d, scale=2) for _ in range(rows)], [normal(g, d) for _ in range(tables)]
 
 
-def run(module, op, tensors, rest=()):
+def run(module, op, tensors, rest=(), **options):
     """Outputs and gradients of all tensors, for fixed gradients of the outputs."""
+    return run_form(getattr(module, op), tensors, rest, **options)
+
+
+def run_form(form, tensors, rest=(), **options):
     leaves = [x.detach().requires_grad_() for x in tensors]
-    found = getattr(module, op)(*leaves, *rest)
+    found = form(*leaves, *rest, **options)
     found = found if isinstance(found, tuple) else (found,)
     generator = torch.Generator().manual_seed(1)
     grads = [torch.randn(x.shape, generator=generator).bfloat16().to(x.dtype) for x in found]
@@ -52,7 +56,10 @@ def check(op, rows, vectors, dtype, rest=()):
     reason = native.can_run(op, *rows, *vectors, *rest)
     assert reason is None, reason
     found = run(native, op, [*rows, *vectors], rest)
-    truth = run(reference, op, [x.double() for x in (*rows, *vectors)], rest)
+    compare(op, found, run(reference, op, [x.double() for x in (*rows, *vectors)], rest), dtype)
+
+
+def compare(op, found, truth, dtype):
     for at, (x, y) in enumerate(zip(found, truth, strict=True)):
         assert x.shape == y.shape
         off = (x.double() - y).abs().max() / y.abs().max()
@@ -65,6 +72,45 @@ def check(op, rows, vectors, dtype, rest=()):
 def test_rows_equal_the_reference(op, size, dtype):
     torch.manual_seed(0)
     check(op, *norm_inputs(op, *size), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("op", ["modulated_layernorm", "gated_residual", "gated_residual_layernorm"])
+def test_unequal_groups_equal_the_reference(op, dtype):
+    torch.manual_seed(0)
+    # an empty group, one row, a whole chunk, and lengths that no chunk divides
+    offsets = torch.tensor([0, 37, 37, 38, 133, 165])
+    rows, _ = norm_inputs(op, 1, 165, 41)
+    _, tables = norm_inputs(op, 5, 1, 41)
+    rows = [x[0].to(dtype) for x in rows]
+    assert native.can_run(op, *rows, *tables, offsets=offsets) is None
+
+    def cut(*args):
+        return reference.unequal_groups(getattr(reference, op), args[: len(rows)], args[len(rows) :], offsets)
+
+    found = run(native, op, [*rows, *tables], offsets=offsets)
+    compare(op, found, run_form(cut, [x.double() for x in (*rows, *tables)]), dtype)
+    for gradient in found[-len(tables) :]:
+        assert gradient[1].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("op", ["modulated_layernorm", "gated_residual", "gated_residual_layernorm"])
+def test_equal_groups_have_the_bits_of_unequal_ones(op):
+    torch.manual_seed(0)
+    rows, tables = norm_inputs(op, 3, 45, 40)
+    strided = [torch.cat([x, x], -1).flatten(0, 1)[:, :40] for x in rows]
+    offsets = torch.tensor([0, 45, 90, 135], dtype=torch.int32)
+    pairs = zip(
+        run(native, op, [*strided, *tables], offsets=offsets), run(native, op, [*rows, *tables]), strict=True
+    )
+    for found, truth in pairs:
+        assert torch.equal(found, truth.flatten(0, 1) if truth.ndim == 3 else truth)
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 6], [1, 3, 7], [0, 9, 7]])
+def test_offsets_that_do_not_cut_the_rows_are_an_error(offsets):
+    with pytest.raises(ValueError, match="do not rise from 0 to the 7 rows"):
+        native.gated_residual(*normal(2, 7, 8), normal(2, 8), offsets=torch.tensor(offsets))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -118,17 +164,21 @@ def test_gelu_at_the_ends():
     torch.testing.assert_close(found.double(), truth, rtol=1e-6, atol=1e-15, equal_nan=True)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_bits_do_not_depend_on_the_run_or_the_threads(threads):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("offsets", [None, [0, 37, 37, 500]])
+def test_bits_do_not_depend_on_the_run_or_the_threads(threads, offsets):
     torch.manual_seed(0)
     op = "gated_residual_layernorm"
-    rows, vectors = norm_inputs(op, 2, 500, 72)
+    rows, vectors = norm_inputs(op, 3, 500, 72)
+    options = {}
+    if offsets:
+        rows, options = [x[0] for x in rows], {"offsets": torch.tensor(offsets)}
     before = torch.get_num_threads()
-    first = run(native, op, [*rows, *vectors])
+    first = run(native, op, [*rows, *vectors], **options)
     try:
         torch.set_num_threads(threads)
         for _ in range(2):
-            assert all(map(torch.equal, first, run(native, op, [*rows, *vectors])))
+            assert all(map(torch.equal, first, run(native, op, [*rows, *vectors], **options)))
     finally:
         torch.set_num_threads(before)
 

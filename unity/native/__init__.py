@@ -28,41 +28,67 @@ __all__ = [
 
 MAX_WIDTH, MAX_HEAD = 8192, 1024
 
-# How many arguments of an op are rows of one storage type, and how many float32 vectors follow them.
+# How many arguments of an op are rows of one storage type, how many float32 tables [groups, width] follow, and how
+# many vectors of any dtype.
 _TAKES = {
-    "modulated_layernorm": (1, 2),
-    "gated_residual": (2, 1),
-    "gated_residual_layernorm": (2, 3),
-    "qk_norm_rope": (2, 0),
-    "rms_norm": (1, 0),
-    "gelu": (1, 0),
-    "flow_noise": (2, 0),
+    "modulated_layernorm": (1, 2, 0),
+    "gated_residual": (2, 1, 0),
+    "gated_residual_layernorm": (2, 3, 0),
+    "qk_norm_rope": (2, 0, 2),
+    "rms_norm": (1, 0, 1),
+    "gelu": (1, 0, 0),
+    "flow_noise": (2, 0, 1),
 }
 
 
-def can_run(op: str, *args, **options) -> str | None:
+def can_run(op: str, *args, offsets: Tensor | None = None, **options) -> str | None:
     """Why the C++ form of `op` cannot take these arguments (tensors by position), or None if it can."""
     if op not in _TAKES:
         return f"{op} has no C++ form"
-    rows, tables = _TAKES[op]
-    rows, tables = args[:rows], args[rows : rows + tables]
-    return _refuse_tensors(rows, tables) or _refuse_shape(op, *args, **options) or missing()
+    first_table, tables, vectors = _TAKES[op]
+    first_vector = first_table + tables
+    rows, tables = args[:first_table], args[first_table:first_vector]
+    vectors = args[first_vector : first_vector + vectors] if offsets is None else (offsets,)
+    groups = len(rows[0]) if offsets is None else len(offsets) - 1
+    return (
+        _refuse_devices(*rows, *tables, *vectors)
+        or _refuse_rows(rows)
+        or _refuse_tables(tables, (groups, rows[0].shape[-1]))
+        or _refuse_shape(op, *args, **options)
+        or missing()
+    )
 
 
-def _refuse_tensors(rows: tuple[Tensor, ...], tables: tuple[Tensor, ...]) -> str | None:
-    # In every call of every op: plain loops, no generators.
-    dtype = rows[0].dtype
+# In every call of every op: plain loops, no generators.
+
+
+def _refuse_devices(*tensors: Tensor) -> str | None:
+    for x in tensors:
+        if not x.is_cpu:
+            return f"a tensor is on {x.device.type}, not on the CPU"
+    return None
+
+
+def _refuse_rows(rows: tuple[Tensor, ...]) -> str | None:
+    dtype, shape = rows[0].dtype, rows[0].shape
     if dtype is not torch.float32 and dtype is not torch.bfloat16:
         return f"dtype {dtype} is neither float32 nor bfloat16"
     for x in rows:
         if x.dtype is not dtype:
             return f"mixed dtypes {dtype} and {x.dtype}"
+        if x.shape != shape:
+            return f"unequal shapes {tuple(shape)} and {tuple(x.shape)}"
+        if x.stride(-1) != 1:
+            return "the last axis is not dense"
+    return None
+
+
+def _refuse_tables(tables: tuple[Tensor, ...], shape: tuple[int, int]) -> str | None:
     for x in tables:
         if x.dtype is not torch.float32:
             return "scale, shift and gate must be float32"
-    for x in (*rows, *tables):
-        if not x.is_cpu:
-            return f"a tensor is on {x.device.type}, not on the CPU"
+        if x.shape != shape:
+            return f"scale, shift and gate must be {list(shape)}, not {list(x.shape)}"
         if x.stride(-1) != 1:
             return "the last axis is not dense"
     return None

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from unity.kernels.differentiable import differentiable, library_op
 from unity.native.library import run
-from unity.native.tensors import flat_readable, flat_rows, flat_shape, is_bf16, pointers
+from unity.native.tensors import dense_like, flat_readable, flat_rows, flat_shape, pointers, vector
 
 # Values of one task.
 BLOCK = 16384
@@ -24,42 +24,39 @@ def flow_noise(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tenso
 
 def _flow_noise_forward(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     outputs = _flow_noise_fake(data, noise, time)
-    time = time.float().contiguous()
-    size = data[0, 0].numel()
-    reads = (data.data_ptr(), size, noise.data_ptr(), size, time.data_ptr())
-    run("flow_noise", is_bf16(data), time.numel(), size, BLOCK, *reads, *pointers(*outputs))
+    time = vector(time)
+    shape = (data.dtype is torch.bfloat16, time.numel(), 1, data[0, 0].numel(), BLOCK, 0)
+    run("flow_noise", *shape, *pointers(data, noise, time, *outputs))
     return outputs
 
 
 def _flow_noise_fake(data, noise, time):
-    return data.new_empty(data.shape), data.new_empty(data.shape)
-
-
-def _gelu_shape(x: Tensor) -> tuple[int, int, int]:
-    """Rows, width and rows per task."""
-    rows, width = flat_shape(x)
-    return rows, width, max(1, BLOCK // max(1, width))
+    return dense_like(data), dense_like(data)
 
 
 def _gelu_forward(x: Tensor) -> Tensor:
-    out = _gelu_forward_fake(x)
-    run("gelu_forward", is_bf16(x), *_gelu_shape(x), *flat_rows(x), out.data_ptr())
+    out = dense_like(x)
+    run("gelu_forward", *flat_shape(x, _chunk(x)), *flat_rows(x), out.data_ptr())
     return out
 
 
 def _gelu_forward_fake(x):
-    return x.new_empty(x.shape)
+    return dense_like(x)
 
 
 def _gelu_backward(d_out: Tensor, x: Tensor) -> Tensor:
-    d_out = flat_readable(d_out)
-    d_x = _gelu_backward_fake(d_out, x)
-    run("gelu_backward", is_bf16(x), *_gelu_shape(x), *flat_rows(d_out), *flat_rows(x), d_x.data_ptr())
+    d_out, d_x = flat_readable(d_out), dense_like(x)
+    run("gelu_backward", *flat_shape(x, _chunk(x)), *flat_rows(d_out), *flat_rows(x), d_x.data_ptr())
     return d_x
 
 
 def _gelu_backward_fake(d_out, x):
-    return x.new_empty(x.shape)
+    return dense_like(x)
+
+
+def _chunk(x: Tensor) -> int:
+    """Rows of one task."""
+    return max(1, BLOCK // max(1, x.shape[-1]))
 
 
 def _gelu_setup(ctx, inputs, output):

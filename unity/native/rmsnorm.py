@@ -5,17 +5,7 @@ from torch import Tensor
 
 from unity.kernels.differentiable import differentiable, library_op
 from unity.native.library import run
-from unity.native.tensors import (
-    CHUNK,
-    add_partial_sums,
-    chunks,
-    flat_readable,
-    flat_rows,
-    flat_shape,
-    is_bf16,
-    partial_sums,
-    pointers,
-)
+from unity.native.tensors import dense_like, flat_readable, flat_rows, flat_shape, pointers, vector
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
@@ -24,27 +14,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def _forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    out, weight = _forward_fake(x, weight, eps), weight.float().contiguous()
-    run("rms_norm_forward", is_bf16(x), *flat_shape(x), CHUNK, eps, *flat_rows(x), *pointers(weight, out))
+    out, weight = dense_like(x), vector(weight)
+    run("rms_norm_forward", *flat_shape(x), *flat_rows(x), *pointers(weight, out), eps)
     return out
 
 
 def _forward_fake(x, weight, eps):
-    return x.new_empty(x.shape)
+    return dense_like(x)
 
 
 def _backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    d_x, d_weight = _backward_fake(d_out, x, weight, eps)
-    d_out, weight = flat_readable(d_out), weight.float().contiguous()
-    length, width = flat_shape(x)
-    partials = partial_sums(1, chunks(length), width)
-    reads = (*flat_rows(d_out), *flat_rows(x), *pointers(weight, d_x, partials))
-    run("rms_norm_backward", is_bf16(x), length, width, CHUNK, eps, *reads)
-    return d_x, add_partial_sums(partials, d_weight)
+    outputs = _backward_fake(d_out, x, weight, eps)
+    d_out, weight = flat_readable(d_out), vector(weight)
+    reads = (*flat_rows(d_out), *flat_rows(x), weight.data_ptr())
+    run("rms_norm_backward", *flat_shape(x), *reads, *pointers(*outputs), eps)
+    return outputs
 
 
 def _backward_fake(d_out, x, weight, eps):
-    return x.new_empty(x.shape), weight.new_empty(weight.shape, dtype=torch.float32)
+    return dense_like(x), weight.new_empty(weight.shape, dtype=torch.float32)
 
 
 def _setup(ctx, inputs, output):

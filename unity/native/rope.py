@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unity.kernels.differentiable import differentiable, library_op
 from unity.native.library import run
-from unity.native.tensors import CHUNK, add_partial_sums, chunks, is_bf16, partial_sums, pointers, readable, rows
+from unity.native.tensors import dense_like, pointers, readable, rows, shape, vector
 
 
 def qk_norm_rope(
@@ -38,12 +38,11 @@ def _rope_forward(
     eps: float,
     per_head: bool,
 ) -> tuple[Tensor, Tensor]:
-    outputs = _rope_forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
-    for x, weight, out in zip((q, k), (q_weight, k_weight), outputs, strict=True):
-        shape = _heads(out, per_head, eps, grid, streams, theta)
-        weight = weight.float().contiguous()
-        run("rope_forward", is_bf16(x), *shape, *rows(x), *pointers(weight, out))
-    return outputs
+    q_out, k_out = _rope_forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+    q_weight, k_weight = vector(q_weight), vector(k_weight)
+    sides = (*rows(q), q_weight.data_ptr(), *rows(q_out), *rows(k), k_weight.data_ptr(), *rows(k_out))
+    run("rope_forward", *shape(q), *_turns(q_out, grid, streams, theta, eps, per_head), *sides)
+    return q_out, k_out
 
 
 def _rope_forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head):
@@ -62,23 +61,19 @@ def _rope_backward(
     theta: float,
     eps: float,
     per_head: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = (grid, streams, theta, eps, per_head)
-    results = _rope_backward_fake(d_q, d_k, q, k, q_weight, k_weight, *shapes)
-    pairs = zip((d_q, d_k), (q, k), (q_weight, k_weight), results[:2], results[2:], strict=True)
-    for d_out, x, weight, d_x, d_weight in pairs:
-        d_out, weight = readable(d_out), weight.float().contiguous()
-        partials = partial_sums(1, len(x) * chunks(x.shape[1]), weight.numel())
-        shape = _heads(d_out, per_head, eps, grid, streams, theta)
-        reads = (*rows(d_out), d_out.stride(2), *rows(x))
-        run("rope_backward", is_bf16(x), *shape, *reads, *pointers(weight, d_x, partials))
-        add_partial_sums(partials, d_weight)
-    return results
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = _rope_backward_fake(d_q, d_k, q, k, q_weight, k_weight, grid, streams, theta, eps, per_head)
+    weights, sides = (vector(q_weight), vector(k_weight)), []
+    d_outs = readable(d_q), readable(d_k)
+    for d_out, x, weight, d_x in zip(d_outs, (q, k), weights, outputs[:2], strict=True):
+        sides += (*rows(d_out), d_out.stride(2), *rows(x), *pointers(weight, d_x))
+    turns = _turns(d_q, grid, streams, theta, eps, per_head)
+    run("rope_backward", *shape(q), *turns, *sides, outputs[2].data_ptr())
+    return outputs
 
 
 def _rope_backward_fake(d_q, d_k, q, k, q_weight, k_weight, grid, streams, theta, eps, per_head):
-    weights = (w.new_empty(w.shape, dtype=torch.float32) for w in (q_weight, k_weight))
-    return q.new_empty(q.shape), k.new_empty(k.shape), *weights
+    return dense_like(q), dense_like(k), q.new_empty(2, q_weight.shape[0], dtype=torch.float32)
 
 
 def _rope_setup(ctx, inputs, output):
@@ -89,16 +84,16 @@ def _rope_setup(ctx, inputs, output):
 
 def _rope_gradients(run, ctx, d_q, d_k):
     q, k, q_weight, k_weight = ctx.saved_tensors
-    d_q, d_k, d_q_weight, d_k_weight = run(d_q, d_k, q, k, q_weight, k_weight, *ctx.numbers)
+    d_q, d_k, d_weights = run(d_q, d_k, q, k, q_weight, k_weight, *ctx.numbers)
+    d_q_weight, d_k_weight = d_weights.unbind(0)
     weights = (d_q_weight.to(q_weight.dtype), d_k_weight.to(k_weight.dtype))
     return d_q, d_k, *weights, None, None, None, None, None, None
 
 
-def _heads(x: Tensor, per_head: bool, eps: float, grid: list[int], streams: int, theta: float) -> tuple:
-    """The shape arguments of the rotary kernels for x [b, l, n, k]."""
-    b, l, n, k = x.shape
-    tables = _angles(tuple(grid), streams, k, theta)
-    return b, l, n, k, 1 if per_head else n, CHUNK, eps, *grid, *pointers(*tables)
+def _turns(x: Tensor, grid: list[int], streams: int, theta: float, eps: float, per_head: bool) -> tuple:
+    """The grid and its angles for x [b, l, n, k], and the heads that one norm covers."""
+    heads, head = x.shape[2:]
+    return *grid, *pointers(*_angles(tuple(grid), streams, head, theta)), head, 1 if per_head else heads, eps
 
 
 @functools.lru_cache(maxsize=16)
