@@ -36,16 +36,25 @@ def qk_norm_rope(
     theta: float = 1e4,
     eps: float = 1e-6,
     per_head: bool = False,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys [b, l, d] → [b, l, n, k] in the dtype of q, l = streams·t·h·w for grid (t, h, w).
 
     weight [d] for the norm over the full width (Wan), [k] for the norm per head. Stream s lies at the column
-    positions s·w … s·w + w - 1.
+    positions s·w … s·w + w - 1. `inplace` writes the results over q and k and returns views of them, except under
+    torch.compile.
     """
-    return _op(q, k, q_weight, k_weight, list(grid), streams, num_heads, theta, eps, per_head)
+    arguments = (q, k, q_weight, k_weight, list(grid), streams, num_heads, theta, eps, per_head)
+    if inplace:
+        reference.refuse_gradients(*arguments[:4])
+        if not torch.compiler.is_compiling():
+            return _launch(*arguments, inplace=True)
+    return _op(*arguments)
 
 
-def refusal(q, k, q_weight, k_weight, grid, streams, num_heads, theta=1e4, eps=1e-6, per_head=False):
+def refusal(
+    q, k, q_weight, k_weight, grid, streams, num_heads, theta=1e4, eps=1e-6, per_head=False, inplace=False
+):
     """Why this implementation cannot run on these tensors, or None."""
     head_dim = q.shape[-1] // num_heads
     if per_head and (head_dim & (head_dim - 1) or head_dim > rows.row_parts(q.shape[-1])["A"]):
@@ -95,7 +104,7 @@ def _load_weight(
 @triton.jit
 def forward_kernel(
     q, k, q_weight, k_weight, q_out, k_out, table, tokens, q_batch, q_row, k_batch, k_row,
-    eps, HEAD: tl.constexpr, PER_HEAD: tl.constexpr,
+    eps, HEAD: tl.constexpr, PER_HEAD: tl.constexpr, INPLACE: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
@@ -119,7 +128,9 @@ def forward_kernel(
             b *= inverse
         a = _rotate(a * weight_a, cos_a, sin_a, A)
         b = _rotate(b * weight_b, cos_b, sin_b, B)
-        store_row(y + at * D, a, b, D, A, B)
+        # in place, only this program reads the row, and it has
+        y_row = x + at * (x_row * 8) if INPLACE else y + at * D
+        store_row(y_row, a, b, D, A, B)
 
 
 @triton.jit
@@ -187,22 +198,29 @@ def _forward(
     eps: float,
     per_head: bool,
 ) -> tuple[Tensor, Tensor]:
-    q_out, k_out = _forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
-    batch, tokens, d = q.shape
-    if tokens != streams * grid[0] * grid[1] * grid[2]:
-        raise ValueError(f"{tokens} tokens are not {streams} streams of a {tuple(grid)} grid")
-    table = _table(tuple(grid), streams, d // num_heads, theta, q.device)
-    programs, meta = rows.walk(d, 2 * batch, 2 * batch * tokens, 1, _FORWARD_WARPS, q)
-    forward_kernel[(programs, batch, 2)](
-        q, k, q_weight, k_weight, q_out, k_out, table, tokens, *rows.strides(q), *rows.strides(k), eps,
-        HEAD=d // num_heads, PER_HEAD=per_head, **meta,
-    )  # fmt: skip
-    return q_out, k_out
+    return _launch(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head, inplace=False)
 
 
 def _forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head):
     shape = (*q.shape[:-1], num_heads, q.shape[-1] // num_heads)
     return q.new_empty(shape), k.new_empty(shape)
+
+
+def _launch(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head, inplace):
+    batch, tokens, d = q.shape
+    if tokens != streams * grid[0] * grid[1] * grid[2]:
+        raise ValueError(f"{tokens} tokens are not {streams} streams of a {tuple(grid)} grid")
+    if inplace:
+        q_out, k_out = (x.unflatten(2, (num_heads, -1)) for x in (q, k))
+    else:
+        q_out, k_out = _forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+    table = _table(tuple(grid), streams, d // num_heads, theta, q.device)
+    programs, meta = rows.walk(d, 2 * batch, 2 * batch * tokens, 1, _FORWARD_WARPS, q)
+    forward_kernel[(programs, batch, 2)](
+        q, k, q_weight, k_weight, q_out, k_out, table, tokens, *rows.strides(q), *rows.strides(k), eps,
+        HEAD=d // num_heads, PER_HEAD=per_head, INPLACE=inplace, **meta,
+    )  # fmt: skip
+    return q_out, k_out
 
 
 def _backward(

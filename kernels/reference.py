@@ -6,7 +6,6 @@ Groups `g` are (sample, stream) pairs: a batch whose streams lie one after the o
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 E4M3_MAX = 448.0
@@ -52,24 +51,38 @@ def qk_norm_rope(
     theta: float = 1e4,
     eps: float = 1e-6,
     per_head: bool = False,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """RMSNorm and 3-D rotary positions of queries and keys: [b, l, d] → [b, l, n, k], l = streams·t·h·w.
 
     RMSNorm runs over the full width (weight [d], as in Wan) or per head (weight [k]). Stream s lies at width
     positions s·w … s·w + w - 1, which is what concatenating the streams along width means to attention.
+
+    `inplace`, for calls without gradients, writes the results over q and k and returns views of them.
     """
+    if inplace:
+        refuse_gradients(q, k, q_weight, k_weight)
     cos, sin = rope_table(grid, streams, q.shape[-1] // num_heads, theta, q.device)
 
     def one(x: Tensor, weight: Tensor) -> Tensor:
         wide = _wide(x)
         if not per_head:
             wide = rms_norm(wide, weight, eps)
-        wide = rearrange(wide, "b l (n k) -> b l n k", n=num_heads)
+        wide = wide.unflatten(-1, (num_heads, -1))
         if per_head:
             wide = rms_norm(wide, weight, eps)
-        return rotate(wide, cos, sin).to(x.dtype)
+        result = rotate(wide, cos, sin).to(x.dtype)
+        return x.unflatten(-1, (num_heads, -1)).copy_(result) if inplace else result
 
     return one(q, q_weight), one(k, k_weight)
+
+
+def refuse_gradients(*inputs: Tensor) -> None:
+    """ValueError where a gradient would need what an op in place writes over."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        raise ValueError(
+            "an input of an op in place requires a gradient: leave inplace out, or use torch.no_grad()"
+        )
 
 
 def rope_table(
@@ -114,8 +127,8 @@ def flow_noise(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tenso
 
 def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention over all tokens of a sample: [b, l, n, k] each."""
-    q, k, v = (rearrange(x, "b l n k -> b n l k") for x in (q, k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b n l k -> b l n k")
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def dual_cross_attention(
@@ -129,9 +142,9 @@ def dual_cross_attention(
     """
     if weight is not None:
         q = rms_norm(q.flatten(2), weight, eps).view_as(q)
-    q, key, value = (rearrange(x, "g l n k -> g n l k") for x in (q, key, value))
+    q, key, value = (x.transpose(1, 2) for x in (q, key, value))
     mask = bias.to(q.dtype)[:, None, None, :].expand(-1, 1, q.shape[2], -1)
-    return rearrange(F.scaled_dot_product_attention(q, key, value, attn_mask=mask), "g n l k -> g l n k")
+    return F.scaled_dot_product_attention(q, key, value, attn_mask=mask).transpose(1, 2)
 
 
 def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

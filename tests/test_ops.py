@@ -99,6 +99,25 @@ def test_groups_of_unequal_length():
     assert ops.modulated_layernorm(x, scale, shift, offsets=offsets).shape == x.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotary_in_place(dtype):
+    q, k, *rest = (x.to(dtype) if isinstance(x, torch.Tensor) else x for x in arguments("qk_norm_rope"))
+    truth = ops.qk_norm_rope(q, k, *rest)
+    q.requires_grad_()
+    with pytest.raises(ValueError, match="requires a gradient"):
+        ops.qk_norm_rope(q, k, *rest, inplace=True)
+    with torch.no_grad():
+        for x, found, new in zip((q, k), ops.qk_norm_rope(q, k, *rest, inplace=True), truth, strict=True):
+            assert torch.equal(found, new) and found.data_ptr() == x.data_ptr()
+
+
+def test_rotary_in_place_compiles():
+    q, k, *rest = arguments("qk_norm_rope")
+    truth = ops.qk_norm_rope(q, k, *rest)
+    compiled = torch.compile(ops.qk_norm_rope, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, *rest, inplace=True), truth, rtol=0, atol=0)
+
+
 def test_the_carrier_brings_the_gradient():
     x, scale, shift = (t.requires_grad_() for t in arguments("modulated_layernorm_fp8"))
     gradient = torch.randn_like(x)

@@ -169,13 +169,15 @@ def qk_norm_rope(
     theta: float = 1e4,
     eps: float = 1e-6,
     per_head: bool = False,
+    inplace: bool = False,
 ) -> tuple[Float[Tensor, "b l n k"], Float[Tensor, "b l n k"]]:
     """RMSNorm and 3-D rotary positions of queries and keys, l = streams·t·h·w for grid (t, h, w).
 
     weight [d] for the norm over the full width (Wan), [k] for the norm per head. Stream s lies at the column
-    positions s·w … s·w + w - 1.
+    positions s·w … s·w + w - 1. `inplace`, for calls without gradients, lets the results take the place of q and
+    k, of which they are then views; under torch.compile they are new tensors all the same.
     """
-    return _run("qk_norm_rope", q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+    return _run("qk_norm_rope", q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head, inplace)
 
 
 def rms_norm(

@@ -138,6 +138,22 @@ def test_rotary_equals_the_reference(grid, per_head, dtype):
     check("qk_norm_rope", [q, k], weights.unbind(), dtype, ((t, h, w), streams, heads, 1e4, 1e-6, per_head))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("grid", [*GRIDS, ((2, 20, 20), 1, 12, 128)])
+def test_rotary_in_place_has_the_bits_of_new_tensors(grid, per_head, dtype):
+    torch.manual_seed(0)
+    (t, h, w), streams, heads, size = grid
+    q, k, v = normal(2, streams * t * h * w, 3 * heads * size).to(dtype).chunk(3, -1)
+    weights = 1 + normal(2, size if per_head else heads * size, scale=0.2)
+    rest = (*weights, (t, h, w), streams, heads, 1e4, 1e-6, per_head)
+    untouched, truth = v.clone(), native.qk_norm_rope(q, k, *rest)
+    for x, found, new in zip((q, k), native.qk_norm_rope(q, k, *rest, inplace=True), truth, strict=True):
+        assert torch.equal(found, new) and found.data_ptr() == x.data_ptr()
+        assert torch.equal(x, new.flatten(2))
+    assert torch.equal(v, untouched)
+
+
 def test_results_larger_than_the_cache_are_streamed_right():
     torch.manual_seed(0)
     check("gated_residual_layernorm", *norm_inputs("gated_residual_layernorm", 2, 1030, 512), torch.float32)

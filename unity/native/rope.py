@@ -5,6 +5,7 @@ import functools
 import torch
 from torch import Tensor
 
+from unity.kernels import reference
 from unity.kernels.differentiable import differentiable, library_op
 from unity.native.library import run
 from unity.native.tensors import dense_like, pointers, readable, rows, shape, vector
@@ -21,9 +22,18 @@ def qk_norm_rope(
     theta: float = 1e4,
     eps: float = 1e-6,
     per_head: bool = False,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """RMSNorm (full width, or per head) and 3-D rotary positions: q and k [b, l, d] → [b, l, n, k]."""
-    return _qk_norm_rope(q, k, q_weight, k_weight, list(grid), streams, num_heads, theta, eps, per_head)
+    """RMSNorm (full width, or per head) and 3-D rotary positions: q and k [b, l, d] → [b, l, n, k].
+
+    `inplace` writes the results over q and k and returns views of them, except under torch.compile.
+    """
+    arguments = (q, k, q_weight, k_weight, list(grid), streams, num_heads, theta, eps, per_head)
+    if inplace:
+        reference.refuse_gradients(*arguments[:4])
+        if not torch.compiler.is_compiling():
+            return _turn(*(x.unflatten(2, (num_heads, -1)) for x in (q, k)), *arguments)
+    return _qk_norm_rope(*arguments)
 
 
 def _rope_forward(
@@ -38,7 +48,12 @@ def _rope_forward(
     eps: float,
     per_head: bool,
 ) -> tuple[Tensor, Tensor]:
-    q_out, k_out = _rope_forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+    outputs = _rope_forward_fake(q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+    return _turn(*outputs, q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head)
+
+
+def _turn(q_out, k_out, q, k, q_weight, k_weight, grid, streams, num_heads, theta, eps, per_head):
+    """Write queries and keys to q_out and k_out [b, l, n, k], which may lie where q and k lie, and return them."""
     q_weight, k_weight = vector(q_weight), vector(k_weight)
     sides = (*rows(q), q_weight.data_ptr(), *rows(q_out), *rows(k), k_weight.data_ptr(), *rows(k_out))
     run("rope_forward", *shape(q), *_turns(q_out, grid, streams, theta, eps, per_head), *sides)

@@ -46,6 +46,19 @@ def test_bf16_with_bf16_weights(agree):
     )
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_place_has_the_bits_of_new_tensors(case, dtype):
+    _, grid, streams, heads, _, per_head = case
+    q, k, *weights = inputs_of(*case, dtype)
+    arguments = dict(grid=grid, streams=streams, num_heads=heads, per_head=per_head)
+    truth = qk_norm_rope(q, k, *weights, **arguments)
+    for x, found, new in zip((q, k), qk_norm_rope(q, k, *weights, **arguments, inplace=True), truth, strict=True):
+        assert torch.equal(found, new) and found.data_ptr() == x.data_ptr()
+    with pytest.raises(ValueError, match="requires a gradient"):
+        qk_norm_rope(q.requires_grad_(), k, *weights, **arguments, inplace=True)
+
+
 def test_one_node_under_compile(traces):
     inputs = [x.detach() for x in inputs_of(1, (1, 2, 2), 2, 2, 24, False)]
     traces(lambda *x: qk_norm_rope(*x, (1, 2, 2), 2, 2), inputs)
