@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unity.kernels import quantize as kernel
 from unity.kernels.differentiable import differentiable, library_op
 from unity.kernels.fp8 import Quantized
 from unity.kernels.reference import _Carrier
@@ -48,6 +49,8 @@ def refusal(x: Tensor | Quantized, weight: Tensor, *_, **__) -> str | None:
 
 def round_to(x: Tensor, rows: bool, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
     """x [r, c] over the largest number of each row, or of all, rounded once; and float32 scales [r or 1, 1]."""
+    if kernel.refusal(x) is None:
+        return kernel.quantize(x, rows, dtype)
     wide, top = x.float(), torch.finfo(dtype).max
     largest = (wide.abs().amax(1, keepdim=True) if rows else wide.abs().amax().view(1, 1)).clamp_min(_SMALLEST)
     return (wide * (top / largest)).clamp(-top, top).to(dtype), largest / top
@@ -115,9 +118,9 @@ def _backward(
 def _weight_gradient(
     dy: Tensor, values: Tensor, scale: Tensor, rows: bool, wide_gradient: bool, kind: torch.dtype
 ) -> Tensor:
-    wide = values.float() * scale
+    wide = values.to(dy.dtype).mul_(scale)
     if wide_gradient:
-        return dy.t() @ wide.to(dy.dtype)
+        return dy.t() @ wide
     # the sum runs over tokens; zeros fill them up
     extra = -len(dy) % MULTIPLE
     dy8, dy_scale = round_to(F.pad(dy.t(), (0, extra)), rows, kind)

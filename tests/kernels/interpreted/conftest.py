@@ -10,7 +10,11 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-ROUNDED = {tl.bfloat16: (torch.bfloat16, torch.int16), tl.float8e4nv: (torch.float8_e4m3fn, torch.uint8)}
+ROUNDED = {
+    tl.bfloat16: (torch.bfloat16, torch.int16),
+    tl.float8e4nv: (torch.float8_e4m3fn, torch.uint8),
+    tl.float8e5: (torch.float8_e5m2, torch.uint8),
+}
 # Of the largest number compared: float32 sums of a few hundred terms, one bf16 rounding of the result.
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
 truncate = interpreter._convert_float

@@ -1,0 +1,54 @@
+"""quantize: rows, columns and whole matrices in 8 bits, as torch rounds them."""
+
+import pytest
+import torch
+
+from unity.kernels.quantize import quantize, refusal
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+
+
+def truth(x, by_row, dtype):
+    wide, top = x.float(), torch.finfo(dtype).max
+    largest = (wide.abs().amax(1, keepdim=True) if by_row else wide.abs().amax().view(1, 1)).clamp_min(1e-12)
+    return (wide * (top / largest)).clamp(-top, top).to(dtype), largest / top
+
+
+LAYOUTS = {
+    "rows": lambda r, c: torch.randn(r, c + 8)[:, :c],
+    "columns": lambda r, c: torch.randn(c, r).t(),
+    "odd rows": lambda r, c: torch.randn(r, c + 3)[:, :c],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(1, 8), (5, 136), (70, 200)], ids=str)
+@pytest.mark.parametrize("by_row, kind", [(True, E4M3), (True, E5M2), (False, E4M3), (False, E5M2)])
+def test_equals_torch(size, layout, dtype, by_row, kind):
+    # rounding to bf16 keeps the strides
+    x = LAYOUTS[layout](*size)
+    x = x.to(dtype) if dtype != x.dtype else x
+    assert refusal(x) is None
+    values, scale = quantize(x, by_row, kind)
+    expected, expected_scale = truth(x, by_row, kind)
+    assert values.dtype == kind and values.is_contiguous()
+    torch.testing.assert_close(scale, expected_scale, rtol=1e-6, atol=0)
+    # where a quotient lies between two 8-bit numbers, it may fall to either side: then both are as near
+    exact = x.double() / expected_scale
+    ours, theirs = ((z.double() - exact).abs() for z in (values, expected))
+    assert (ours <= theirs * (1 + 1e-5) + 1e-9).all()
+    assert (values.float() != expected.float()).float().mean() < 0.01
+
+
+def test_nothing_at_all_and_far_from_one():
+    x = torch.tensor([[0.0] * 8, [1e30] * 8, [-1e-30] * 8])
+    for by_row in (True, False):
+        values, scale = quantize(x, by_row)
+        assert values.float().isfinite().all() and scale.isfinite().all()
+        assert values[0].float().eq(0).all()
+
+
+def test_refusals_say_why():
+    assert "strides" in refusal(torch.randn(8, 8, 2)[..., 0])
+    assert "meta" in refusal(torch.empty(8, 8, device="meta"))

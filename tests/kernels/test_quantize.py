@@ -1,0 +1,39 @@
+"""Machine code of the passes to 8 bits at the production shapes, compiled here without a GPU."""
+
+import pytest
+import torch
+
+from unity.kernels import aot
+from unity.kernels.quantize import quantize
+
+TOKENS = 65520
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+
+
+def compiled(x, by_row, dtype):
+    launches = aot.launches_of(quantize, x, by_row, dtype)
+    return [aot.compile_launch(launch) for launch in launches]
+
+
+def matrix(rows, columns, transposed=False):
+    shape = (columns, rows) if transposed else (rows, columns)
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+    return x.t() if transposed else x
+
+
+@pytest.mark.parametrize("rows, columns", [(TOKENS, 4096), (14336, 4096), (4096, 14336)], ids=str)
+def test_rows_take_one_pass_without_spills(rows, columns):
+    (report,) = compiled(matrix(rows, columns), True, E4M3)
+    assert report.name == "row_kernel" and report.spills == 0
+    # only the scale of a row moves less than 64 bits a thread: eight numbers of 8 bits
+    assert set(report.widths) == {"128", "64", "32"} and report.widths["32"] == 1
+
+
+@pytest.mark.parametrize("by_row, dtype", [(True, E4M3), (False, E4M3), (False, E5M2)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_tiles_are_read_and_written_side_by_side(by_row, dtype, transposed):
+    if by_row and not transposed:
+        pytest.skip("rows take the other kernel")
+    (report,) = compiled(matrix(4096, 14336, transposed), by_row, dtype)
+    assert report.name == "tile_kernel" and report.spills == 0
+    assert "128" in report.widths and not {"U16", "U8"} & set(report.widths)
