@@ -99,7 +99,7 @@ def test_contiguous_streams_equal_concatenation_along_width(monkeypatch):
         out = F.scaled_dot_product_attention(*(rearrange(z, "b l n k -> b n l k") for z in (q, k, v)))
         return rearrange(out, "b n (t h s w) k -> b (s t h w) n k", s=2, t=3, h=2, w=3)
 
-    def norm_rope(q, k, wq, wk, grid_of_one, streams, *rest):
+    def norm_rope(q, k, wq, wk, grid_of_one, streams, *rest, inplace):
         t, h, w = grid_of_one
         assert grid_of_one == grid and streams == 2
         return qk_norm_rope(interleave(q), interleave(k), wq, wk, (t, h, 2 * w), 1, *rest)
@@ -261,3 +261,20 @@ def test_bad_shapes_are_named():
         model(**{**x, "caption": torch.zeros(3, 13, 16)})
     with pytest.raises(ValueError, match="no even head size"):
         replace(SMALL, num_heads=5)
+
+
+def test_without_gradients_queries_and_keys_are_turned_where_they_lie(monkeypatch):
+    model, x, seen = randomised(UnityDiT(SMALL)), inputs(), []
+    plain = ops.qk_norm_rope
+
+    def spy(q, k, *rest, inplace):
+        out = plain(q, k, *rest, inplace=inplace)
+        seen.append([a.data_ptr() == b.data_ptr() for a, b in zip((q, k), out, strict=True)])
+        return out
+
+    monkeypatch.setattr(ops, "qk_norm_rope", spy)
+    expected = model(**x)
+    with torch.no_grad():
+        found = model(**x)
+    assert seen == 2 * [[False, False]] + 2 * [[True, True]]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
         c, streams = self.config, len(wanted)
         q, k = ops.qk_norm_rope(
             self.q(x), self.k(x), self.norm_q.weight, self.norm_k.weight,
-            grid, streams, c.num_heads, c.rope_theta, c.eps,
+            grid, streams, c.num_heads, c.rope_theta, c.eps, inplace=not torch.is_grad_enabled(),
         )  # fmt: skip
         if not all(wanted):
             q = q.unflatten(1, (streams, -1))[:, wanted.index(True)]
