@@ -92,7 +92,7 @@ class Oracle:
     def __init__(self, *targets):
         self.targets, self.calls = targets, 0
 
-    def __call__(self, rgb, aux, time, modality, *text):
+    def __call__(self, rgb, aux, time, modality, *text, wanted):
         self.calls += 1
         pairs = zip((rgb, aux), self.targets, time.unbind(1), strict=True)
         return tuple((x - target) / t.clamp_min(1e-6).view(-1, 1, 1, 1, 1) for x, target, t in pairs)
