@@ -28,16 +28,21 @@ __all__ = [
 
 MAX_WIDTH, MAX_HEAD = 8192, 1024
 
-# How many arguments of an op are rows of one storage type, how many float32 tables [groups, width] follow, and how
-# many vectors of any dtype.
+
+def _takes(rows: int, tables: int = 0, vectors: int = 0) -> tuple[slice, slice, slice]:
+    ends = rows, rows + tables, rows + tables + vectors
+    return slice(ends[0]), slice(*ends[:2]), slice(*ends[1:])
+
+
+# The first arguments of an op: rows of one storage type, float32 tables [groups, width], vectors of any dtype.
 _TAKES = {
-    "modulated_layernorm": (1, 2, 0),
-    "gated_residual": (2, 1, 0),
-    "gated_residual_layernorm": (2, 3, 0),
-    "qk_norm_rope": (2, 0, 2),
-    "rms_norm": (1, 0, 1),
-    "gelu": (1, 0, 0),
-    "flow_noise": (2, 0, 1),
+    "modulated_layernorm": _takes(rows=1, tables=2),
+    "gated_residual": _takes(rows=2, tables=1),
+    "gated_residual_layernorm": _takes(rows=2, tables=3),
+    "qk_norm_rope": _takes(rows=2, vectors=2),
+    "rms_norm": _takes(rows=1, vectors=1),
+    "gelu": _takes(rows=1),
+    "flow_noise": _takes(rows=2, vectors=1),
 }
 
 
@@ -45,15 +50,13 @@ def can_run(op: str, *args, offsets: Tensor | None = None, **options) -> str | N
     """Why the C++ form of `op` cannot take these arguments (tensors by position), or None if it can."""
     if op not in _TAKES:
         return f"{op} has no C++ form"
-    first_table, tables, vectors = _TAKES[op]
-    first_vector = first_table + tables
-    rows, tables = args[:first_table], args[first_table:first_vector]
-    vectors = args[first_vector : first_vector + vectors] if offsets is None else (offsets,)
-    groups = len(rows[0]) if offsets is None else len(offsets) - 1
+    rows, tables, vectors = [args[part] for part in _TAKES[op]]
+    # no op takes both
+    vectors = vectors if offsets is None else (offsets,)
     return (
         _refuse_devices(*rows, *tables, *vectors)
         or _refuse_rows(rows)
-        or _refuse_tables(tables, (groups, rows[0].shape[-1]))
+        or _refuse_tables(tables, rows[0], offsets)
         or _refuse_shape(op, *args, **options)
         or missing()
     )
@@ -83,7 +86,11 @@ def _refuse_rows(rows: tuple[Tensor, ...]) -> str | None:
     return None
 
 
-def _refuse_tables(tables: tuple[Tensor, ...], shape: tuple[int, int]) -> str | None:
+def _refuse_tables(tables: tuple[Tensor, ...], row: Tensor, offsets: Tensor | None) -> str | None:
+    if not tables:
+        return None
+    groups, *_, width = row.shape
+    shape = (groups if offsets is None else len(offsets) - 1, width)
     for x in tables:
         if x.dtype is not torch.float32:
             return "scale, shift and gate must be float32"
