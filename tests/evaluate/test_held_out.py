@@ -7,7 +7,7 @@ import torch
 
 from unity.config import MODELS
 from unity.data.clips import Clip
-from unity.evaluate.held_out import TIMES, estimate_scores, examine, stacked, velocity_errors
+from unity.evaluate.held_out import TIMES, estimate_scores, examine, stacked, latent_errors
 from unity.generate import Generator, encode
 from unity.modality import MODALITIES
 from unity.model.codec import load_codec
@@ -98,10 +98,10 @@ class Noise:
 
 @pytest.mark.parametrize("task", ["estimate", "control", "joint"])
 def test_knowing_nothing_of_white_noise(task, generator):
-    """The best multiple of t·noise + (1-t)·data leaves 1 / (t² + (1-t)²) of noise - data."""
+    """The best multiple of t·noise + (1-t)·data misses the data by t² / (t² + (1-t)²)."""
     blind = replace(generator, codec=Noise(), model=lambda rgb, aux, *rest, wanted: (0 * rgb, 0 * aux))
-    errors = velocity_errors(blind, task, "depth", clips())
-    expected = np.mean([1 / (t**2 + (1 - t) ** 2) for t in TIMES])
+    errors = latent_errors(blind, task, "depth", clips())
+    expected = np.mean([t**2 / (t**2 + (1 - t) ** 2) for t in TIMES])
     assert errors["trivial"] == pytest.approx(expected, rel=0.02)
-    # a model that says nothing errs by the whole velocity
-    assert errors["model"] == pytest.approx(2.0, rel=0.02)
+    # a model that says nothing takes the noisy latent for the clean one
+    assert errors["model"] == pytest.approx(np.mean([2 * t**2 for t in TIMES]), rel=0.02)

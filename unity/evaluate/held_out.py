@@ -54,13 +54,13 @@ def estimate_scores(
 
 
 @torch.no_grad()
-def velocity_errors(
+def latent_errors(
     generator: Generator, task: str, modality: str, clips: Sequence[Clip], seed: int = 0
 ) -> dict[str, float]:
-    """Squared error of the velocity on the task's noisy streams, mean over `TIMES`: `model` and `trivial`.
+    """Squared error of the clean latent a velocity leads to, on the task's noisy streams: `model` and `trivial`.
 
-    Trivial is the multiple of the noisy latent itself that comes nearest, chosen anew for every time and stream
-    with the answer in hand: all that can be said without looking at a picture.
+    The mean over `TIMES`. Trivial is the multiple of the noisy latent itself that comes nearest, chosen anew for
+    every time and stream with the answer in hand: all that can be said without looking at a picture.
     """
     latents = torch.stack([encode(generator, stacked(clips, name)) for name in ("rgb", modality)], dim=1)
     noise = draw_noise(seed, 0, range(len(clips)), latents.shape[1:]).to(latents)
@@ -75,8 +75,9 @@ def velocity_errors(
         velocity = generator.model(*streams, route.model_time, ids, *texts, wanted=route.wanted)
         velocity = torch.stack(velocity, dim=1)
         scored = route.noisy[0]
-        model.append(_error(velocity, target)[scored].mean())
-        trivial.append(_error(_best_multiple(noisy, target), target)[scored].mean())
+        # the clean latent is the noisy one less time·velocity
+        for errors, guess in ((model, velocity), (trivial, _best_multiple(noisy, target))):
+            errors.append(time**2 * _error(guess, target)[scored].mean())
     return {"model": float(torch.stack(model).mean()), "trivial": float(torch.stack(trivial).mean())}
 
 
@@ -129,7 +130,7 @@ def examine(
         shown=shown,
         clips=len(clips),
         scores=estimate_scores(generator, modality, estimated, clips),
-        errors={task: velocity_errors(generator, task, modality, clips, seed) for task in TASKS},
+        errors={task: latent_errors(generator, task, modality, clips, seed) for task in TASKS},
         samples={
             "estimate": (shown.video["rgb"], estimated[index]),
             "control": (control[0][0], control[1][0]),
