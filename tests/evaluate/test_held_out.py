@@ -7,7 +7,7 @@ import torch
 
 from unity.config import MODELS
 from unity.data.clips import Clip
-from unity.evaluate.held_out import TIMES, estimate_scores, examine, stacked, latent_errors
+from unity.evaluate.held_out import TIMES, estimate_scores, examine, latent_errors, stacked
 from unity.generate import Generator, encode
 from unity.modality import MODALITIES
 from unity.model.codec import load_codec
@@ -69,7 +69,7 @@ def test_a_model_that_knows_scores_what_the_codec_does(generator):
     assert exam.scores["model"]["abs_rel"] < 0.03 < exam.scores["trivial"]["abs_rel"]
     for task in ("estimate", "control", "joint"):
         assert exam.errors[task]["model"] == pytest.approx(0, abs=1e-6)
-        assert exam.errors[task]["trivial"] > 0.1
+        assert exam.errors[task]["trivial"] > 0.05
     # depth has id 0, so clip 0 is shown, and every task's streams are in their places
     np.testing.assert_array_equal(exam.samples["estimate"][0], clips()[0].video["rgb"])
     np.testing.assert_array_equal(exam.samples["control"][1], clips()[0].video["depth"])

@@ -122,9 +122,10 @@ def _errors(exams: Mapping[str, Exam]) -> Section:
         rows.append(row)
     head = ["modality", *(word for task in TASKS for word in (task, "nothing"))]
     text = (
-        "Squared error of the clean latent that one evaluation of the model leads to, on held-out clips, mean over "
-        f"the noise levels {', '.join(map(str, TIMES))}. “Nothing” is the multiple of the noisy input itself that comes nearest, "
-        "chosen with the answer in hand: all that can be said without having learnt anything of pictures."
+        "Squared error of the clean latent that one evaluation of the model leads to, on held-out clips, mean "
+        f"over the noise levels {', '.join(map(str, TIMES))}. “Nothing” is the multiple of the noisy input itself "
+        "that comes nearest, chosen with the answer in hand: all that can be said without having learnt anything "
+        "of pictures."
     )
     return Section(
         title="All tasks in numbers", text=text, parts=[Table(head=head, rows=rows, better=frozenset(better))]
