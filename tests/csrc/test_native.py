@@ -180,21 +180,32 @@ def test_gelu_at_the_ends():
     torch.testing.assert_close(found.double(), truth, rtol=1e-6, atol=1e-15, equal_nan=True)
 
 
+def summed(case):
+    """An op with sums over many chunks of rows, as its name, tensors and other arguments."""
+    rows, tables = norm_inputs("gated_residual_layernorm", 3, 500, 72)
+    return {
+        "equal": ("gated_residual_layernorm", [*rows, *tables], {}),
+        "unequal": (
+            "gated_residual_layernorm",
+            [*(x[0] for x in rows), *tables],
+            {"offsets": torch.tensor([0, 37, 37, 500])},
+        ),
+        "rope": ("qk_norm_rope", [*rows, *tables[0][:2]], dict(grid=(5, 10, 10), streams=1, num_heads=3)),
+        "rms": ("rms_norm", [rows[0], tables[0][0]], {}),
+    }[case]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("offsets", [None, [0, 37, 37, 500]])
-def test_bits_do_not_depend_on_the_run_or_the_threads(threads, offsets):
+@pytest.mark.parametrize("case", ["equal", "unequal", "rope", "rms"])
+def test_bits_do_not_depend_on_the_run_or_the_threads(threads, case):
     torch.manual_seed(0)
-    op = "gated_residual_layernorm"
-    rows, vectors = norm_inputs(op, 3, 500, 72)
-    options = {}
-    if offsets:
-        rows, options = [x[0] for x in rows], {"offsets": torch.tensor(offsets)}
+    op, tensors, options = summed(case)
     before = torch.get_num_threads()
-    first = run(native, op, [*rows, *vectors], **options)
+    first = run(native, op, tensors, **options)
     try:
         torch.set_num_threads(threads)
         for _ in range(2):
-            assert all(map(torch.equal, first, run(native, op, [*rows, *vectors], **options)))
+            assert all(map(torch.equal, first, run(native, op, tensors, **options)))
     finally:
         torch.set_num_threads(before)
 
