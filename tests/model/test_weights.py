@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
-from unity.model.weights import ModelCard, load_model, save_model, to_wan
+from unity.model.weights import ModelCard, load_model, read_card, save_model, to_diffusers, to_wan
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
 CARD = ModelCard(model=SMALL, modalities=("depth",), stage=1, step=7, frames=9, size=(32, 48), data="simulated")
@@ -94,7 +94,7 @@ def test_the_release_gives_the_same_velocities(tmp_path):
 
 
 def test_wan_weights_find_their_preset(tmp_path):
-    tiny = MODELS["tiny"]
+    tiny = replace(MODELS["tiny"], prediction="velocity", rope_theta=1e4)
     state = to_wan(randomised(tiny).state_dict(), tiny)
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "wan.safetensors")
     assert load_model(tmp_path / "wan.safetensors")[1].model == tiny
@@ -116,3 +116,17 @@ def test_bad_weights_are_named(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match="unknown layout|are none of"):
         load_model(tmp_path / "odd.safetensors", config=SMALL)
+
+
+def test_what_wan_cannot_say_is_not_written_as_wan():
+    state = randomised().state_dict()
+    with pytest.raises(ValueError, match="Wan has no modulation on cross-attention"):
+        to_wan(state, replace(SMALL, cross_modulation=True))
+    with pytest.raises(ValueError, match="Wan predicts velocities"):
+        to_diffusers(state, replace(SMALL, prediction="data"))
+
+
+def test_a_card_is_read_without_the_weights(tmp_path):
+    folder = save_model(randomised().state_dict(), CARD, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    assert read_card(folder) == CARD

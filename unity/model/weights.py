@@ -7,7 +7,7 @@ key names; `to_wan` and `to_diffusers` write the RGB half of a model for the too
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def load_model(
     """
     path = Path(path)
     state = read_state(path)
-    card = _read_card(path / "config.json") or _foreign_card(state, config)
+    card = _own_card(path) or _foreign_card(state, config)
     with torch.device("meta"):
         model = UnityDiT(card.model)
     state = to_unity(state, card.model)
@@ -78,6 +78,11 @@ def load_model(
         )
     model.load_state_dict({k: v.to(device=device, dtype=dtype) for k, v in state.items()}, assign=True)
     return model.eval().requires_grad_(False), card
+
+
+def read_card(path: Path | str) -> ModelCard:
+    """The card of a model folder, or that of foreign weights, whose shape is looked up among `MODELS`."""
+    return _own_card(Path(path)) or _foreign_card(read_state(path), None)
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
@@ -119,6 +124,8 @@ def to_wan(state: State, config: ModelConfig) -> dict[str, Tensor]:
         raise ValueError(
             "Wan has no modulation on cross-attention: a model with cross_modulation cannot be written so"
         )
+    if config.prediction != "velocity":
+        raise ValueError(f"Wan predicts velocities: one that predicts {config.prediction} cannot be written so")
     wan = {_wan_name(key): value for key, value in state.items() if not _is_aux(key)}
     row = config.num_modalities
     for key in [key for key in wan if key.startswith("blocks.") and key.endswith(".modulation")]:
@@ -229,7 +236,8 @@ def _diffusers_names(config: ModelConfig) -> dict[str, str]:
     return names | {f"{a}.{p}": f"{b}.{p}" for a, b in modules.items() for p in ("weight", "bias")}
 
 
-def _read_card(path: Path) -> ModelCard | None:
+def _own_card(folder: Path) -> ModelCard | None:
+    path = folder / "config.json"
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
     except json.JSONDecodeError as error:
@@ -259,7 +267,8 @@ def _foreign_card(state: State, config: ModelConfig | None) -> ModelCard:
             raise ValueError(
                 f"weights of width {dim} and {depth} blocks are none of {', '.join(MODELS)}; give a config"
             )
-        config = matches[0]
+        # whatever the preset has for models trained here
+        config = replace(matches[0], prediction="velocity", rope_theta=1e4)
     if release:
         config = ModelConfig(**{**asdict(config), "input": "expert", "output": "expert", "clean_time": "shared"})
     modalities = ("depth", "flow", "densepose", "skeleton", "segmentation") if release else ()

@@ -11,7 +11,7 @@ import tyro
 from unity.config import MODELS, STAGES, ModelConfig
 from unity.flow import TimeConfig
 from unity.model.fp8 import Fp8Config
-from unity.model.weights import load_model
+from unity.model.weights import read_card
 from unity.routing import RoutingConfig
 from unity.train.engine import device_kind
 from unity.train.optim import OptimConfig
@@ -170,7 +170,7 @@ def _architecture(given: TrainConfig, base: TrainConfig) -> ModelConfig:
     if given.resume is not None and given.model in (None, base.model):
         return base.architecture
     if given.init is not None and given.model is None:
-        return load_model(given.init)[1].model
+        return read_card(given.init).model
     return MODELS[given.model or MACHINES[device_kind()].model]
 
 
