@@ -138,6 +138,21 @@ def test_no_words_cost_no_second_evaluation(generator, film, tmp_path, capsys):
     assert "no guidance" in capsys.readouterr().out
 
 
+def test_the_model_is_asked_at_shifted_times(generator, film, tmp_path):
+    times = []
+
+    class Listener(Oracle):
+        def __call__(self, rgb, aux, time, *rest, **options):
+            times.append(time[0, 1].item())
+            return super().__call__(rgb, aux, time, *rest, **options)
+
+    zero = torch.zeros(1, 48, 3, 4, 6)
+    request = Request(modality="flow", video=film, steps=4, shift=5.0, out=tmp_path / "out")
+    result = infer(request, replace(generator, model=Listener(zero, zero)))
+    # t → 5t / (1 + 4t) of 1, 3/4, 1/2, 1/4
+    assert times == pytest.approx([1, 15 / 16, 5 / 6, 5 / 8]) and result.record["shift"] == 5.0
+
+
 def test_guidance_reaches_the_model(generator):
     def run(**options):
         return generate(generator, "joint", "flow", ["a red ball"], steps=1, sampler="euler", **options)[0]
@@ -208,6 +223,7 @@ def mistakes(film, checkpoint, folder):
         "too few": (["--video", film, "--frames", 13], "has 11 frames, 13 are wanted"),
         "size": (["--video", film, "--size", 32, 40], "size 32 40 .* 32 32 does"),
         "steps": (["--video", film, "--steps", 0], "steps is 0"),
+        "shift": (["--video", film, "--shift", 0], "shift is 0"),
         "unlearnt": (
             ["--modality", "skeleton", "--checkpoint", stage1],
             "has not learnt 'skeleton', only depth, flow",
@@ -221,8 +237,8 @@ def mistakes(film, checkpoint, folder):
 
 
 NAMES = (
-    "modality", "sampler", "both", "missing", "unreadable", "4k+1", "none", "too few", "size", "steps", "unlearnt",
-    "no weights", "broken weights", "broken card", "device", "occupied",
+    "modality", "sampler", "both", "missing", "unreadable", "4k+1", "none", "too few", "size", "steps", "shift",
+    "unlearnt", "no weights", "broken weights", "broken card", "device", "occupied",
 )  # fmt: skip
 
 

@@ -94,6 +94,7 @@ def generate(
     size: tuple[int, int] | None = None,
     steps: int = 50,
     sampler: str = "unipc",
+    shift: float = 1.0,
     guidance: Guidance | None = None,
     seed: int = 0,
     progress: Callable | None = None,
@@ -116,7 +117,7 @@ def generate(
     sampled = sample(
         generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
         *(words(generator, list(text)) for text in texts), **latents,
-        shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, guidance=guidance,
+        shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, shift=shift, guidance=guidance,
         clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
     )  # fmt: skip
     pairs = zip(given.values(), sampled, strict=True)

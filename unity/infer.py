@@ -66,6 +66,8 @@ class Request:
     prompt_guidance: bool = False
     # unipc or euler
     sampler: str = "unipc"
+    # above 1: more of the steps where there is much noise
+    shift: float = 1.0
     # of the noise that sampling starts from; the same seed gives the same files
     seed: int = 0
     # how many, 4k+1; by default what the checkpoint was trained on
@@ -114,7 +116,7 @@ def infer(request: Request, generator: Generator | None = None, say: Callable[[s
     rgb, aux = generate(
         generator, task, request.modality, [request.prompt],
         **{stream: video[None] for stream, video in given.items()}, frames=request.frames, size=request.size,
-        steps=request.steps, sampler=request.sampler, guidance=guidance, seed=request.seed,
+        steps=request.steps, sampler=request.sampler, shift=request.shift, guidance=guidance, seed=request.seed,
         progress=partial(tqdm, desc="sampling", unit="step"),
     )  # fmt: skip
     record = _record(request, task, guidance, fps, generator)
@@ -136,8 +138,8 @@ def _complete(request: Request) -> tuple[Request, str]:
     for name, choices in (("modality", MODALITIES), ("sampler", SAMPLERS)):
         if getattr(request, name) not in choices:
             raise ValueError(f"unknown {name} {getattr(request, name)!r}; choose one of {', '.join(choices)}")
-    # refuses a number of steps that cannot be
-    time_grid(request.steps)
+    # refuses what cannot be
+    time_grid(request.steps, request.shift)
     if request.video and request.condition:
         raise ValueError("--video asks for estimation and --condition for a new video; give one of the two")
     if not any(getattr(request, name) for name in _TASK_OF):
@@ -212,6 +214,7 @@ def _record(request: Request, task: str, guidance: Guidance, fps: float, generat
         "fps": fps,
         "steps": request.steps,
         "sampler": request.sampler,
+        "shift": request.shift,
         "guidance": asdict(guidance) if guidance.active else None,
         "seed": request.seed,
         "checkpoint": str(generator.path),

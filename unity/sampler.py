@@ -35,6 +35,8 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     """steps + 1 times from 1 to 0, denser near noise for shift > 1."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; sampling needs at least 1")
+    if shift <= 0:
+        raise ValueError(f"shift is {shift}; it must be above 0")
     return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
 
 
