@@ -117,8 +117,8 @@ def generate(
     sampled = sample(
         generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
         *(words(generator, list(text)) for text in texts), **latents,
-        shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, shift=shift, guidance=guidance,
-        clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
+        shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, shift=shift,
+        guidance=guidance, clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
     )  # fmt: skip
     pairs = zip(given.values(), sampled, strict=True)
     return tuple(decode(generator, latent) if video is None else video for video, latent in pairs)
