@@ -20,7 +20,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from unity.kernels import flow_noise, gated_residual, gelu, modulated_layernorm, qk_norm_rope
+from unity.kernels import dual_cross_attention, flow_noise, gated_residual, gelu, modulated_layernorm, qk_norm_rope
+from unity.kernels import quantize as quantization
+from unity.kernels import rows as row_kernels
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _POINTERS = {
@@ -28,6 +30,7 @@ _POINTERS = {
     torch.float16: "*fp16",
     torch.float32: "*fp32",
     torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e5m2: "*fp8e5",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -39,6 +42,8 @@ SHAPES = {
     "10b": (4096, 14336, 32),
     "14b": (5120, 13824, 40),
 }
+# A caption of 64 tokens, and one key for all of its padding.
+KEYS = 65
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
@@ -78,6 +83,14 @@ class Report(NamedTuple):
             widths[width.group(1) if width else "32"] += n
         return widths
 
+    @property
+    def moved(self) -> str:
+        """The same as `128/64/32/16`, as many of them as there are."""
+        counts = [self.widths[width] for width in ("128", "64", "32", "U16", "U8")]
+        while len(counts) > 3 and not counts[-1]:
+            counts.pop()
+        return "/".join(map(str, counts))
+
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Launch]]:
@@ -89,12 +102,14 @@ def recorded() -> Iterator[list[Launch]]:
         arguments = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         launches.append(Launch(kernel, arguments, options))
 
-    run = triton.JITFunction.run
+    run, refusal = triton.JITFunction.run, row_kernels.device_refusal
     triton.JITFunction.run = record
+    # meta tensors stand for those of a GPU
+    row_kernels.device_refusal = lambda *_: None
     try:
         yield launches
     finally:
-        triton.JITFunction.run = run
+        triton.JITFunction.run, row_kernels.device_refusal = run, refusal
 
 
 def launches_of(call: Callable, *args: Any) -> list[Launch]:
@@ -129,10 +144,35 @@ def production(d: int, ffn: int, heads: int, tokens: int = 32760) -> dict[str, L
         "qk_norm_rope backward": (qk_norm_rope._backward, split, split, flat, flat, weight, weight, *rope),
         "gelu_fp8": (gelu._forward, hidden),
         "gelu_fp8 backward": (gelu._backward, hidden, hidden),
+        "quantize": (quantization.quantize, _meta(ffn, d), True),
+        "quantize, transposed": (quantization.quantize, _meta(d, ffn).t(), True),
         "flow_noise": (flow_noise._forward, latent, latent, times),
         "flow_noise backward": (flow_noise._backward, *(latent,) * 4, times),
     }  # fmt: skip
-    return {name: launches_of(*call)[0] for name, call in calls.items()}
+    found = {name: launches_of(*call)[0] for name, call in calls.items()}
+    queries = _meta(2, tokens, heads, d // heads)
+    statistics, *_ = launches_of(dual_cross_attention._statistics, queries, 1e-6)
+    attend, *_ = cross_attention("forward", heads, d // heads, KEYS, True, tokens)
+    keys, values, norm = cross_attention("backward", heads, d // heads, KEYS, True, tokens)
+    return found | {
+        "dual_cross_attention, statistics": statistics,
+        "dual_cross_attention": attend,
+        "dual_cross_attention backward, dq and dk": keys,
+        "dual_cross_attention backward, dv": values,
+        "dual_cross_attention backward, norm": norm,
+    }
+
+
+def cross_attention(
+    direction: str, heads: int, head_dim: int, keys: int, norm: bool, tokens: int = 32760
+) -> list[Launch]:
+    """The launches of one direction of dual_cross_attention, queries normalised on the way in or not."""
+    q, key = _meta(2, tokens, heads, head_dim), _meta(2, keys, heads, head_dim)
+    bias, rstd = _meta(2, keys, dtype=torch.float32), _meta(2, tokens, dtype=torch.float32)
+    inputs = (q, key, key, bias, rstd if norm else None, _meta(heads * head_dim) if norm else None)
+    if direction == "forward":
+        return launches_of(dual_cross_attention._forward, *inputs)
+    return launches_of(dual_cross_attention._backward, q, *inputs)
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -216,8 +256,8 @@ def main() -> None:
 
 
 def _cell(r: Report) -> str:
-    widths = "/".join(str(r.widths[w]) for w in ("128", "64", "32"))
-    return f"{r.registers} r, {r.spills} s, {r.shared // 1024} K, {r.warps}×{r.programs} w, {r.loop} i, {widths}"
+    loop = f"{r.loop} i" if r.loop > 1 else "no loop"
+    return f"{r.registers} r, {r.spills} s, {r.shared // 1024} K, {r.warps}×{r.programs} w, {loop}, {r.moved}"
 
 
 if __name__ == "__main__":

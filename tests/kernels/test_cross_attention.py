@@ -1,44 +1,30 @@
 """Machine code of dual_cross_attention at the production shapes, compiled here without a GPU."""
 
 import pytest
-import torch
 
 from unity.kernels import aot
-from unity.kernels import dual_cross_attention as attention
 from unity.kernels.dual_cross_attention import _tiles_each
 
 SHARED_LIMIT = 227 * 1024
-TOKENS = 32760
-
-
-def launches(direction, heads, k, keys, norm):
-    def meta(*shape, dtype=torch.bfloat16):
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    q, key, bias = meta(2, TOKENS, heads, k), meta(2, keys, heads, k), meta(2, keys, dtype=torch.float32)
-    inputs = (
-        q,
-        key,
-        key,
-        bias,
-        *((meta(2, TOKENS, dtype=torch.float32), meta(heads * k)) if norm else (None, None)),
-    )
-    if direction == "forward":
-        return aot.launches_of(attention._forward, *inputs)
-    return aot.launches_of(attention._backward, q, *inputs)
 
 
 def check(direction, heads, k, keys, norm):
-    found = [aot.compile_launch(launch) for launch in launches(direction, heads, k, keys, norm)]
-    for report in found:
+    launches = aot.cross_attention(direction, heads, k, keys, norm)
+    found = [aot.compile_launch(launch) for launch in launches]
+    for launch, report in zip(launches, found, strict=True):
         assert report.spills == 0, f"{report.spills} spilled loads and stores"
+        assert report.registers <= launch.options.get("maxnreg", 255)
         assert report.shared <= SHARED_LIMIT
-        narrow = {
-            op: n for op, n in report.accesses.items() if op.startswith(("LDGSTS", "STG")) and ".128" not in op
-        }
-        # only the statistics of rows move less than 128 bits a thread
-        assert sum(narrow.values()) <= 2 * norm
+        # tiles are copied and written with 128 bits a thread; only the norm's own pass has rows with a part B
+        if "A" not in launch.arguments:
+            assert _narrow(report) <= 2 * norm
     return found
+
+
+def _narrow(report):
+    """Copies to shared memory and stores of less than 128 bits: statistics of rows, at most."""
+    copies = {op: n for op, n in report.accesses.items() if op.startswith(("LDGSTS", "STG"))}
+    return sum(n for op, n in copies.items() if ".128" not in op)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +38,22 @@ def test_10b_on_hopper(direction, keys, passes):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("keys", [16, 32, 64, 128])
-@pytest.mark.parametrize("heads, k", [(12, 128), (24, 128), (40, 128), (12, 64), (16, 96)])
+@pytest.mark.parametrize("heads, k", [(12, 128), (24, 128), (32, 128), (40, 128), (12, 64), (16, 96)])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_every_shape_on_hopper(direction, heads, k, keys, norm):
     check(direction, heads, k, keys, norm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("keys", [20, 50, 65, 100])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_any_number_of_keys_on_hopper(direction, keys, norm, request):
+    """A caption of 64 tokens has 65 keys: no alignment follows from their number."""
+    if direction == "backward" and keys > 64:
+        why = "dq and dk: biases whose number is no multiple of 16 are fetched one by one, 28 spilled accesses"
+        request.applymarker(pytest.mark.xfail(reason=why))
+    check(direction, 32, 128, keys, norm)
 
 
 @pytest.mark.parametrize("pairs, tiles, slots", [(64, 256, 132), (80, 256, 132), (24, 256, 264), (1, 3, 132)])
