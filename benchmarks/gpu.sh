@@ -28,8 +28,8 @@ mkdir -p "$OUT"
 "$PYTHON" -c 'import jaxtyping' 2>/dev/null || PYTHONPATH+=:benchmarks/bare
 "$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "no CUDA GPU"; print(torch.cuda.get_device_name())' || exit 1
 
-run values 90 80 benchmarks/kernel_gate.py --jobs 8
-run kernels 190 160 benchmarks/kernel_bench.py --device cuda --json "$OUT/kernel_bench_cuda.json"
+run values 70 60 benchmarks/kernel_gate.py --jobs 8
+run kernels 210 180 benchmarks/kernel_bench.py --device cuda --json "$OUT/kernel_bench_cuda.json"
 run block 110 75 benchmarks/block_bench.py --tokens 65520 37440 --json "$OUT/block_bench_cuda.json" \
     --contestant unity "torch eager" "unity fp8" "diffusers eager" "diffusers compiled"
 run block 30 15 benchmarks/block_bench.py --shape 1.3b 5b --tokens 1152 --contestant unity "unity, CUDA graph" \

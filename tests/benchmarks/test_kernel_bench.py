@@ -76,6 +76,18 @@ def test_wrong_gradients_are_seen():
     assert kernel_gate.error(halved, "gelu", inputs) > 0.4
 
 
+def test_a_form_that_does_not_run_is_told_and_the_others_are_checked(monkeypatch, capsys):
+    def refuse(self):
+        raise RuntimeError("out of registers")
+
+    broken = kernel_gate.ops.Implementation("triton", lambda x: None, refuse)
+    monkeypatch.setitem(kernel_gate.ops.IMPLEMENTATIONS, "gelu", (broken,))
+    monkeypatch.setattr(kernel_gate, "SHAPES", kernel_gate.SHAPES[:1])
+    assert kernel_gate.check(["gelu", "linear_fp8"]) == 4
+    found = capsys.readouterr().out
+    assert found.count("RuntimeError: out of registers inf WRONG") == 4 and found.count(" ok\n") == 4
+
+
 def test_the_time_limit_is_reported(tmp_path, uncompiled):
     found = kernel_bench.run(options(tmp_path, "--op", "gelu", "gated_residual", "--limit", "1e-9"))
     assert [words.split(":")[0] for words in found["skipped"]] == ["gelu debug 1152", "gated_residual debug 1152"]
