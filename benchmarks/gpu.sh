@@ -21,7 +21,7 @@ run() {
     local part=$1 end=$(($2 * ${TIMES:-1})) limit=$(($3 * ${TIMES:-1}))
     shift 3
     [[ " $parts " == *" $part "* ]] || return
-    timeout "$end" "$PYTHON" "$@" --limit "$limit" 2>&1 | tee -a "$OUT/gpu.txt" || status=1
+    timeout -k 5 "$end" "$PYTHON" "$@" --limit "$limit" 2>&1 | tee -a "$OUT/gpu.txt" || status=1
 }
 
 mkdir -p "$OUT"
