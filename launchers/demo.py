@@ -1,7 +1,7 @@
 """The main job, small: make data, train both stages, infer, report. `make demo`, or `python launchers/demo.py`.
 
-Everything is made anew in one folder (runs/demo), about 12 minutes on two cores; report.html there says what came
-out of it and how long each part took.
+Everything is made in one folder (runs/demo), in minutes on two cores; report.html there says what came out of it
+and how long each part took. Training goes on from the model in the package; `--scale fresh` learns from nothing.
 """
 
 import json
@@ -26,8 +26,9 @@ from unity.evaluate.demo_report import Findings, lead, sections
 from unity.evaluate.held_out import Exam, examine
 from unity.evaluate.report import page
 from unity.generate import Generator, load_generator
-from unity.infer import SAMPLE, Request, infer
+from unity.infer import SAMPLE, SHIPPED, Request, infer
 from unity.modality import MODALITIES
+from unity.model.weights import read_card
 
 TRAIN = Path(__file__).with_name("train.py")
 # marks a folder as an earlier demo's
@@ -45,18 +46,21 @@ class Scale:
     steps: tuple[int, int]
     # sampling steps
     sampling: int
+    rate: float
+    # weights that stage 1 starts from, or a size that starts from nothing
+    init: Path | None = None
     model: str = "tiny"
     frames: int = 17
     size: int = 64
-    # small batches and a high rate: what a few hundred steps learn is limited by their number
+    # small batches: what a few hundred steps learn is limited by their number
     batch: int = 4
-    rate: float = 3e-3
 
 
 SCALES = {
-    "full": Scale(train=40, held_out=4, steps=(250, 650), sampling=25),
+    "full": Scale(train=40, held_out=4, steps=(100, 300), sampling=25, rate=5e-4, init=SHIPPED),
+    "fresh": Scale(train=40, held_out=4, steps=(250, 650), sampling=25, rate=3e-3),
     # for the tests: everything runs, nothing is learnt
-    "quick": Scale(train=2, held_out=1, steps=(2, 2), sampling=2, model="debug", frames=9, size=32),
+    "quick": Scale(train=2, held_out=1, steps=(2, 2), sampling=2, rate=3e-3, model="debug", frames=9, size=32),
 }
 
 
@@ -92,6 +96,7 @@ def main(options: Options) -> Path:
     findings = Findings(
         machine=_machine(),
         seconds=clock.seconds,
+        start=None if scale.init is None else read_card(scale.init),
         card=generator.card,
         parameters=sum(p.numel() for p in generator.model.parameters()),
         clips=sum(open_shards(out / "train").counts.values()),
@@ -153,7 +158,8 @@ def _simulate(folder: Path, clips: int, scale: Scale, seed: int, *more: str) -> 
 
 
 def _train(out: Path, stage: int, steps: int, scale: Scale, seed: int) -> None:
-    start = ("--model", scale.model) if stage == 1 else ("--resume", out / "stage1")
+    begin = ("--model", scale.model) if scale.init is None else ("--init", scale.init)
+    start = begin if stage == 1 else ("--resume", out / "stage1")
     folders = ("--data", out / "train", "--out", out / f"stage{stage}")
     amount = ("--steps", steps, "--batch-size", scale.batch, "--optim.lr", scale.rate)
     rest = ("--seed", seed, "--picture-every", 0, "--save-every", steps)

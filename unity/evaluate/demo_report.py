@@ -29,6 +29,8 @@ class Findings:
     machine: str
     # part → seconds, and seconds of all cores together
     seconds: Mapping[str, tuple[float, float]]
+    # the model that training started from, if any
+    start: ModelCard | None
     card: ModelCard
     parameters: int
     # clips to learn from, clips a step
@@ -45,17 +47,17 @@ class Findings:
 
 def lead(findings: Findings) -> str:
     steps = sum(len(journal) for journal in findings.journals.values())
-    share = steps * findings.batch / (PAPER_STEPS * PAPER_BATCH)
     better, all_ = _tally(findings.exams)
+    start, card = findings.start, findings.card
+    begin = "from nothing" if start is None else f"on from stage {start.stage}, step {start.step:,}"
     return (
-        f"A model of {findings.parameters / 1e6:.1f}M parameters, trained from nothing for {_minutes(findings)} "
+        f"A model of {findings.parameters / 1e6:.1f}M parameters, trained {begin} for {_minutes(findings)} "
         f"on {findings.clips} simulated clips ({findings.machine}), and then asked for all five modalities in "
         f"all three tasks on clips it had not seen.\n\n"
-        f"What to expect: {steps} steps of {findings.batch} clips are {share:.2%} of the samples that the paper's "
-        f"schedule draws, for a model a thousand times smaller, on {findings.card.frames} frames of "
-        f"{findings.card.size[0]}x{findings.card.size[1]} pixels. That is enough to see every part work and every "
-        f"loss fall, not to see good pictures. In {better} of {all_} measures below the estimates are better than "
-        f"knowing nothing."
+        f"What to expect: {steps} steps of {findings.batch} clips here, where the paper's schedule has "
+        f"{PAPER_STEPS:,} of {PAPER_BATCH}, for a model a thousand times smaller, on {card.frames} frames of "
+        f"{card.size[0]}x{card.size[1]} pixels. In {better} of {all_} measures below the estimates are better "
+        f"than knowing nothing."
     )
 
 
