@@ -17,6 +17,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -116,10 +117,9 @@ def _put(pointer, row_stride, count, tile, D: tl.constexpr, R: tl.constexpr, K: 
 
 
 @triton.jit
-def _key_bias(bias, m, M: tl.constexpr):
-    """Biases of a group's keys in units of log 2; keys beyond m are absent."""
-    index = tl.arange(0, M)
-    return tl.load(bias + index, mask=index < m, other=float("-inf")) * 1.4426950408889634
+def _key_bias(bias, M: tl.constexpr):
+    """Biases of a group's keys in units of log 2."""
+    return tl.load(bias + tl.arange(0, M)) * 1.4426950408889634
 
 
 @triton.jit
@@ -149,7 +149,7 @@ def forward_kernel(
     group = tl.program_id(2).to(tl.int64)
     key_tile = _tile(key + group * (key_group * 8) + head * D, key_row, m, D, M, K)
     value_tile = _tile(value + group * (value_group * 8) + head * D, value_row, m, D, M, K)
-    key_bias = _key_bias(bias + group * m, m, M)
+    key_bias = _key_bias(bias + group * M, M)
     if NORM:
         key_tile = _weighted(key_tile, weight + head * D, D, K)
     # transposed out here: inside the loop it would be written to shared memory anew for every tile
@@ -183,7 +183,7 @@ def backward_kernel(
     group = tl.program_id(2).to(tl.int64)
     key_tile = _tile(key + group * (key_group * 8) + head * D, key_row, m, D, M, K)
     value_tile = _tile(value + group * (value_group * 8) + head * D, value_row, m, D, M, K)
-    key_bias = _key_bias(bias + group * m, m, M)
+    key_bias = _key_bias(bias + group * M, M)
     if NORM:
         key_tile = _weighted(key_tile, weight + head * D, D, K)
     key_t = tl.trans(key_tile)
@@ -207,7 +207,7 @@ def backward_kernel(
             logits *= row_rstd[:, None]
         if M > 64:
             # read again for every tile, from cache: kept, the biases would take a register for every fourth key
-            weights, inverse = _softmax(logits + _key_bias(bias + group * m, m, M)[None, :])
+            weights, inverse = _softmax(logits + _key_bias(bias + group * M, M)[None, :])
         else:
             weights, inverse = _softmax(logits + key_bias[None, :])
         weights *= inverse[:, None]
@@ -292,7 +292,7 @@ def _forward(
     # what a program does beside its tiles, in tiles: it reads keys and values
     each = _queries_each(q, tuning, keys / tuning.tile)
     forward_kernel[_grid(q, each)](
-        q, key, value, bias.contiguous(), rstd, weight, out, q.shape[1], key.shape[1], each,
+        q, key, value, _padded_bias(bias, keys), rstd, weight, out, q.shape[1], key.shape[1], each,
         _LOG2E / math.sqrt(q.shape[-1]), *_strides(q, key, value), out.stride(1) // 8,
         **_meta(q, keys, tuning, rstd),
     )  # fmt: skip
@@ -320,10 +320,10 @@ def _backward(
     each = _queries_each(q, _BACKWARD[keys][0], 8 * keys / (3 * _BACKWARD[keys][0].tile))
     grid = _grid(q, each)
     partial = sums.new_empty(len(q), grid[1], *sums.shape[1:])
-    head_scale = 1 / math.sqrt(q.shape[-1])
+    head_scale, key_bias = 1 / math.sqrt(q.shape[-1]), _padded_bias(bias, keys)
     for tuning in _BACKWARD[keys]:
         backward_kernel[grid](
-            d_out, q, key, value, bias.contiguous(), rstd, weight, d_q, partial, q.shape[1], key.shape[1], each,
+            d_out, q, key, value, key_bias, rstd, weight, d_q, partial, q.shape[1], key.shape[1], each,
             _LOG2E * head_scale, head_scale, *_strides(d_out, q, key, value), d_q.stride(1) // 8,
             **_meta(q, keys, tuning, rstd),
         )  # fmt: skip
@@ -365,6 +365,11 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
 
 def _padded(table: dict[int, object], key: Tensor) -> int:
     return max(min(table), triton.next_power_of_2(key.shape[1]))
+
+
+def _padded_bias(bias: Tensor, keys: int) -> Tensor:
+    """Filled up with absent keys: rows of a size that is known are read in whole vectors."""
+    return F.pad(bias, (0, keys - bias.shape[1]), value=-math.inf).contiguous()
 
 
 def _grid(q: Tensor, each: int) -> tuple[int, int, int]:

@@ -53,7 +53,8 @@ def round_to(x: Tensor, rows: bool, dtype: torch.dtype = E4M3) -> tuple[Tensor, 
         return kernel.quantize(x, rows, dtype)
     wide, top = x.float(), torch.finfo(dtype).max
     largest = (wide.abs().amax(1, keepdim=True) if rows else wide.abs().amax().view(1, 1)).clamp_min(_SMALLEST)
-    return (wide * (top / largest)).clamp(-top, top).to(dtype), largest / top
+    values = (wide * (top / largest)).clamp(-top, top)
+    return values.to(dtype, memory_format=torch.contiguous_format), largest / top
 
 
 def product(

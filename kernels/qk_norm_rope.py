@@ -257,7 +257,8 @@ def _backward_fake(dq_out, dk_out, q, k, q_weight, k_weight, grid, streams, num_
     return q.new_empty(q.shape), k.new_empty(k.shape), dweight
 
 
-@functools.lru_cache(maxsize=8)
+# a captured CUDA graph reads its table for as long as it lives
+@functools.lru_cache(maxsize=64)
 def _table(grid: tuple[int, int, int], streams: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Cosines and sines of every token's angles in float32, [2, l, k/2]: 34 MB for 65,520 tokens."""
     return torch.stack(reference.rope_table(grid, streams, head_dim, theta, device)).float()

@@ -34,7 +34,9 @@ def quantize(x: Tensor, by_row: bool, dtype: torch.dtype = torch.float8_e4m3fn) 
     largest = torch.linalg.vector_norm(x, torch.inf, 1 if by_row else None, dtype=torch.float32).view(-1, 1)
     largest = largest.clamp_min(_SMALLEST)
     grid = tuple(triton.cdiv(size, _TILE) for size in x.shape)
-    tile_kernel[grid](x, values, largest, *x.shape, *x.stride(), top, BY_ROW=by_row, TILE=_TILE)
+    tile_kernel[grid](
+        x, values, largest, *x.shape, *x.stride(), top, BY_ROW=by_row, TILE=_TILE, enable_fp_fusion=True
+    )
     return values, largest / top
 
 

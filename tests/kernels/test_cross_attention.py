@@ -48,11 +48,8 @@ def test_every_shape_on_hopper(direction, heads, k, keys, norm):
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("keys", [20, 50, 65, 100])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_any_number_of_keys_on_hopper(direction, keys, norm, request):
+def test_any_number_of_keys_on_hopper(direction, keys, norm):
     """A caption of 64 tokens has 65 keys: no alignment follows from their number."""
-    if direction == "backward" and keys > 64:
-        why = "dq and dk: biases whose number is no multiple of 16 are fetched one by one, 28 spilled accesses"
-        request.applymarker(pytest.mark.xfail(reason=why))
     check(direction, 32, 128, keys, norm)
 
 

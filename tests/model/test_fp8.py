@@ -237,6 +237,13 @@ def test_without_transformer_engine_one_sentence_says_so():
         convert(randomised(), Fp8Config(backend="transformer-engine"))
 
 
+def test_a_transformer_engine_that_is_too_old_is_named(monkeypatch):
+    for name in ("transformer_engine", "transformer_engine.pytorch", "transformer_engine.common.recipe"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with pytest.raises(ValueError, match="needs version 2.9 or newer"):
+        convert(randomised(), Fp8Config(backend="transformer-engine"))
+
+
 def test_transformer_engine_gets_the_same_parameters_under_the_same_names(monkeypatch):
     """A stand-in with the published names: the real one computes on CUDA only."""
     entered = []

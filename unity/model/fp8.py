@@ -130,12 +130,14 @@ def engine_linear(module: nn.Linear) -> nn.Module:
 
 
 def _engine() -> tuple[ModuleType, ModuleType]:
+    names = "transformer_engine.pytorch", "transformer_engine.common.recipe"
     try:
-        return tuple(
-            importlib.import_module(f"transformer_engine.{name}") for name in ("pytorch", "common.recipe")
-        )
+        engine, recipes = map(importlib.import_module, names)
     except ImportError as error:
         raise ValueError(
             f"fp8 backend 'transformer-engine' is not installed ({error}); "
             "install transformer_engine[pytorch], or choose the backend 'native'"
         ) from error
+    if not hasattr(engine, "autocast"):
+        raise ValueError("fp8 backend 'transformer-engine' needs version 2.9 or newer; update it or take 'native'")
+    return engine, recipes
