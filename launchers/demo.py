@@ -70,9 +70,11 @@ class Options:
 
     # folder of everything that is made; an earlier demo in it is deleted first
     out: Path = Path("runs/demo")
+    # full goes on from the model in the package, fresh learns from nothing, quick only shows that all parts run
     scale: Literal[tuple(SCALES)] = "full"
     # classifier-free guidance of the samples that have a caption
     guidance: float = 3.0
+    # of the clips, the training and the samples
     seed: int = 0
 
 
