@@ -1,12 +1,13 @@
 """Checks for several ranks: ZeRO-3 beside plain torch, on the same numbers."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from unity.config import MODELS
+from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
 from unity.train import engine as zero
 from unity.train.ema import Ema
@@ -29,32 +30,43 @@ def inputs(step: int, part: int, rank: int, size: int) -> tuple:
     return rgb, aux, time, modality, caption, lengths[0], prompt, lengths[1]
 
 
-def loss_of(model, arguments: tuple) -> torch.Tensor:
-    rgb, aux = model(*arguments)
-    return (rgb - arguments[1]).square().mean() + (aux - arguments[0]).square().mean()
+def both(step: int, part: int, rank: int) -> tuple[bool, bool]:
+    return True, True
 
 
-def random_weights() -> dict:
+def some(step: int, part: int, rank: int) -> tuple[bool, bool]:
+    """Other streams on other ranks."""
+    return ((True, True), (False, True), (True, False))[(step + part + rank) % 3]
+
+
+def loss_of(model, arguments: tuple, wanted: tuple[bool, bool], told: bool = False) -> torch.Tensor:
+    """The error of the wanted streams; `told`: the model may skip the others."""
+    velocities = model(*arguments, **({"wanted": wanted} if told else {}))
+    pairs = zip(velocities, (arguments[1], arguments[0]), wanted, strict=True)
+    return sum(counts * (velocity - target).square().mean() for velocity, target, counts in pairs)
+
+
+def random_weights(shape: ModelConfig = SHAPE) -> dict:
     """Weights of which none is zero, so that every parameter has a gradient from the first step."""
     torch.manual_seed(7)
-    return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(SHAPE).named_parameters()}
+    return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(shape).named_parameters()}
 
 
-def build(world: zero.World, precision: str):
+def build(world: zero.World, precision: str, shape: ModelConfig = SHAPE):
     settings = zero.settings(
         SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
         world_size=world.size, clip=OPTIM.clip,
     )  # fmt: skip
-    engine = zero.build_engine(lambda: UnityDiT(SHAPE), lambda named: adamw(OPTIM, named), settings, seed=0)
-    zero.scatter(world, zero.layout(engine), zero.masters(engine), random_weights)
+    engine = zero.build_engine(lambda: UnityDiT(shape), lambda named: adamw(OPTIM, named), settings, seed=0)
+    zero.scatter(world, zero.layout(engine), zero.masters(engine), lambda: random_weights(shape))
     zero.refresh(engine)
     return engine
 
 
-def plain_torch(size: int) -> tuple[list[float], dict, dict]:
+def plain_torch(size: int, shape: ModelConfig, wanted: Callable) -> tuple[list[float], dict, dict]:
     """Gradient norms, final weights and their average, in one process and without DeepSpeed."""
-    model = UnityDiT(SHAPE)
-    model.load_state_dict(random_weights())
+    model = UnityDiT(shape)
+    model.load_state_dict(random_weights(shape))
     named = dict(model.named_parameters())
     decaying = {name: name.endswith("weight") and p.dim() > 1 for name, p in named.items()}
     groups = [
@@ -69,7 +81,8 @@ def plain_torch(size: int) -> tuple[list[float], dict, dict]:
             p.grad = torch.zeros_like(p)
         for part in range(ACCUMULATION):
             for rank in range(size):
-                (loss_of(model, inputs(step, part, rank, size)) / ACCUMULATION / size).backward()
+                loss = loss_of(model, inputs(step, part, rank, size), wanted(step, part, rank))
+                (loss / ACCUMULATION / size).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(named.values(), OPTIM.clip)))
         optimizer.step()
         decay = min(OPTIM.ema, (1 + step) / (10 + step))
@@ -79,25 +92,37 @@ def plain_torch(size: int) -> tuple[list[float], dict, dict]:
 
 
 def check_against_torch(world: zero.World):
-    engine = build(world, "fp32")
+    engine, ema, average = against_torch(world, SHAPE, both)
+    check_exchange(world, engine, ema, average)
+
+
+def check_streams_that_not_every_rank_wants(world: zero.World):
+    """A rank that skips a stream still gives all of its parameters a gradient, as ZeRO-3 needs."""
+    against_torch(world, replace(SHAPE, cross_attention="shared"), some)
+
+
+def against_torch(world: zero.World, shape: ModelConfig, wanted: Callable) -> tuple:
+    engine = build(world, "fp32", shape)
     ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
     for step in range(STEPS):
         for part in range(ACCUMULATION):
-            engine.backward(loss_of(engine, inputs(step, part, world.rank, world.size)))
+            streams = wanted(step, part, world.rank)
+            arguments = inputs(step, part, world.rank, world.size)
+            engine.backward(loss_of(engine, arguments, streams, told=True))
             engine.step()
         ema.update()
         norms.append(float(engine.get_global_grad_norm()))
     fragments = zero.layout(engine)
     weights = dict(zero.gather(world, fragments, zero.masters(engine)))
     average = dict(zero.gather(world, fragments, ema.flats))
-    check_exchange(world, engine, ema, average)
     if world.leads:
-        expected_norms, expected_weights, expected_average = plain_torch(world.size)
+        expected_norms, expected_weights, expected_average = plain_torch(world.size, shape, wanted)
         torch.testing.assert_close(norms, expected_norms, rtol=1e-5, atol=0)
         for found, expected in ((weights, expected_weights), (average, expected_average)):
             assert found.keys() == expected.keys()
             for name in expected:
                 torch.testing.assert_close(found[name], expected[name], rtol=0, atol=2e-6, msg=name)
+    return engine, ema, average
 
 
 def check_exchange(world: zero.World, engine, ema: Ema, average: dict | None):
@@ -143,4 +168,4 @@ def check_initial_weights(world: zero.World):
             torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=0, msg=name)
 
 
-CHECKS = (check_initial_weights, check_against_torch, check_bf16)
+CHECKS = (check_initial_weights, check_against_torch, check_streams_that_not_every_rank_wants, check_bf16)

@@ -66,7 +66,8 @@ class UnityDiT(nn.Module):
 
         `time` is each stream's noise level in [0, 1], 1 = noise. Text states count up to their lengths; the
         model pads them to `text_len` zeros, of which attention sees one key with the weight of all. A stream that
-        is not `wanted` may come back as zeros: the last block then takes only keys and values from it.
+        is not `wanted` may come back as zeros: the last block then takes only keys and values from it. They belong
+        into the loss, times 0, all the same: under ZeRO-3 every parameter takes part in every backward.
         """
         grid = self._grid(rgb, aux)
         streams = 1 if aux is None else 2
