@@ -12,14 +12,14 @@ import argparse
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch._functorch.config
 from einops import rearrange, repeat
-from harness import RESULTS, Timing, admitted, measure_all, write_result
+from harness import RESULTS, Timing, admitted, deviation, measure_all, write_result
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -107,13 +107,7 @@ def only_torch() -> Iterator[None]:
 
 
 def plain(case: Case) -> Forward:
-    inner = ours(case, case.block)
-
-    def forward(*inputs):
-        with only_torch():
-            return inner(*inputs)
-
-    return forward
+    return only_torch()(ours(case, case.block))
 
 
 def eight_bits(case: Case) -> Forward:
@@ -262,11 +256,7 @@ def peak_bytes(call: Callable, device: str) -> int | None:
 
 def wrong(forward: Forward, truth: tuple[Tensor, ...], case: Case, tolerance: float) -> str | None:
     """How far outputs and gradients of the inputs are off, if they are."""
-    for name, ours_, exact in zip(("output", "x", "y", "text"), evaluate(forward, case), truth, strict=True):
-        off = ((ours_.float() - exact).norm() / exact.norm()).item()
-        if not off <= tolerance:
-            return f"{name} is off by {off:.1e}"
-    return None
+    return deviation(("output", "x", "y", "text"), evaluate(forward, case), truth, tolerance)
 
 
 def evaluate(forward: Forward, case: Case) -> tuple[Tensor, ...]:
@@ -345,45 +335,59 @@ def _print(row: dict) -> None:
     )
 
 
-def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    # a graph whose backward is timed again and again must keep its buffers
-    torch._functorch.config.donated_buffer = False
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", choices=MODELS, default=SHAPES[device])
-    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=TOKENS[device])
-    parser.add_argument("--contestant", nargs="+", choices=CONTESTANTS, help="default: all, fp8 on a GPU only")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
-    parser.add_argument("--direction", nargs="+", choices=DIRECTIONS, default=DIRECTIONS)
-    parser.add_argument("--seconds", type=float, default=SECONDS[device], help="spent on each timing")
-    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
-    parser.add_argument("--json", type=Path, default=RESULTS / f"block_bench_{device}.json")
-    args = parser.parse_args()
+def command_line(
+    name: str, about: str, device: str, shapes: dict, tokens: dict, seconds: dict, contestants: Iterable[str]
+) -> argparse.ArgumentParser:
+    """The options that the benchmarks of blocks and of steps share; the tables hold a default for each device."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--shape", nargs="+", choices=MODELS, default=shapes[device])
+    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=tokens[device])
     # on a CPU eight bits are emulated: right, and slow
-    contestants = args.contestant or [n for n in CONTESTANTS if device == "cuda" or not n.endswith("fp8")]
+    default = [one for one in contestants if device == "cuda" or not one.endswith("fp8")]
+    words = "default: all, fp8 on a GPU only"
+    parser.add_argument("--contestant", nargs="+", choices=contestants, default=default, help=words)
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
+    parser.add_argument("--seconds", type=float, default=seconds[device], help="spent on each timing")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
+    parser.add_argument("--json", type=Path, default=RESULTS / f"{name}_{device}.json")
+    return parser
+
+
+def measure_cases(
+    args: argparse.Namespace, device: str, measure: Callable[[str, int, float], list[dict]], **about: object
+) -> None:
+    """Write the rows that `measure(shape, tokens, end)` gives of every case asked for, after each of them."""
     end = time.perf_counter() + args.limit
-    about = {
-        "words": WORDS,
-        "padded": PADDED,
-        "dtype": args.dtype,
-        "mfu": " ".join(flops.__doc__.split()),
-    }
+    about = {"words": WORDS, "dtype": args.dtype, "mfu": " ".join(flops.__doc__.split())} | about
     rows = []
-    print(COLUMNS)
     for tokens in args.tokens:
         for name in args.shape:
             torch._dynamo.reset()
             if time.perf_counter() > end:
                 print(f"{name:6} {tokens:6}  not measured: the time is up")
                 continue
-            case = make_case(name, tokens, device, DTYPES[args.dtype])
-            rows += bench(case, contestants, args.direction, args.seconds, device, end)
+            rows += measure(name, tokens, end)
             # after every case, so that a run cut short keeps what it has
             path = write_result(args.json.stem, rows, device, args.json.parent, **about)
-            del case
             gc.collect()
     if rows:
         print(path)
+
+
+def main() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # a graph whose backward is timed again and again must keep its buffers
+    torch._functorch.config.donated_buffer = False
+    parser = command_line("block_bench", __doc__, device, SHAPES, TOKENS, SECONDS, CONTESTANTS)
+    parser.add_argument("--direction", nargs="+", choices=DIRECTIONS, default=DIRECTIONS)
+    args = parser.parse_args()
+
+    def measure(name: str, tokens: int, end: float) -> list[dict]:
+        case = make_case(name, tokens, device, DTYPES[args.dtype])
+        return bench(case, args.contestant, args.direction, args.seconds, device, end)
+
+    print(COLUMNS)
+    measure_cases(args, device, measure, padded=PADDED)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,15 @@ def admitted(
     return found, missing
 
 
+def deviation(names: Iterable[str], found: Iterable, truth: Iterable, tolerance: float) -> str | None:
+    """The first of the named tensors whose relative error (of norms, in float32) is above the tolerance."""
+    for name, value, exact in zip(names, found, truth, strict=True):
+        off = ((value.float() - exact).norm() / exact.norm()).item()
+        if not off <= tolerance:
+            return f"{name} is off by {off:.1e}"
+    return None
+
+
 def _cpu_seconds(call: Callable[..., object], arguments: tuple) -> float:
     # A single thread can be timed by the processor time it got: other processes then do not count.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter

@@ -7,28 +7,25 @@ says how many ran, and nothing is scaled up to the whole model. Loss and the nor
 compared first: a wrong contestant gets no speed. FLOPs are those of the blocks, by the formula of `block_bench`.
 """
 
-import argparse
-import gc
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from block_bench import (
-    DTYPE,
     DTYPES,
     FP8_TOLERANCE,
     GRIDS,
     TOLERANCE,
     WORDS,
+    command_line,
     flops,
+    measure_cases,
     only_torch,
     or_blank,
     peak_flops,
 )
-from harness import RESULTS, Timing, admitted, measure_all, write_result
+from harness import Timing, admitted, deviation, measure_all
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -195,11 +192,7 @@ def gradients(loss: Loss, case: Case) -> tuple[Tensor, Tensor]:
 
 def wrong(loss: Loss, truth: tuple[Tensor, Tensor], case: Case, tolerance: float) -> str | None:
     """How far the loss or the gradients' norms are off, if they are."""
-    for name, found, exact in zip(("loss", "gradient norm"), gradients(loss, case), truth, strict=True):
-        off = ((found - exact).norm() / exact.norm()).item()
-        if not off <= tolerance:
-            return f"{name} is off by {off:.1e}"
-    return None
+    return deviation(("loss", "gradient norm"), gradients(loss, case), truth, tolerance)
 
 
 def step(loss: Loss, case: Case) -> None:
@@ -266,40 +259,19 @@ def _print(row: dict) -> None:
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", choices=MODELS, default=SHAPES[device])
-    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=TOKENS[device])
+    parser = command_line("step_bench", __doc__, device, SHAPES, TOKENS, SECONDS, CONTESTANTS)
     parser.add_argument(
         "--layers", type=int, help="default: as many as fit on the card, by the formula in the code"
     )
-    parser.add_argument("--contestant", nargs="+", choices=CONTESTANTS, help="default: all, fp8 on a GPU only")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
-    parser.add_argument("--seconds", type=float, default=SECONDS[device], help="spent on each timing")
-    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
-    parser.add_argument("--json", type=Path, default=RESULTS / f"step_bench_{device}.json")
     args = parser.parse_args()
-    # on a CPU eight bits are emulated: right, and slow
-    contestants = args.contestant or [n for n in CONTESTANTS if device == "cuda" or not n.endswith("fp8")]
-    end = time.perf_counter() + args.limit
-    about = {"words": WORDS, "dtype": args.dtype, "mfu": " ".join(flops.__doc__.split())}
-    about["layers"] = " ".join(fitting_layers.__doc__.split())
-    rows = []
+
+    def measure(name: str, tokens: int, end: float) -> list[dict]:
+        layers = args.layers or default_layers(MODELS[name], tokens, device)
+        case = make_case(name, tokens, layers, device, DTYPES[args.dtype])
+        return bench(case, args.contestant, args.seconds, device, end)
+
     print(COLUMNS)
-    for tokens in args.tokens:
-        for name in args.shape:
-            torch._dynamo.reset()
-            if time.perf_counter() > end:
-                print(f"{name:6} {tokens:6}  not measured: the time is up")
-                continue
-            layers = args.layers or default_layers(MODELS[name], tokens, device)
-            case = make_case(name, tokens, layers, device, DTYPES[args.dtype])
-            rows += bench(case, contestants, args.seconds, device, end)
-            # after every case, so that a run cut short keeps what it has
-            path = write_result(args.json.stem, rows, device, args.json.parent, **about)
-            del case
-            gc.collect()
-    if rows:
-        print(path)
+    measure_cases(args, device, measure, layers=" ".join(fitting_layers.__doc__.split()))
 
 
 if __name__ == "__main__":
