@@ -22,13 +22,13 @@ import tyro
 
 from unity.data.clips import Clip
 from unity.data.shards import open_shards
-from unity.evaluate.demo_report import Findings, lead, sections
 from unity.evaluate.held_out import Exam, examine
-from unity.evaluate.report import page
 from unity.generate import Generator, load_generator
 from unity.infer import SAMPLE, SHIPPED, Request, infer
 from unity.modality import MODALITIES
 from unity.model.weights import read_card
+from unity.report.demo import Findings, lead, sections
+from unity.report.page import page
 
 TRAIN = Path(__file__).with_name("train.py")
 # marks a folder as an earlier demo's

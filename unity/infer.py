@@ -25,9 +25,9 @@ from unity.data.video import count_frames, read_video, write_video
 from unity.encodings.files import replacing
 from unity.generate import Generator, check_request, generate, load_generator
 from unity.modality import MODALITIES
+from unity.report.strip import labelled_strip
 from unity.routing import TASKS
 from unity.sampler import SAMPLERS, Guidance, time_grid
-from unity.strip import labelled_strip
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED, SAMPLE = ASSETS / "tiny", ASSETS / "people.mp4"

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from unity.strip import frame_row
+from unity.report.strip import frame_row
 
 Video = UInt8[np.ndarray, "t h w 3"]
 

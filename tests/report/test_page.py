@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unity.evaluate.report import Curves, Section, Strips, Table, number, page, smooth
+from unity.report.page import Curves, Section, Strips, Table, number, page, smooth
 
 RED = np.zeros((9, 8, 12, 3), np.uint8)
 RED[..., 0] = np.arange(9, dtype=np.uint8)[:, None, None] * 20

@@ -1,6 +1,6 @@
 import numpy as np
 
-from unity.strip import frame_row, labelled_strip
+from unity.report.strip import frame_row, labelled_strip
 
 CLIP = np.arange(9, dtype=np.uint8)[:, None, None, None] * np.ones((9, 4, 6, 3), np.uint8)
 
