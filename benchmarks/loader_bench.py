@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unity.config import STAGES
 from unity.data.clips import SOURCES, Clip
-from unity.data.loader import training_batches
+from unity.data.loader import Reading, training_batches
 from unity.data.shards import STREAMS, write_shards
 from unity.data.simulate import simulate
 from unity.data.video import RGB_QUALITY, decode, encode, write_video
@@ -85,7 +85,9 @@ def _read_with_opencv(path: str) -> torch.Tensor:
 
 def _doors(folder: Path, files: Files) -> dict[str, Callable[[int], Iterator[dict]]]:
     def ours(decode: str) -> Callable[[int], Iterator[dict]]:
-        return lambda workers: training_batches(folder, STAGES[2], BATCH, decode=decode, workers=workers)
+        return lambda workers: training_batches(
+            folder, STAGES[2], BATCH, reading=Reading(decode=decode, workers=workers)
+        )
 
     def usual(workers: int) -> Iterator[dict]:
         loader = DataLoader(files, BATCH, shuffle=True, num_workers=workers, drop_last=True)
@@ -108,7 +110,8 @@ def _time(door: Callable[[int], Iterator[dict]], workers: int, batches: int) -> 
 
 def _check(folder: Path):
     """No speed is printed for wrong values: both decoders give the same batches."""
-    doors = [training_batches(folder, STAGES[2], BATCH, decode=decode) for decode in ("pyav", "dali")]
+    readings = [Reading(decode=decode) for decode in ("pyav", "dali")]
+    doors = [training_batches(folder, STAGES[2], BATCH, reading=reading) for reading in readings]
     for ours, theirs in itertools.islice(zip(*doors, strict=True), 3):
         if not (torch.equal(ours["rgb"], theirs["rgb"]) and torch.equal(ours["aux"], theirs["aux"])):
             raise SystemExit("PyAV and DALI give different frames; nothing was timed")

@@ -1,6 +1,7 @@
 """Batches: what the plan says, decoded alike by both doors, the same after any resume and on any ranks."""
 
 import itertools
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from unity.config import STAGES
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
-from unity.data.loader import training_batches
+from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import open_shards, write_shards
 from unity.data.video import resize
 
@@ -33,9 +34,16 @@ def folder(tmp_path_factory, clips):
     return write_shards(clips.values(), tmp_path_factory.mktemp("loader") / "data", size_limit=200_000)
 
 
+def _batches(folder, **options):
+    """`training_batches` of stage 2 in eights, with the options of `Share` and `Reading` in a row."""
+    values = {"share": Share, "reading": Reading}
+    taken = {name: {f.name for f in fields(kind)} & options.keys() for name, kind in values.items()}
+    whole = {name: kind(**{key: options.pop(key) for key in taken[name]}) for name, kind in values.items()}
+    return training_batches(folder, **{"stage": STAGES[2], "batch_size": 8} | options | whole)
+
+
 def _take(folder, count, **options):
-    options = {"stage": STAGES[2], "batch_size": 8, "seed": 5} | options
-    return list(itertools.islice(training_batches(folder, **options), count))
+    return list(itertools.islice(_batches(folder, **{"seed": 5} | options), count))
 
 
 def _assert_same(ours, theirs):
@@ -124,7 +132,7 @@ def test_stage_one(folder):
 )
 def test_bad_requests_are_refused_at_once(folder, options, message):
     with pytest.raises(ValueError, match=message):
-        training_batches(folder, **{"stage": STAGES[2], "batch_size": 8} | options)
+        _batches(folder, **options)
 
 
 def test_missing_data_is_told_at_once(tmp_path, clips):
@@ -142,7 +150,7 @@ def test_without_dali_pyav_does_it(folder, monkeypatch):
     for ours, theirs in zip(_take(folder, 2), whole, strict=True):
         _assert_same(ours, theirs)
     with pytest.raises(ValueError, match="not installed; pip install"):
-        training_batches(folder, STAGES[2], 8, decode="dali")
+        _batches(folder, decode="dali")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

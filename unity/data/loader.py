@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,19 +23,39 @@ from unity.data.video import DaliDecoder, decode_all, resize
 DECODERS = ("auto", "pyav", "dali")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A rank's part of every global batch: the `rank`-th of `world` equal parts."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How clips are read and what is taken of them; which clips is the plan's business.
+
+    `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
+    to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
+    DALI where it is installed, which takes less CPU time for the same values (benchmarks/loader_bench.py).
+    `remote` is where the dataset lies, if its files are still to be fetched (see `Shards`).
+    """
+
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    workers: int = 0
+    decode: str = "auto"
+    remote: str | None = None
+
+
 def training_batches(
     folder: str | Path,
     stage: StageConfig,
     batch_size: int,
     seed: int = 0,
     start_step: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-    decode: str = "auto",
-    frames: int | None = None,
-    size: tuple[int, int] | None = None,
-    remote: str | None = None,
+    share: Share = Share(),
+    reading: Reading = Reading(),
 ) -> Iterator[dict]:
     """This rank's share b = batch_size / world of every global batch from `start_step` on, without end.
 
@@ -43,23 +64,20 @@ def training_batches(
     `start_step` resumes bit for bit, also with other `workers`; the ranks' shares join to the same global batch
     for every `world`.
 
-    `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
-    to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
-    DALI where it is installed, which takes less CPU time for the same values (benchmarks/loader_bench.py).
     Raises ValueError where a dataset, a source or a modality is missing, or where the batch cannot be shared
     equally by sources and ranks.
     """
-    dali = _use_dali(decode)
-    shards = open_shards(folder, remote)
+    dali = _use_dali(reading.decode)
+    shards = open_shards(folder, reading.remote)
     sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
     plan = Plan(stage, batch_size, seed, sizes, shards.available)
-    local = _share(batch_size, len(stage.sources), rank, world)
-    collate = _Collate(shards.about, frames, size, seed)
+    local = _local(batch_size, len(stage.sources), share)
+    collate = _Collate(shards.about, reading, seed)
     loader = DataLoader(
         _Samples(shards),
-        batch_sampler=(plan.batch(step)[rank * local :][:local] for step in itertools.count(start_step)),
+        batch_sampler=(plan.batch(step)[share.rank * local :][:local] for step in itertools.count(start_step)),
         collate_fn=list if dali else collate,
-        num_workers=workers,
+        num_workers=reading.workers,
         worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
     )
@@ -67,7 +85,7 @@ def training_batches(
     batches = iter(loader)
     if not dali:
         return batches
-    collate.decode = DaliDecoder(2 * local, threads=max(1, workers)).decode
+    collate.decode = DaliDecoder(2 * local, threads=max(1, reading.workers)).decode
     return _one_ahead(collate, batches)
 
 
@@ -86,9 +104,9 @@ class _Samples(Dataset):
 class _Collate:
     """Samples to a batch: decodes the frames that each sample shows, fits and stacks them."""
 
-    def __init__(self, about: dict, frames: int | None, size: tuple[int, int] | None, seed: int):
-        self.stored, self.size, self.seed = about["frames"], size or tuple(about["size"]), seed
-        self.frames = frames or self.stored
+    def __init__(self, about: dict, reading: Reading, seed: int):
+        self.stored, self.size, self.seed = about["frames"], reading.size or tuple(about["size"]), seed
+        self.frames = reading.frames or self.stored
         self.decode = decode_all
         if not 1 <= self.frames <= self.stored or self.frames % 4 != 1:
             raise ValueError(
@@ -130,9 +148,11 @@ def _one_ahead(collate: Callable[[list], dict], batches: Iterator[list]) -> Iter
             yield ready.result()
 
 
-def _share(batch_size: int, sources: int, rank: int, world: int) -> int:
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} is not one of {world} ranks; ranks count from 0")
+def _local(batch_size: int, sources: int, share: Share) -> int:
+    """How many samples of a global batch a rank has."""
+    world = share.world
+    if not 0 <= share.rank < world:
+        raise ValueError(f"rank {share.rank} is not one of {world} ranks; ranks count from 0")
     if batch_size % world:
         whole = math.lcm(sources, world)
         raise ValueError(

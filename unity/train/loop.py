@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unity.config import STAGES
-from unity.data.loader import training_batches
+from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
 from unity.flow import draw_noise, routed_loss
 from unity.modality import MODALITIES
@@ -162,8 +162,9 @@ def batches(run: Run) -> Iterator[dict]:
     config = run.config
     with deaf_children():
         loader = training_batches(
-            config.data, STAGES[config.stage], config.batch_size, config.seed, run.start, run.world.rank,
-            run.world.size, config.workers, frames=config.frames, size=config.size,
+            config.data, STAGES[config.stage], config.batch_size, config.seed, run.start,
+            Share(rank=run.world.rank, world=run.world.size),
+            Reading(frames=config.frames, size=config.size, workers=config.workers),
         )  # fmt: skip
     for _ in range(run.start, config.steps):
         yield next(loader)

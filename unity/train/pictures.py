@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from unity.config import STAGES
-from unity.data.loader import training_batches
+from unity.data.loader import Reading, training_batches
 from unity.modality import MODALITIES
 from unity.routing import TASKS
 from unity.sampler import Guidance, sample
@@ -66,9 +66,8 @@ class Pictures:
 def _one_of_each(run: Run) -> dict:
     """The first clip of each modality in the first batches of the run's data."""
     config, stage = run.config, STAGES[run.config.stage]
-    loader = training_batches(
-        config.data, stage, config.batch_size, config.seed, frames=config.frames, size=config.size
-    )
+    reading = Reading(frames=config.frames, size=config.size)
+    loader = training_batches(config.data, stage, config.batch_size, config.seed, reading=reading)
     found: dict[int, dict] = {}
     for _, batch in zip(range(8), loader, strict=False):
         for i, modality in enumerate(batch["modality"].tolist()):
