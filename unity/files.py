@@ -1,0 +1,207 @@
+"""Whole-or-absent writing: the only place of the project that renames.
+
+A reader sees a whole file or folder, or none: what is written grows under a temporary name beside its target, is
+flushed to the disk and then renamed. Errors and interruptions remove the temporary name. `unity.results` builds on
+it the folders of results that a second run may replace.
+"""
+
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+# what file systems and desktops put into folders of their own accord
+CLUTTER = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
+
+# hidden, short enough for every file system, and the process that writes is told apart
+_PART = ".part-"
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Temporary path to write a file to; at the end it is `path`, on an error it is gone.
+
+    A link is followed: the file that it names is replaced. Raises ValueError where `path` is a folder.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is to be written there; give another name")
+    with _part(path, path.suffix) as temporary:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+
+
+@contextmanager
+def whole_folder(path: str | Path, last: str | None = None, mine: Callable[[str], bool] | None = None):
+    """Temporary folder, already made, to fill; at the end it is `path`, on an error it is gone.
+
+    An empty folder, a link to one and an empty mount point are filled instead, with the entry `last`, by which
+    readers tell that a folder is whole, moved in at the end. A folder that holds something is replaced only if
+    each of its entries is one that an earlier call left: `mine(name)` says so. Else ValueError, before anything
+    is written, and again at the end if something came meanwhile.
+    """
+    path = Path(os.path.realpath(path))
+    check_folder_free(path, mine)
+    with _part(path / "x" if _is_place(path) else path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for inside in (*temporary.rglob("*"), temporary):
+            flush(inside)
+        check_folder_free(path, mine, besides=temporary.name)
+        _settle(temporary, path, last)
+
+
+def check_folder_free(path: Path, mine: Callable[[str], bool] | None = None, besides: str = "") -> None:
+    """Raises ValueError unless a new folder may be made at `path`: absent, empty, or holding only what is mine."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, and a folder is to be written there; give another name")
+    held = sorted(names(path) - {besides}) if path.exists() else []
+    foreign = [name for name in held if mine is None or not mine(name)]
+    if foreign:
+        raise ValueError(f"{path} holds {foreign[0]!r} already; give the name of a new or empty folder")
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises ValueError unless files can be written in the folder `path`, which need not exist yet.
+
+    It is tried, as that alone tells of read-only places, quotas and names that are too long; what the trial made
+    is removed again.
+    """
+    path, made = Path(os.path.realpath(path)), []
+    try:
+        for folder in reversed([path, *path.parents]):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        trial = path / f"{_PART}{os.getpid()}-{secrets.token_hex(4)}"
+        trial.write_bytes(b"-")
+        trial.unlink()
+    except OSError as error:
+        place = f" (at {error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        raise ValueError(
+            f"nothing can be written in {path}: {error.strerror or error}{place}; give another folder"
+        ) from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def check_space(path: str | Path, need: int) -> None:
+    """Raises ValueError if the disk of `path`, which need not exist yet, has no `need` bytes to spare."""
+    path = Path(os.path.realpath(path))
+    free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+    if free < need:
+        raise ValueError(
+            f"the disk of {path} has {free / 1e6:.0f} MB left, and {need / 1e6:.0f} MB are needed; "
+            f"make room there, or give another folder"
+        )
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text; bytes of a name that are not UTF-8 are written as \\udcXX, so that readers accept it."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(plain(text).encode())
+    return Path(path)
+
+
+def write_json(path: str | Path, value: object, indent: int | None = 2) -> Path:
+    """Write JSON that every reader accepts, see `json_text`."""
+    return write_text(path, json_text(value, indent) + "\n")
+
+
+def json_text(value: object, indent: int | None = 2) -> str:
+    """JSON as its standard has it: null for what is no number, paths and the like as text, arrays as lists."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def plain(text: str) -> str:
+    """Text that can be encoded: lone surrogates, which stand for undecodable bytes, become \\udcXX."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def names(folder: Path) -> set[str]:
+    """Names in a folder, without what systems put there and without what is being written."""
+    return {name for name in os.listdir(folder) if name not in CLUTTER and not name.startswith(_PART)}
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of a folder's names, is on the disk."""
+    if path.is_symlink() or (os.name == "nt" and path.is_dir()):
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        # some network file systems cannot flush folders
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _part(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary name beside `path` that is gone at the end, and the folders above it only if nothing failed."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # np.savez and cv2.imwrite look at the suffix
+    temporary = path.with_name(f"{_PART}{os.getpid()}-{secrets.token_hex(4)}{suffix[:16]}")
+    try:
+        yield temporary
+    except BaseException:
+        remove(temporary)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    remove(temporary)
+
+
+def _is_place(path: Path) -> bool:
+    """A folder that cannot be replaced, or whose owner may not want that: it is filled."""
+    return path.is_dir() and (os.path.ismount(path) or not names(path))
+
+
+def _settle(temporary: Path, path: Path, last: str | None) -> None:
+    if temporary.parent == path:
+        for name in sorted(os.listdir(temporary), key=lambda name: (name == last, name)):
+            (temporary / name).replace(path / name)
+        flush(path)
+        return
+    with _part(path) as old:
+        # a folder cannot be renamed onto a folder that holds files
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    flush(path.parent)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    # numbers and arrays of numpy and torch
+    return _plain(value.tolist()) if hasattr(value, "tolist") else plain(str(value))
