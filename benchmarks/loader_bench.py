@@ -27,7 +27,7 @@ from unity.config import STAGES
 from unity.data.clips import SOURCES, Clip
 from unity.data.loader import Reading, training_batches
 from unity.data.shards import STREAMS, write_shards
-from unity.data.simulate import simulate
+from unity.data.simulate.clip import simulate
 from unity.data.video import RGB_QUALITY, decode, encode, write_video
 
 BATCH = 8

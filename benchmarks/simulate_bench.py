@@ -19,8 +19,8 @@ import tyro
 from harness import write_result
 
 from unity.data.clips import SOURCES
-from unity.data.simulate import simulate
 from unity.data.simulate.camera import film
+from unity.data.simulate.clip import simulate
 from unity.data.simulate.physics import run
 from unity.data.simulate.render import Renderer
 from unity.data.simulate.scene import draw_scene

@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from unity.kernels import rows
 from unity.kernels.differentiable import differentiable, library_op
+from unity.kernels.jit import tl, triton
 from unity.kernels.rows import load_row, origin, store_row, thread_sums
 
 MAX_KEYS = 128

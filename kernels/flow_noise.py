@@ -5,12 +5,11 @@ ddata = a - (time·a + v), dnoise = time·a + v, dtime = Σ a·(noise - data).
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from unity.kernels import rows
 from unity.kernels.differentiable import differentiable, library_op
+from unity.kernels.jit import tl, triton
 
 _BLOCK = 2048
 _META = {"BLOCK": _BLOCK, "num_warps": 8, "enable_fp_fusion": True}

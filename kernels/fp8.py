@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
+from unity.kernels.jit import ABSENT, tl, triton
 from unity.kernels.rows import INTERPRETED
 
 
@@ -42,6 +41,8 @@ def empty_quantized(x: Tensor) -> Quantized:
 
 def refusal(x: Tensor) -> str | None:
     """Why 8-bit rows cannot be written on this tensor's device, or None."""
+    if ABSENT:
+        return ABSENT
     if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 9):
         return "e4m3 needs compute capability 8.9"
     return None if x.is_cuda or INTERPRETED else f"x is on {x.device.type}"

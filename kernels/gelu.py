@@ -5,13 +5,12 @@ one exponential; dx = dy·(s + x·s·(1 - s)·u'). GELU alone is one pass in tor
 there is nothing to fuse, so the plain op stays torch's.
 """
 
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from unity.kernels import fp8, rows
 from unity.kernels.differentiable import differentiable, library_op
 from unity.kernels.fp8 import quantize
+from unity.kernels.jit import tl, triton
 from unity.kernels.rows import load_row, origin, store_row
 
 _WARPS = 32

@@ -5,13 +5,12 @@ dx = rstd·(w - mean(w) - h·mean(w·h)), dscale = Σ dy·h, dshift = Σ dy.
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from unity.kernels import fp8, rows
 from unity.kernels.differentiable import differentiable, library_op
 from unity.kernels.fp8 import quantize
+from unity.kernels.jit import tl, triton
 from unity.kernels.rows import load_row, origin, segment, standardize, store_row, sum_both, thread_sums
 
 _FORWARD_WARPS = 32

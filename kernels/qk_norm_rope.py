@@ -13,12 +13,11 @@ instructions (README).
 import functools
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from unity.kernels import reference, rows
 from unity.kernels.differentiable import differentiable, library_op
+from unity.kernels.jit import tl, triton
 from unity.kernels.rows import load_row, origin, store_row, sum_both, thread_sums
 
 _FORWARD_WARPS = 32

@@ -7,12 +7,11 @@ and a pass over tiles rounds and transposes: 2.5u.
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from unity.kernels import fp8, rows
 from unity.kernels.fp8 import quantize as quantize_row
+from unity.kernels.jit import tl, triton
 from unity.kernels.rows import load_row, store_row
 
 _WARPS = 32

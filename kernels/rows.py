@@ -17,9 +17,9 @@ import os
 from typing import NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+
+from unity.kernels.jit import ABSENT, tl, triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 8192
@@ -168,6 +168,8 @@ def refusal(
 
 def device_refusal(name: str, x: Tensor) -> str | None:
     """Why the kernels cannot run where x lies, or None."""
+    if ABSENT:
+        return ABSENT
     if x.is_cuda:
         capable = torch.cuda.get_device_capability(x.device) >= (8, 0)
         return None if capable else f"{name} is on a GPU older than compute capability 8.0"

@@ -23,6 +23,7 @@ import tyro
 from unity.data.clips import Clip
 from unity.data.shards import open_shards
 from unity.evaluate.held_out import Exam, examine
+from unity.extras import require
 from unity.generate import Generator, load_generator
 from unity.infer import SAMPLE, SHIPPED, Request, infer
 from unity.modality import MODALITIES
@@ -80,6 +81,7 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run all parts and return the report's path; stops at the first part that fails."""
+    require("train", "simulate", "report")
     scale, out = SCALES[options.scale], options.out.absolute()
     _start_anew(out, options)
     clock = Clock()

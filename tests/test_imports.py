@@ -13,6 +13,7 @@ MAY = {
     "unity.randomness": set(),
     "unity.files": set(),
     "unity.command": set(),
+    "unity.extras": set(),
     "unity.encodings": {"unity.encodings"},
     "unity.modality": {"unity.encodings"},
     "unity.kernels": {"unity.kernels"},
@@ -32,7 +33,7 @@ MAY = {
     "unity": set(),
 }
 # all of the package may import these, but for the kernels, which are torch and triton alone
-EVERYWHERE = {"unity.files", "unity.command"}
+EVERYWHERE = {"unity.files", "unity.command", "unity.extras"}
 # these may import what the row above allows, but never these parts
 NEVER = {name: {"unity.train"} for name in ("unity.infer", "unity.evaluate", "unity.report")}
 OUTSIDE = {"launchers", "benchmarks", "tests"}

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -23,11 +24,13 @@ from tqdm import tqdm
 
 from unity.data.video import count_frames, read_video, write_video
 from unity.encodings.files import replacing
-from unity.generate import Generator, check_request, generate, load_generator
 from unity.modality import MODALITIES
 from unity.report.strip import labelled_strip
-from unity.routing import TASKS
-from unity.sampler import SAMPLERS, Guidance, time_grid
+
+# torch takes seconds to import; --help and most refusals need none of it
+if TYPE_CHECKING:
+    import unity.generate
+    import unity.sampler
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED, SAMPLE = ASSETS / "tiny", ASSETS / "people.mp4"
@@ -97,12 +100,17 @@ class Result:
 _TASK_OF = {"video": "estimate", "condition": "control", "prompt": "joint"}
 
 
-def infer(request: Request, generator: Generator | None = None, say: Callable[[str], None] = print) -> Result:
+def infer(
+    request: Request, generator: "unity.generate.Generator | None" = None, say: Callable[[str], None] = print
+) -> Result:
     """Run one request and write its folder, whole or not at all.
 
     A `generator` that is already loaded is used in place of the request's checkpoint. Raises ValueError for
     whatever cannot be done, before anything is written.
     """
+    from unity.generate import generate, load_generator
+    from unity.sampler import Guidance
+
     request, task = _complete(request)
     generator = generator or load_generator(
         request.checkpoint or _shipped(), request.device, request.codec_weights, request.text_weights
@@ -135,6 +143,8 @@ def main() -> None:
 
 def _complete(request: Request) -> tuple[Request, str]:
     """The request with the defaults that need no checkpoint, and its task."""
+    from unity.sampler import SAMPLERS, time_grid
+
     for name, choices in (("modality", MODALITIES), ("sampler", SAMPLERS)):
         if getattr(request, name) not in choices:
             raise ValueError(f"unknown {name} {getattr(request, name)!r}; choose one of {', '.join(choices)}")
@@ -166,8 +176,10 @@ def _shipped() -> Path:
     return SHIPPED
 
 
-def _fitted(request: Request, generator: Generator) -> Request:
+def _fitted(request: Request, generator: "unity.generate.Generator") -> Request:
     """With frames and size as asked for, else as the checkpoint was trained."""
+    from unity.generate import check_request
+
     frames = generator.card.frames if request.frames is None else request.frames
     size = tuple(request.size or generator.card.size)
     check_request(generator, request.modality, frames, size)
@@ -187,20 +199,26 @@ def _read(request: Request) -> tuple[dict[str, Video], float]:
     return {stream: video}, rate * (kept or 1)
 
 
-def _about(generator: Generator) -> str:
+def _about(generator: "unity.generate.Generator") -> str:
     """What answers: nobody should take a small model's output for more than it is."""
     card, size = generator.card, sum(p.numel() for p in generator.model.parameters())
     learnt = f"stage {card.stage}, step {card.step}, {card.frames} frames of {card.size[0]}x{card.size[1]}"
     return f"{generator.path}: {size / 1e6:.1f}M parameters, {learnt}, data: {card.data or 'unknown'}"
 
 
-def _effort(request: Request, guidance: Guidance) -> str:
+def _effort(request: Request, guidance: "unity.sampler.Guidance") -> str:
     shape = f"{request.frames} frames of {request.size[0]}x{request.size[1]}, {request.steps} steps"
     guided = f"guidance {guidance.scale:g}, two evaluations a step" if guidance.active else "no guidance"
     return f"{shape} of {request.sampler}, {guided}, seed {request.seed}"
 
 
-def _record(request: Request, task: str, guidance: Guidance, fps: float, generator: Generator) -> dict:
+def _record(
+    request: Request,
+    task: str,
+    guidance: "unity.sampler.Guidance",
+    fps: float,
+    generator: "unity.generate.Generator",
+) -> dict:
     """What was run, as run.json keeps it: nothing in it differs between two equal runs."""
     inputs = {name: str(getattr(request, name)) for name in ("video", "condition") if getattr(request, name)}
     card = generator.card
@@ -227,6 +245,8 @@ def _record(request: Request, task: str, guidance: Guidance, fps: float, generat
 
 def _write(request: Request, task: str, video: dict[str, Video], record: dict) -> Result:
     """Videos, values, one picture and the record, in a folder that appears when it is whole."""
+    from unity.routing import TASKS
+
     row, fps = MODALITIES[request.modality], record["fps"]
     how = {name: "sampled" if noisy else "given" for name, noisy in zip(video, TASKS[task], strict=True)}
     rows = {f"{name}, {how[name]}": frames for name, frames in video.items()}

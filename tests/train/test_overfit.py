@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unity.config import MODELS
-from unity.data.simulate import simulate
+from unity.data.simulate.clip import simulate
 from unity.flow import TimeConfig
 from unity.modality import MODALITIES
 from unity.routing import TASKS, RoutingConfig

@@ -85,7 +85,7 @@ def load(level: str | None = None) -> Library | str:
         return f"the compiled kernels do not load: {error}"
 
 
-@torch._dynamo.assume_constant_result
+@torch.compiler.assume_constant_result
 def missing() -> str | None:
     """Why there are no C++ kernels on this machine, or None if there are."""
     library = load()

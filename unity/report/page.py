@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 
+from unity.extras import extra
 from unity.report.strip import frame_row
 
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -113,6 +112,11 @@ def _strips(strips: Strips) -> str:
 
 
 def _curves(curves: Curves) -> str:
+    # the one part of a page that needs more than the core install
+    with extra("report"):
+        import matplotlib
+        from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(5 * len(curves.panels), 3.2), dpi=160, layout="constrained")
         axes = figure.subplots(1, len(curves.panels), squeeze=False)[0]

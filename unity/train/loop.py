@@ -16,6 +16,7 @@ from torch import Tensor
 from unity.config import STAGES
 from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
+from unity.extras import require
 from unity.flow import draw_noise, routed_loss
 from unity.modality import MODALITIES
 from unity.model import fp8
@@ -237,6 +238,7 @@ def prepare(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
             f"{config.batch_size} clips (--model --data --steps --batch-size change that)"
         )
     if config.data == SIMULATED and not SIMULATED.exists():
+        require("simulate")
         say(f"{SIMULATED} is not there yet: simulating {machine.clips} clips of each source, once")
         wanted = {"out": SIMULATED, "clips": machine.clips, "frames": machine.frames, "size": machine.size}
         flags = [str(part) for name, value in wanted.items() for part in (f"--{name}", value)]

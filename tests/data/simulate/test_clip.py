@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from unity.data.clips import SOURCES
-from unity.data.simulate import simulate
 from unity.data.simulate.caption import article, caption, listing
+from unity.data.simulate.clip import simulate
 from unity.data.simulate.scene import draw_scene
 from unity.data.simulate.truth import Truth
 from unity.modality import MODALITIES
@@ -112,7 +112,7 @@ def test_pictures_follow_the_flow():
 def test_the_same_bytes_in_another_process_and_in_any_order(clips):
     code = (
         "import sys, json; sys.path.insert(0, {folder!r})\n"
-        "from test_clip import digest; from unity.data.simulate import simulate\n"
+        "from test_clip import digest; from unity.data.simulate.clip import simulate\n"
         "print(json.dumps({{s: digest(simulate(7, s, 5, (64, 80), 16.0)) for s in {sources!r}}}))"
     ).format(folder=str(__file__).rpartition("/")[0], sources=SOURCES[::-1])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

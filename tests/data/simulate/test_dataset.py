@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unity.data.shards import open_shards
-from unity.data.simulate import simulate
+from unity.data.simulate.clip import simulate
 from unity.data.simulate.dataset import Options, make_dataset
 from unity.randomness import fold
 

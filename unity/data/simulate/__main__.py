@@ -8,10 +8,13 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import tyro
 
-from unity.data.simulate.dataset import Options, make_dataset
+from unity.extras import require
 
 if __name__ == "__main__":
     try:
+        require("simulate")
+        from unity.data.simulate.dataset import Options, make_dataset
+
         make_dataset(tyro.cli(Options, description=__doc__))
     except ValueError as error:
         print(error, file=sys.stderr)
