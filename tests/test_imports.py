@@ -14,6 +14,7 @@ MAY = {
     "unity.files": set(),
     "unity.command": set(),
     "unity.extras": set(),
+    "unity.results": {"unity.files"},
     "unity.encodings": {"unity.encodings"},
     "unity.modality": {"unity.encodings"},
     "unity.kernels": {"unity.kernels"},

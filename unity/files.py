@@ -17,8 +17,8 @@ from pathlib import Path
 # what file systems and desktops put into folders of their own accord
 CLUTTER = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
-# hidden, short enough for every file system, and the process that writes is told apart
-_PART = ".part-"
+# how names of what is being written begin: hidden, and short enough for every file system
+PART = ".part-"
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def check_writable(path: str | Path) -> None:
             if not folder.exists():
                 folder.mkdir()
                 made.append(folder)
-        trial = path / f"{_PART}{os.getpid()}-{secrets.token_hex(4)}"
+        trial = path / f"{PART}{os.getpid()}-{secrets.token_hex(4)}"
         trial.write_bytes(b"-")
         trial.unlink()
     except OSError as error:
@@ -128,7 +128,7 @@ def plain(text: str) -> str:
 
 def names(folder: Path) -> set[str]:
     """Names in a folder, without what systems put there and without what is being written."""
-    return {name for name in os.listdir(folder) if name not in CLUTTER and not name.startswith(_PART)}
+    return {name for name in os.listdir(folder) if name not in CLUTTER and not name.startswith(PART)}
 
 
 def remove(path: Path) -> None:
@@ -158,7 +158,7 @@ def _part(path: Path, suffix: str = "") -> Iterator[Path]:
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     # np.savez and cv2.imwrite look at the suffix
-    temporary = path.with_name(f"{_PART}{os.getpid()}-{secrets.token_hex(4)}{suffix[:16]}")
+    temporary = path.with_name(f"{PART}{os.getpid()}-{secrets.token_hex(4)}{suffix[:16]}")
     try:
         yield temporary
     except BaseException:
