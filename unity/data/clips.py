@@ -1,8 +1,10 @@
 """A clip: an RGB video, what is known of its other views, and the words that go with it."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import UInt8
 
 from unity.modality import MODALITIES
 
@@ -21,14 +23,15 @@ class Clip:
     is not there is absent. `constants` holds per modality what its decoder needs, `values` the exact numbers
     behind a modality video (may be empty), and `meta` anything that JSON can say.
 
-    Raises ValueError for an unknown source or modality, a missing RGB video, or shapes that differ.
+    Raises ValueError for an unknown source or modality, a missing RGB video, shapes that differ, or constants that
+    are no finite numbers.
     """
 
     name: str
     source: str
     caption: str
     fps: float
-    video: dict[str, np.ndarray]
+    video: dict[str, UInt8[np.ndarray, "t h w 3"]]
     constants: dict[str, dict[str, float]] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
@@ -44,6 +47,13 @@ class Clip:
             raise ValueError(f"clip {self.name!r} has no 'rgb' video; give uint8 [t, h, w, 3]")
         for stream, frames in self.video.items():
             self._check(stream, frames)
+        for name, constants in self.constants.items():
+            # bool is an int to Python
+            kinds = {type(value) for value in constants.values()} if isinstance(constants, dict) else {dict}
+            if kinds - {int, float} or not all(map(math.isfinite, constants.values())):
+                raise ValueError(
+                    f"clip {self.name!r}: the constants of {name} are {constants!r}; give finite numbers"
+                )
 
     def _check(self, stream: str, frames: np.ndarray):
         shape = self.video["rgb"].shape

@@ -1,0 +1,217 @@
+"""A sample in a shard: which columns it has, how each becomes bytes and back, and the checksum over all of them.
+
+mosaicml-streaming decodes whatever encoding an index names, pickle included, and believes every size; here the
+columns and their encodings are a fixed list, and a sample's parts must fill it exactly.
+"""
+
+import io
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.video import RGB_QUALITY, decode, encode
+
+STREAMS = ("rgb", *MODALITY_NAMES)
+TEXTS = ("name", "source", "caption")
+_VALUES = {f"{name}_values": "bytes" for name in MODALITY_NAMES}
+
+# over the whole sample; datasets of format 1 have a checksum of the videos and values alone
+CHECKSUM, OLD_CHECKSUM = "checksum", "crc"
+
+_BASE = {name: "str" for name in TEXTS} | {"fps": "float64", "constants": "json", "meta": "json"}
+_BASE |= {stream: "bytes" for stream in STREAMS}
+ENCODINGS: dict[str, str] = _BASE | _VALUES | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
+
+# the numbers behind a pixel: DensePose's part, U and V as float32; a skeleton's are far fewer
+_BYTES_PER_PIXEL, _MOST_HEADER = 12, 1 << 16
+# people of 18 joints of three float32 in a frame
+_BYTES_PER_FRAME = 256 * 18 * 12
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    write: Callable[[object], bytes]
+    read: Callable[[bytes], object]
+    # bytes, where every value takes as many
+    size: int | None = None
+
+
+def _json(text: bytes) -> object:
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is no JSON number")
+
+
+_CODE = {
+    "bytes": _Encoding(bytes, bytes),
+    "str": _Encoding(str.encode, bytes.decode),
+    "json": _Encoding(lambda value: json.dumps(value, allow_nan=False).encode(), _json),
+    "float64": _Encoding(struct.Struct("<d").pack, lambda data: struct.unpack("<d", data)[0], 8),
+    "uint32": _Encoding(struct.Struct("<I").pack, lambda data: struct.unpack("<I", data)[0], 4),
+}
+
+
+def names(values: bool = False) -> tuple[str, ...]:
+    """The columns of a new shard, in the order that they have there."""
+    return tuple(sorted({*_BASE, CHECKSUM, *(_VALUES if values else ())}))
+
+
+# whole sets of columns that a shard may have, and the checksum that each carries
+KNOWN: dict[tuple[str, ...], str] = {
+    tuple(sorted({*_BASE, *more, check})): check for more in ((), _VALUES) for check in (CHECKSUM, OLD_CHECKSUM)
+}
+
+
+def sizes(columns: Iterable[str]) -> list[int | None]:
+    """Bytes of each column, None where they differ from sample to sample."""
+    return [_CODE[ENCODINGS[name]].size for name in columns]
+
+
+def encode_clip(clip: Clip, values: bool = False) -> dict:
+    """The sample of a clip: every video as bytes (an absent one as no bytes), and a checksum of all of it.
+
+    Raises ValueError where constants or meta are nothing that JSON can say.
+    """
+    sample = {"name": clip.name, "source": clip.source, "caption": clip.caption, "fps": float(clip.fps)}
+    sample |= {"constants": clip.constants, "meta": clip.meta}
+    for stream in STREAMS:
+        frames, quality = clip.video.get(stream), RGB_QUALITY if stream == "rgb" else None
+        sample[stream] = b"" if frames is None else encode(frames, clip.fps, quality)
+    if values:
+        sample |= {f"{m}_values": _pack(clip.values.get(m)) for m in MODALITY_NAMES}
+    try:
+        return sample | {CHECKSUM: _checksum(to_bytes(sample))}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"clip {clip.name!r} cannot be written ({error}); JSON has no such value") from error
+
+
+def to_bytes(sample: Mapping[str, object]) -> dict[str, bytes]:
+    """The columns of a sample as they lie in a shard."""
+    return {name: _CODE[ENCODINGS[name]].write(value) for name, value in sample.items()}
+
+
+def from_bytes(data: bytes, columns: tuple[str, ...]) -> dict:
+    """The sample in a shard's bytes, checked; ValueError where they do not hold exactly these `columns`.
+
+    Variable sizes come first, uint32 each, then the columns without gaps.
+    """
+    fixed = sizes(columns)
+    head = 4 * fixed.count(None)
+    if len(data) < head:
+        raise ValueError(f"it has {len(data)} bytes, not even the {head} of its sizes")
+    told = iter(struct.unpack_from(f"<{head // 4}I", data))
+    lengths = [next(told) if size is None else size for size in fixed]
+    if head + sum(lengths) != len(data):
+        raise ValueError(f"its columns of {sum(lengths)} bytes do not fill its {len(data) - head}")
+    parts, at = {}, head
+    for name, length in zip(columns, lengths, strict=True):
+        parts[name] = data[at : at + length]
+        at += length
+    _check(parts, columns)
+    return {name: _CODE[ENCODINGS[name]].read(part) for name, part in parts.items()}
+
+
+def read_clip(sample: dict, streams: Sequence[str] = STREAMS) -> Clip:
+    """Decode RGB and the wanted streams that a sample has, and its exact values if it carries any."""
+    packed = {name: sample.get(f"{name}_values", b"") for name in MODALITY_NAMES if name in streams}
+    video = {stream: decode(sample[stream]) for stream in {"rgb", *streams} if sample[stream]}
+    return Clip(
+        **{name: sample[name] for name in TEXTS},
+        fps=float(sample["fps"]),
+        video=video,
+        constants=sample["constants"],
+        values={name: _unpack(data, video["rgb"].shape) for name, data in packed.items() if data},
+        meta=sample["meta"],
+    )
+
+
+def check_video(data: bytes, frames: int, size: Sequence[int]):
+    """ValueError unless an IVF container holds `frames` frames of `size` (h, w), before a decoder takes memory.
+
+    https://wiki.multimedia.cx/index.php/IVF
+    """
+    if len(data) < 32 or data[:4] != b"DKIF" or data[8:12] != b"VP90":
+        raise ValueError("it is no VP9 video in an IVF container")
+    start, width, height = *struct.unpack_from("<H", data, 6), *struct.unpack_from("<HH", data, 12)
+    if (height, width) != tuple(size):
+        raise ValueError(f"its frames are {height} x {width}, not {size[0]} x {size[1]}")
+    count, at = 0, start
+    while at < len(data) and count <= frames and len(data) - at >= 12:
+        at += 12 + struct.unpack_from("<I", data, at)[0]
+        count += 1
+    if count != frames or at != len(data):
+        raise ValueError(f"it does not hold exactly {frames} frames")
+
+
+def _check(parts: dict[str, bytes], columns: tuple[str, ...]):
+    """VP9 would decode damaged bytes without a word."""
+    kind = KNOWN[columns]
+    covered = parts if kind == CHECKSUM else {name: parts[name] for name in parts if ENCODINGS[name] == "bytes"}
+    found = _checksum(covered) if kind == CHECKSUM else _crc(covered[name] for name in sorted(covered))
+    if found.to_bytes(4, "little") != parts[kind]:
+        raise ValueError("its checksum differs")
+
+
+def _checksum(parts: Mapping[str, bytes]) -> int:
+    """CRC-32 over all columns but its own, each after its length, in the order of their names."""
+    covered = [parts[name] for name in sorted(parts) if name != CHECKSUM]
+    return _crc(piece for part in covered for piece in (len(part).to_bytes(8, "little"), part))
+
+
+def _crc(pieces: Iterable[bytes]) -> int:
+    crc = 0
+    for piece in pieces:
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _pack(values: np.ndarray | None) -> bytes:
+    if values is None:
+        return b""
+    data = io.BytesIO()
+    np.save(data, values, allow_pickle=False)
+    return zlib.compress(data.getvalue(), 1)
+
+
+def _unpack(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Values of a clip of `shape` (t, h, w, 3); ValueError for more than such a clip can have."""
+    pixels = math.prod(shape[:3])
+    most = _MOST_HEADER + pixels * _BYTES_PER_PIXEL + shape[0] * _BYTES_PER_FRAME
+    stream = zlib.decompressobj()
+    try:
+        whole = stream.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(f"its values cannot be unpacked ({error})") from error
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"its values are cut, or more than the {most} bytes that a clip of {shape[:3]} can have")
+    values = _array(whole)
+    if len(values) != shape[0]:
+        raise ValueError(f"its values have {len(values)} frames, its video {shape[0]}")
+    return values
+
+
+def _array(data: bytes) -> np.ndarray:
+    """An array of numbers in numpy's format, whose header must agree with the bytes after it."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read:
+        raise ValueError(f"its values are in version {version} of numpy's format")
+    shape, _, dtype = read[version](file)
+    # pickled objects have no bytes of their own here, and a negative or lying shape not as many as it says
+    if (
+        dtype.hasobject
+        or min(shape, default=1) < 0
+        or math.prod(shape) * dtype.itemsize != len(data) - file.tell()
+    ):
+        raise ValueError(f"its values say {dtype} {shape}, which is not what follows")
+    file.seek(0)
+    return np.load(file, allow_pickle=False)

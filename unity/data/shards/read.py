@@ -1,0 +1,159 @@
+"""Reading a dataset: random access to its samples, which are whole or refused."""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import Bool, UInt32
+
+from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.shards.columns import STREAMS, check_video, from_bytes, read_clip
+from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
+
+
+class Shards:
+    """Random access to a dataset by (source, index), in any process.
+
+    With `remote` (an address that mosaicml-streaming reads: s3://, gs://, hf://, a path, ...) files are
+    fetched into `folder` when they are first needed, by one process at a time.
+    """
+
+    def __init__(self, folder: str | Path, remote: str | None = None):
+        self.folder, self.remote = Path(folder), remote
+        self._fetch("dataset.json")
+        self.about, self._hashes = read_record(folder)
+        self._shards: dict[str, list[Shard]] = {}
+        self._starts: dict[str, list[int]] = {}
+        self._offsets: dict[tuple[str, int], UInt32[np.ndarray, " samples_and_1"]] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many clips each source has."""
+        return {source: row["count"] for source, row in self.about["sources"].items()}
+
+    @cached_property
+    def available(self) -> dict[str, Bool[np.ndarray, "count modalities"]]:
+        """Per source: which modality each clip has."""
+        table = {}
+        for source, row in self.about["sources"].items():
+            # before the table takes memory: as many clips must be there
+            self._open(source)
+            flags = [[name in names for name in MODALITY_NAMES] for _, names in row["available"]]
+            table[source] = np.repeat(np.array(flags), [count for count, _ in row["available"]], axis=0)
+        return table
+
+    def shard_sizes(self, source: str) -> list[int]:
+        """How many clips each shard of a source holds."""
+        return [shard.samples for shard in self._open(source)]
+
+    def sample(self, source: str, index: int) -> dict:
+        """The encoded sample; ValueError where its shard is missing or damaged."""
+        shards, starts = self._open(source), self._starts[source]
+        if not 0 <= index < starts[-1]:
+            raise ValueError(f"{source} has {starts[-1]} clips, there is no clip {index}")
+        number = bisect_right(starts, index) - 1
+        file = self.folder / source / shards[number].name
+        self._fetch(f"{source}/{file.name}")
+        try:
+            sample = from_bytes(self._data(source, number, index - starts[number]), shards[number].columns)
+            self._agree(sample, source, index)
+        except (OSError, ValueError, LookupError, struct.error, RecursionError) as error:
+            raise ValueError(
+                f"cannot read clip {index} of {source}: {file} is damaged ({error}); {REMEDY}"
+            ) from error
+        return sample
+
+    def clip(self, source: str, index: int, streams: Sequence[str] = STREAMS) -> Clip:
+        """The clip with the wanted streams decoded; ValueError where it is missing or damaged."""
+        sample = self.sample(source, index)
+        try:
+            return read_clip(sample, streams)
+        except ValueError as error:
+            raise ValueError(f"cannot decode clip {index} of {source} in {self.folder}: {error}") from error
+
+    def _agree(self, sample: dict, source: str, index: int):
+        """ValueError where a sample is not the clip that dataset.json tells of."""
+        about = self.about
+        if sample["source"] != source or sample["fps"] != about["fps"]:
+            raise ValueError(f"it is a clip of {sample['source']!r} at {sample['fps']} fps")
+        if not (isinstance(sample["constants"], dict) and isinstance(sample["meta"], dict)):
+            raise ValueError("its constants or meta are no tables")
+        there = [bool(sample[name]) for name in MODALITY_NAMES]
+        if there != self.available[source][index].tolist():
+            raise ValueError("it has other modalities than dataset.json says")
+        for stream in STREAMS:
+            if sample[stream] or stream == "rgb":
+                check_video(sample[stream], about["frames"], about["size"])
+
+    def _data(self, source: str, number: int, place: int) -> bytes:
+        """A sample's bytes in its shard."""
+        shard = self._shards[source][number]
+        path = self.folder / source / shard.name
+        known = (source, number) in self._offsets
+        if not known:
+            check_file(path, self.folder, shard.bytes)
+        with path.open("rb") as file:
+            if not known:
+                self._offsets[source, number] = _offsets(file.read(8 + 4 * shard.samples), shard)
+            begin, end = map(int, self._offsets[source, number][place : place + 2])
+            file.seek(begin)
+            return file.read(end - begin)
+
+    def _open(self, source: str) -> list[Shard]:
+        if source not in self.counts:
+            raise ValueError(f"{self.folder} has no clips of {source!r}, only of {sorted(self.counts)}")
+        if source not in self._shards:
+            folder = self.folder / source
+            self._fetch(f"{source}/index.json")
+            shards = read_index(folder, self._hashes and self._hashes[source])
+            for shard in shards:
+                # what is still to be fetched is checked when it is there
+                if not self.remote or (folder / shard.name).exists():
+                    check_file(folder / shard.name, self.folder, shard.bytes)
+            starts = [0, *accumulate(shard.samples for shard in shards)]
+            if starts[-1] != self.counts[source]:
+                raise ValueError(
+                    f"{self.folder} is damaged: dataset.json tells of {self.counts[source]} clips of {source}, "
+                    f"{source}/index.json of {starts[-1]}; write the dataset again"
+                )
+            self._shards[source], self._starts[source] = shards, starts
+        return self._shards[source]
+
+    def _fetch(self, file: str):
+        local = self.folder / file
+        if not self.remote or local.exists():
+            return
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{local}.lock"):
+            if not local.exists():
+                _download(f"{self.remote}/{file}", local)
+
+
+def open_shards(folder: str | Path, remote: str | None = None) -> Shards:
+    """Open a dataset for reading; see `Shards`."""
+    return Shards(folder, remote)
+
+
+def _offsets(head: bytes, shard: Shard) -> UInt32[np.ndarray, " samples_and_1"]:
+    """Where samples begin, and where the last one ends; ValueError unless they fill the shard in order."""
+    if len(head) != 8 + 4 * shard.samples or struct.unpack_from("<I", head)[0] != shard.samples:
+        raise ValueError(f"it does not hold {shard.samples} samples")
+    offsets = np.frombuffer(head, "<u4", offset=4)
+    if offsets[0] < len(head) or offsets[-1] != shard.bytes or (offsets[1:] <= offsets[:-1]).any():
+        raise ValueError("its samples do not lie where it says")
+    return offsets
+
+
+def _download(address: str, local: Path):
+    # seconds of imports that only a remote dataset needs
+    from streaming.base.storage.download import CloudDownloader
+
+    try:
+        CloudDownloader.direct_download(address, str(local))
+    except Exception as error:
+        raise ValueError(f"cannot fetch {address} ({error}); check the address and the credentials") from error

@@ -1,0 +1,133 @@
+"""Writing a dataset: clips to shards, by one process or by several that each write a part.
+
+Everything is written under a temporary name and renamed when it is whole.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from unity.data.clips import SOURCES, Clip
+from unity.data.shards.columns import ENCODINGS, encode_clip, names, to_bytes
+from unity.data.shards.index import read_about, read_index, seal, summary
+
+
+def write_shards(
+    clips: Iterable[Clip],
+    folder: str | Path,
+    values: bool = False,
+    size_limit: int = 1 << 26,
+    seed: int | None = None,
+) -> Path:
+    """Write clips as a new dataset; `values` keeps the exact numbers too (floats, about 10x the bytes).
+
+    Raises ValueError when there is no clip, when clips differ in frames, size or fps, or `folder` exists.
+    """
+    folder = Path(folder)
+    _refuse(folder)
+    with _staging(folder) as stage:
+        write_part(clips, stage / "part", values, size_limit)
+        return merge_parts([stage / "part"], folder, seed)
+
+
+def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26) -> Path:
+    """Write one worker's share of a dataset; `merge_parts` joins them. A part that exists is whole."""
+    folder = Path(folder)
+    _refuse(folder)
+    with _staging(folder) as stage:
+        writers, facts, rows = {}, {}, {}
+        for clip in clips:
+            if clip.source not in writers:
+                writers[clip.source] = _writer(stage / "part" / clip.source, values, size_limit)
+            writers[clip.source].write(to_bytes(encode_clip(clip, values)))
+            _same(facts, _facts(clip), f"clip {clip.name!r}")
+            facts = _facts(clip)
+            rows.setdefault(clip.source, []).append([1, list(clip.available)])
+        for writer in writers.values():
+            writer.finish()
+        if not rows:
+            raise ValueError("there are no clips to write; give at least one")
+        about = facts | {"sources": {source: summary(row) for source, row in rows.items()}}
+        seal(stage / "part", about)
+        (stage / "part").rename(folder)
+    return folder
+
+
+def merge_parts(parts: Sequence[str | Path], folder: str | Path, seed: int | None = None) -> Path:
+    """Join parts, in the order given, into one dataset. The parts are gone when it is there."""
+    folder, parts = Path(folder), [Path(part) for part in parts]
+    _refuse(folder)
+    abouts = [read_about(part) for part in parts]
+    with _staging(folder) as stage:
+        whole = stage / "whole"
+        about = {key: abouts[0][key] for key in ("frames", "size", "fps")} | {"seed": seed, "sources": {}}
+        for part, other in zip(parts, abouts, strict=True):
+            _same(about, other, str(part))
+        for source in (s for s in SOURCES if any(s in other["sources"] for other in abouts)):
+            holders = [(p, o) for p, o in zip(parts, abouts, strict=True) if source in o["sources"]]
+            _take_shards([part / source for part, _ in holders], whole / source)
+            rows = [row for _, other in holders for row in other["sources"][source]["available"]]
+            about["sources"][source] = summary(rows)
+        seal(whole, about)
+        whole.rename(folder)
+    for part in parts:
+        shutil.rmtree(part)
+    return folder
+
+
+def _writer(folder: Path, values: bool, size_limit: int):
+    # seconds of imports that reading does without
+    from streaming import MDSWriter
+
+    columns = {name: ENCODINGS[name] for name in names(values)}
+    return MDSWriter(out=str(folder), columns=columns, size_limit=size_limit)
+
+
+def _facts(clip: Clip) -> dict:
+    frames, *size = clip.video["rgb"].shape[:3]
+    return {"frames": frames, "size": size, "fps": float(clip.fps)}
+
+
+def _same(about: dict, other: dict, what: str):
+    for key in ("frames", "size", "fps"):
+        if key in about and about[key] != other[key]:
+            raise ValueError(
+                f"{what} has {key} {other[key]}, the dataset has {about[key]}; "
+                f"all clips of a dataset share frames, size and fps: resize them, or write another dataset"
+            )
+
+
+def _take_shards(folders: list[Path], target: Path):
+    """The shards of one source from all parts in one folder, renumbered, with one index."""
+    target.mkdir(parents=True)
+    taken = []
+    for folder in folders:
+        for shard in read_index(folder):
+            name = f"shard.{len(taken):05}.mds"
+            _same_file(folder / shard.name, target / name)
+            taken.append(shard.row | {"raw_data": shard.row["raw_data"] | {"basename": name}})
+    (target / "index.json").write_text(json.dumps({"version": 2, "shards": taken}))
+
+
+def _same_file(path: Path, new: Path):
+    """A second name for a file, so that the parts stay whole until all of the dataset is there; else a copy."""
+    try:
+        new.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, new)
+
+
+def _refuse(folder: Path):
+    if folder.exists():
+        raise ValueError(f"{folder} exists; choose another folder, or delete it first")
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, gone at the end whatever happens."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as stage:
+        yield Path(stage)
