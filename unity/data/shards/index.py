@@ -73,7 +73,8 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
 
 
 def seal(folder: Path, about: dict) -> None:
-    """Write the dataset.json of a folder whose indexes are written."""
+    """Write the dataset.json of a folder whose indexes are written; ValueError for what no reader would take."""
+    _check_about(about)
     hashes = {source: _hash((folder / source / "index.json").read_bytes()) for source in about["sources"]}
     record = about | {"format": FORMAT, "indexes": hashes}
     text = json.dumps(record | {"sha256": _hash(_canonical(record))}, indent=1, allow_nan=False)

@@ -1,18 +1,18 @@
 """Writing a dataset: clips to shards, by one process or by several that each write a part.
 
-Everything is written under a temporary name and renamed when it is whole.
+A folder of shards is whole or absent.
 """
 
-import contextlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from unity.data.claim import dataset_folder, refuse_taken
 from unity.data.clips import SOURCES, Clip
 from unity.data.shards.columns import ENCODINGS, encode_clip, names, to_bytes
 from unity.data.shards.index import read_about, read_index, seal, summary
+from unity.files import whole_folder
 
 
 def write_shards(
@@ -26,22 +26,20 @@ def write_shards(
 
     Raises ValueError when there is no clip, when clips differ in frames, size or fps, or `folder` exists.
     """
-    folder = Path(folder)
-    _refuse(folder)
-    with _staging(folder) as stage:
-        write_part(clips, stage / "part", values, size_limit)
-        return merge_parts([stage / "part"], folder, seed)
+    with dataset_folder(Path(folder)) as new:
+        part = write_part(clips, new / "part", values, size_limit)
+        join_parts([part], new, seed)
+    return Path(folder)
 
 
 def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26) -> Path:
     """Write one worker's share of a dataset; `merge_parts` joins them. A part that exists is whole."""
-    folder = Path(folder)
-    _refuse(folder)
-    with _staging(folder) as stage:
+    refuse_taken(Path(folder))
+    with whole_folder(folder, last="dataset.json") as new:
         writers, facts, rows = {}, {}, {}
         for clip in clips:
             if clip.source not in writers:
-                writers[clip.source] = _writer(stage / "part" / clip.source, values, size_limit)
+                writers[clip.source] = _writer(new / clip.source, values, size_limit)
             writers[clip.source].write(to_bytes(encode_clip(clip, values)))
             _same(facts, _facts(clip), f"clip {clip.name!r}")
             facts = _facts(clip)
@@ -50,32 +48,34 @@ def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, 
             writer.finish()
         if not rows:
             raise ValueError("there are no clips to write; give at least one")
-        about = facts | {"sources": {source: summary(row) for source, row in rows.items()}}
-        seal(stage / "part", about)
-        (stage / "part").rename(folder)
-    return folder
+        seal(new, facts | {"sources": {source: summary(row) for source, row in rows.items()}})
+    return Path(folder)
 
 
 def merge_parts(parts: Sequence[str | Path], folder: str | Path, seed: int | None = None) -> Path:
     """Join parts, in the order given, into one dataset. The parts are gone when it is there."""
-    folder, parts = Path(folder), [Path(part) for part in parts]
-    _refuse(folder)
-    abouts = [read_about(part) for part in parts]
-    with _staging(folder) as stage:
-        whole = stage / "whole"
-        about = {key: abouts[0][key] for key in ("frames", "size", "fps")} | {"seed": seed, "sources": {}}
-        for part, other in zip(parts, abouts, strict=True):
-            _same(about, other, str(part))
-        for source in (s for s in SOURCES if any(s in other["sources"] for other in abouts)):
-            holders = [(p, o) for p, o in zip(parts, abouts, strict=True) if source in o["sources"]]
-            _take_shards([part / source for part, _ in holders], whole / source)
-            rows = [row for _, other in holders for row in other["sources"][source]["available"]]
-            about["sources"][source] = summary(rows)
-        seal(whole, about)
-        whole.rename(folder)
+    parts = [Path(part) for part in parts]
+    with dataset_folder(Path(folder)) as new:
+        join_parts(parts, new, seed, keep=True)
     for part in parts:
         shutil.rmtree(part)
-    return folder
+    return Path(folder)
+
+
+def join_parts(parts: Sequence[Path], new: Path, seed: int | None = None, keep: bool = False) -> None:
+    """Join parts, in the order given, into the folder `new`, and remove them unless `keep`."""
+    abouts = [read_about(part) for part in parts]
+    about = {key: abouts[0][key] for key in ("frames", "size", "fps")} | {"seed": seed, "sources": {}}
+    for part, other in zip(parts, abouts, strict=True):
+        _same(about, other, str(part))
+    for source in (s for s in SOURCES if any(s in other["sources"] for other in abouts)):
+        holders = [(p, o) for p, o in zip(parts, abouts, strict=True) if source in o["sources"]]
+        _take_shards([part / source for part, _ in holders], new / source)
+        rows = [row for _, other in holders for row in other["sources"][source]["available"]]
+        about["sources"][source] = summary(rows)
+    seal(new, about)
+    for part in () if keep else parts:
+        shutil.rmtree(part)
 
 
 def _writer(folder: Path, values: bool, size_limit: int):
@@ -118,16 +118,3 @@ def _same_file(path: Path, new: Path):
         new.hardlink_to(path)
     except OSError:
         shutil.copyfile(path, new)
-
-
-def _refuse(folder: Path):
-    if folder.exists():
-        raise ValueError(f"{folder} exists; choose another folder, or delete it first")
-
-
-@contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, gone at the end whatever happens."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as stage:
-        yield Path(stage)
