@@ -26,7 +26,7 @@ from unity.data.simulate.clip import simulate
 from unity.data.video import read_video
 from unity.evaluate.metrics import METRICS, mean_score
 from unity.evaluate.video import psnr
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model import dct
 from unity.model.codec import Codec, load_codec
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unity.config import MODELS, ModelConfig
-from unity.flow import routed_loss
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, convert
+from unity.objective import routed_loss
 from unity.routing import fixed_route
 from unity.train.optim import OptimConfig, adamw
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from unity.data.clips import SOURCES
 from unity.data.simulate.clip import simulate
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 
 SEEDS = {"single_person": 12, "two_persons": 5, "general": 7, "subject": 3}
 FRAME, SIDE = 8, 144

@@ -26,7 +26,7 @@ from unity.evaluate.held_out import Exam, examine
 from unity.extras import require
 from unity.generate import Generator, load_generator
 from unity.infer import SAMPLE, SHIPPED, Request, infer
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model.weights import read_card
 from unity.report.demo import Findings, lead, sections
 from unity.report.page import page

@@ -7,4 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["unity.model", "unity.flow", "unity.routing", "unity.sampler"], "beartype.beartype")
+install_import_hook(
+    ["unity.model", "unity.flow_matching", "unity.objective", "unity.routing", "unity.sampler"],
+    "beartype.beartype",
+)

@@ -16,7 +16,7 @@ from unity.config import MODELS
 from unity.data.video import read_video, write_video
 from unity.generate import generate, load_generator
 from unity.infer import Request, infer
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, save_model
 from unity.sampler import Guidance

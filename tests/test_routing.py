@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from unity.flow import TimeConfig, draw_noise, draw_time, masked_mean, routed_loss
+from unity.flow_matching import TimeConfig, draw_noise, draw_time, masked_mean
+from unity.objective import routed_loss
 from unity.randomness import _mix, fold, uniform
 from unity.routing import TASKS, Route, RoutingConfig, draw_route, fixed_route
 

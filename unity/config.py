@@ -18,7 +18,7 @@ class ModelConfig:
     num_heads: int
     num_layers: int
     latent_channels: int = 16
-    # how many rows unity.modality.MODALITIES has
+    # how many rows unity.modality.table.MODALITIES has
     num_modalities: int = 5
     patch: tuple[int, int, int] = (1, 2, 2)
     freq_dim: int = 256

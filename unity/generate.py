@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model.codec import Codec, load_codec, to_frames, to_pixels
 from unity.model.text import load_text
 from unity.model.weights import ModelCard, load_model

@@ -23,8 +23,8 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unity.data.video import count_frames, read_video, write_video
-from unity.encodings.files import replacing
-from unity.modality import MODALITIES
+from unity.modality.files import replacing
+from unity.modality.table import MODALITIES
 from unity.report.strip import labelled_strip
 
 # torch takes seconds to import; --help and most refusals need none of it

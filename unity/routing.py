@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unity.flow import TimeConfig, draw_time
+from unity.flow_matching import TimeConfig, draw_time
 from unity.randomness import uniform
 
 # name → which of (rgb, aux) is noisy

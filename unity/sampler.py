@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unity.flow import shift_time
+from unity.flow_matching import shift_time
 from unity.randomness import generator
 from unity.routing import TASKS, fixed_route
 

@@ -9,7 +9,7 @@ from unity.config import MODELS
 from unity.data.clips import Clip
 from unity.evaluate.held_out import TIMES, estimate_scores, examine, latent_errors, stacked
 from unity.generate import Generator, encode
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model.codec import load_codec
 from unity.model.weights import ModelCard
 

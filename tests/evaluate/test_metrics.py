@@ -3,7 +3,7 @@ import pytest
 
 from unity.evaluate.metrics import METRICS, mean_score
 from unity.evaluate.video import psnr
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(1, 4, (5, 8, 8)).astype(np.uint8)

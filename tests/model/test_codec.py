@@ -152,7 +152,7 @@ def test_absent_wrong_and_unknown_weights(tmp_path):
 
 def test_importing_the_doors_is_quick():
     code = (
-        "import sys, unity.model.codec, unity.model.text, unity.modality; "
+        "import sys, unity.model.codec, unity.model.text, unity.modality.table; "
         "print({'diffusers', 'transformers'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

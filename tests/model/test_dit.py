@@ -9,7 +9,7 @@ from einops import rearrange
 from unity import ops
 from unity.config import MODELS, ModelConfig
 from unity.kernels.reference import qk_norm_rope
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import to_diffusers, to_unity, to_wan
 

@@ -9,8 +9,8 @@ import torch
 
 from unity.config import MODELS
 from unity.data.simulate.clip import simulate
-from unity.flow import TimeConfig
-from unity.modality import MODALITIES
+from unity.flow_matching import TimeConfig
+from unity.modality.table import MODALITIES
 from unity.routing import TASKS, RoutingConfig
 from unity.sampler import Guidance, sample
 from unity.train import engine as zero

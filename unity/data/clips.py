@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8
 
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 
 # where clips come from (paper, section 3.4: OpenUni's four groups); a source's id is its place here
 SOURCES = ("single_person", "two_persons", "general", "subject")

@@ -14,7 +14,7 @@ import tyro
 from unity.data.clips import MODALITY_NAMES, Clip
 from unity.data.shards import write_shards
 from unity.data.video import read_video
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 
 # columns that go by another name there
 _RENAMED = {"raft": "flow"}

@@ -12,7 +12,7 @@ def score(prediction: Surface, truth: Surface) -> dict[str, float]:
     """`part_miou`, mean IoU over the labels that the truth has (background is one), and `part_accuracy`.
 
     The accuracy is the share of true body pixels that carry the right part, NaN where nobody is seen. U and V are
-    not scored: a prediction has none (unity.encodings.densepose).
+    not scored: a prediction has none (unity.modality.densepose).
     """
     parts, wanted = (np.rint(surface[..., 0]).astype(np.int64) for surface in (prediction, truth))
     body = wanted > 0

@@ -11,9 +11,9 @@ from torch import Tensor
 from unity import ops
 from unity.data.clips import Clip
 from unity.evaluate.metrics import METRICS, mean_score
-from unity.flow import draw_noise
+from unity.flow_matching import draw_noise
 from unity.generate import Frames, Generator, decode, encode, generate, words
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.routing import TASKS, fixed_route
 from unity.sampler import Guidance
 

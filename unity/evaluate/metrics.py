@@ -1,4 +1,4 @@
-"""How each modality is scored, as a table beside unity.modality.MODALITIES."""
+"""How each modality is scored, as a table beside unity.modality.table.MODALITIES."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ class UnityDiT(nn.Module):
 
     Tokens lie as [rgb ‖ aux] per sample; aux tokens have rotary width positions after the RGB ones, which is
     concatenation along width. All that differs by stream is a view of `(b s) l d`. Modality ids index
-    `unity.modality.MODALITIES`; the row after the last modality is RGB's own.
+    `unity.modality.table.MODALITIES`; the row after the last modality is RGB's own.
     """
 
     def __init__(self, config: ModelConfig):

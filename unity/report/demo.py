@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from unity.evaluate.held_out import TIMES, Exam
 from unity.evaluate.metrics import METRICS
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.model.weights import ModelCard
 from unity.report.page import Curves, Section, Strips, Table, smooth
 from unity.routing import TASKS

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import tyro
 
 from unity.config import MODELS, STAGES, ModelConfig
-from unity.flow import TimeConfig
+from unity.flow_matching import TimeConfig
 from unity.model.fp8 import Fp8Config
 from unity.model.weights import read_card
 from unity.routing import RoutingConfig

@@ -17,13 +17,14 @@ from unity.config import STAGES
 from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
 from unity.extras import require
-from unity.flow import draw_noise, routed_loss
-from unity.modality import MODALITIES
+from unity.flow_matching import draw_noise
+from unity.modality.table import MODALITIES
 from unity.model import fp8
 from unity.model.codec import load_codec, to_frames, to_pixels
 from unity.model.dit import UnityDiT
 from unity.model.text import load_text
 from unity.model.weights import ModelCard, load_model, save_model
+from unity.objective import routed_loss
 from unity.routing import Route, draw_route
 from unity.train import checkpoint
 from unity.train import engine as zero

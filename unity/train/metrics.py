@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.routing import TASKS
 from unity.train.engine import World
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unity.config import STAGES
 from unity.data.loader import Reading, training_batches
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 from unity.routing import TASKS
 from unity.sampler import Guidance, sample
 

@@ -14,7 +14,7 @@ from unity.data.simulate.caption import article, caption, listing
 from unity.data.simulate.clip import simulate
 from unity.data.simulate.scene import draw_scene
 from unity.data.simulate.truth import Truth
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 
 
 def digest(clip) -> str:

@@ -9,7 +9,7 @@ from unity.data.simulate.physics import GRAVITY, World, run
 from unity.data.simulate.render import Renderer
 from unity.data.simulate.scene import draw_scene
 from unity.data.simulate.truth import Truth
-from unity.modality import MODALITIES
+from unity.modality.table import MODALITIES
 
 # The modalities that only people have.
 _OF_PEOPLE = ("densepose", "skeleton")
@@ -21,7 +21,7 @@ def simulate(
     """The clip of (seed, source), byte for byte the same in every process.
 
     `size` is (height, width). Depth, flow and segmentation are available everywhere, densepose and skeleton where
-    people are; values have the shapes and units of unity.modality. `meta` holds the camera (focal length in
+    people are; values have the shapes and units of unity.modality.base. `meta` holds the camera (focal length in
     pixels; per frame position in metres and rotation, rows right, down, forward) and physics (SI units; per frame
     positions, quaternions w x y z, velocities). ValueError for an unknown source, a negative seed, fewer than two
     frames or a size below 16.

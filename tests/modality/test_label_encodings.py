@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from unity.encodings import densepose, segmentation
-from unity.encodings.palette import COLOURS, nearest
+from unity.modality import densepose, segmentation
+from unity.modality.palette import COLOURS, nearest
 
 
 def labels(count, seed=0):

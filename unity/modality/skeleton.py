@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from unity.encodings.files import replacing
-from unity.encodings.people import JOINT_COLOURS, LIMB_COLOURS, LIMBS, find_people, joint_radius
+from unity.modality.base import Modality
+from unity.modality.files import replacing
+from unity.modality.people import JOINT_COLOURS, LIMB_COLOURS, LIMBS, find_people, joint_radius
 
 People = Float32[np.ndarray, "t p 18 3"]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -83,3 +84,16 @@ def save(people: People, stem: Path, fps: float) -> list[Path]:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record))
     return [path]
+
+
+SKELETON = Modality(
+    name="skeleton",
+    type_prompt="human skeletons, coloured joints and limbs on black",
+    pixel_aligned=False,
+    constants=constants,
+    unknown_constants=unknown_constants,
+    encode=encode,
+    decode=decode,
+    picture=picture,
+    save=save,
+)

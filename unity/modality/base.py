@@ -1,4 +1,4 @@
-"""The five modalities as rows of one table: exact values ↔ a three-channel video, and files of the values."""
+"""What a modality is: exact values ↔ a three-channel video, and files of the values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-
-from unity.encodings import densepose, depth, flow, segmentation, skeleton
 
 Constants = dict[str, float]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -44,26 +42,3 @@ class Modality:
     decode: Callable[[Video, Constants], np.ndarray]
     picture: Callable[[np.ndarray, Constants], Video]
     save: Callable[[np.ndarray, Path, float], list[Path]]
-
-
-_FUNCTIONS = ("constants", "unknown_constants", "encode", "decode", "picture", "save")
-
-_ROWS = (
-    (depth, "a depth map, near surfaces bright and far ones dark", True),
-    (flow, "an optical flow map, hue for direction and saturation for speed", True),
-    (densepose, "a DensePose map, one flat colour for every part of the body", True),
-    (skeleton, "human skeletons, coloured joints and limbs on black", False),
-    (segmentation, "an instance segmentation, one flat colour for every object", False),
-)
-
-# In the order of the modality ids 0..4.
-MODALITIES: dict[str, Modality] = {
-    name: Modality(
-        name=name,
-        type_prompt=prompt,
-        pixel_aligned=aligned,
-        **{function: getattr(module, function) for function in _FUNCTIONS},
-    )
-    for module, prompt, aligned in _ROWS
-    for name in [module.__name__.rpartition(".")[2]]
-}

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from unity.encodings.files import replacing
-from unity.modality import MODALITIES
+from unity.modality.files import replacing
+from unity.modality.table import MODALITIES
 
 VALUES = {
     "depth": np.full((2, 8, 16), 3.0, np.float32),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unity.encodings import depth
+from unity.modality import depth
 
 SIGMAS = [0.0, 2.0, 5.0]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from unity.encodings import flow
+from unity.modality import flow
 
 SIGMAS = [0.0, 2.0, 5.0]
 

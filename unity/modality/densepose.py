@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from unity.encodings.files import check_video, save_images
-from unity.encodings.palette import COLOURS, nearest, paint
+from unity.modality.base import Modality
+from unity.modality.files import check_video, save_images
+from unity.modality.palette import COLOURS, nearest, paint
 
 Surface = Float32[np.ndarray, "t h w 3"]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -59,3 +60,16 @@ def _parts(surface: Surface) -> UInt8[np.ndarray, "t h w"]:
     if parts.size and parts.max() > PARTS:
         raise ValueError(f"DensePose has parts 1 to {PARTS} and background 0, got part {parts.max()}")
     return parts
+
+
+DENSEPOSE = Modality(
+    name="densepose",
+    type_prompt="a DensePose map, one flat colour for every part of the body",
+    pixel_aligned=True,
+    constants=constants,
+    unknown_constants=unknown_constants,
+    encode=encode,
+    decode=decode,
+    picture=picture,
+    save=save,
+)

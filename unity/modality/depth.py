@@ -7,7 +7,8 @@ import numpy as np
 from einops import repeat
 from jaxtyping import Float32, UInt8
 
-from unity.encodings.files import check_video, save_arrays
+from unity.modality.base import Modality
+from unity.modality.files import check_video, save_arrays
 
 Depth = Float32[np.ndarray, "t h w"]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -67,3 +68,16 @@ def picture(depth: Depth, constants: dict[str, float]) -> Video:
 def save(depth: Depth, stem: Path, fps: float) -> list[Path]:
     """`stem.npz` with `depth` float32 [t, h, w] and `fps`."""
     return [save_arrays(stem.with_name(stem.name + ".npz"), depth=depth, fps=np.array(fps))]
+
+
+DEPTH = Modality(
+    name="depth",
+    type_prompt="a depth map, near surfaces bright and far ones dark",
+    pixel_aligned=True,
+    constants=constants,
+    unknown_constants=unknown_constants,
+    encode=encode,
+    decode=decode,
+    picture=picture,
+    save=save,
+)

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from unity.encodings import skeleton
-from unity.encodings.people import JOINT_COLOURS, LIMBS
+from unity.modality import skeleton
+from unity.modality.people import JOINT_COLOURS, LIMBS
 
 SIZE = (256, 256)
 CONSTANTS = skeleton.unknown_constants(*SIZE)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from unity.encodings.files import check_video, save_images
-from unity.encodings.palette import COLOURS, nearest, paint
+from unity.modality.base import Modality
+from unity.modality.files import check_video, save_images
+from unity.modality.palette import COLOURS, nearest, paint
 
 Labels = UInt8[np.ndarray, "t h w"]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -48,3 +49,16 @@ def picture(labels: Labels, constants: dict[str, float]) -> Video:
 def save(labels: Labels, stem: Path, fps: float) -> list[Path]:
     """Folder `stem` with one png per frame whose grey level is the instance."""
     return [save_images(stem, labels)]
+
+
+SEGMENTATION = Modality(
+    name="segmentation",
+    type_prompt="an instance segmentation, one flat colour for every object",
+    pixel_aligned=False,
+    constants=constants,
+    unknown_constants=unknown_constants,
+    encode=encode,
+    decode=decode,
+    picture=picture,
+    save=save,
+)

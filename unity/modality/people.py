@@ -7,8 +7,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float32, UInt8
 
-from unity.encodings.files import check_video
-from unity.encodings.palette import nearest
+from unity.modality.files import check_video
+from unity.modality.palette import nearest
 
 People = Float32[np.ndarray, "t p 18 3"]
 # One person in one frame: joint → (x, y).

@@ -1,6 +1,6 @@
 """Flow matching on two streams: times, noise, velocity targets, loss per sample (paper, section 3.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unity import ops
 from unity.randomness import generator
 
 
@@ -60,21 +59,3 @@ def masked_mean(losses: Float[Tensor, "b s"], noisy: Bool[Tensor, "b s"]) -> Flo
     It divides by nothing that depends on other samples, so micro-batches and ranks average exactly.
     """
     return ((losses * noisy).sum(1) / noisy.sum(1)).mean()
-
-
-def routed_loss(
-    model: Callable,
-    latents: Float[Tensor, "b 2 c t h w"],
-    noise: Float[Tensor, "b 2 c t h w"],
-    route,
-    modality: Tensor,
-    text: Sequence[Tensor],
-) -> tuple[Float[Tensor, ""], Float[Tensor, "b 2"]]:
-    """The loss of a routed batch, and the error of every (sample, stream); that of a clean one means nothing.
-
-    `text` is caption, caption_len, prompt, prompt_len as the model takes them.
-    """
-    noisy, target = ops.flow_noise(latents, noise, route.time)
-    velocity = model(noisy[:, 0], noisy[:, 1], route.model_time, modality, *text, wanted=route.wanted)
-    losses = stream_losses(torch.stack(velocity, dim=1), target)
-    return masked_mean(losses, route.noisy), losses.detach()

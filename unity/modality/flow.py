@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from unity.encodings.files import check_video, replacing, save_arrays
+from unity.modality.base import Modality
+from unity.modality.files import check_video, replacing, save_arrays
 
 Flow = Float32[np.ndarray, "t h w 2"]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -107,3 +108,16 @@ def flo(field: Float32[np.ndarray, "h w 2"]) -> bytes:
     height, width, _ = field.shape
     head = np.float32(202021.25).astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
     return head + np.ascontiguousarray(field, "<f4").tobytes()
+
+
+FLOW = Modality(
+    name="flow",
+    type_prompt="an optical flow map, hue for direction and saturation for speed",
+    pixel_aligned=True,
+    constants=constants,
+    unknown_constants=unknown_constants,
+    encode=encode,
+    decode=decode,
+    picture=picture,
+    save=save,
+)
