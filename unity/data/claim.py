@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from unity.files import whole_folder
+from unity.files import check_writable, whole_folder
 
 # locks of network file systems may hold within one machine only
 _CLAIM = f".writing-on-{socket.gethostname()}"
@@ -23,9 +23,10 @@ _CLAIM = f".writing-on-{socket.gethostname()}"
 def dataset_folder(path: Path) -> Iterator[Path]:
     """Folder to fill, which is `path` at the end, dataset.json last, and gone on an error.
 
-    Raises ValueError where `path` holds something.
+    Raises ValueError where `path` holds something, or nothing can be written there.
     """
     refuse_taken(path)
+    check_writable(path if path.exists() else path.parent)
     for place in (path.parent, path):
         _sweep(place)
     with whole_folder(path, last="dataset.json") as new:

@@ -1,5 +1,7 @@
 """Datasets: the number of workers changes nothing, and what cannot be made is refused before any work."""
 
+import math
+import resource
 import subprocess
 import sys
 
@@ -47,6 +49,64 @@ def test_nothing_is_left_behind_or_overwritten(folders):
         make_dataset(Options(out=folders[0], workers=1, **SMALL))
     with pytest.raises(ValueError, match="0 clips"):
         make_dataset(Options(out=folders[0].parent / "new", workers=1, **(SMALL | {"clips": 0})))
+
+
+NUMBERS = {
+    "clips": (0, -1, 10**12),
+    "frames": (1, -7, 10**6),
+    "size": (15, 0, -128, 10**9),
+    "fps": (0.0, -1.0, math.nan, math.inf, 1e6),
+    "seed": (-1, 1 << 60),
+    "workers": (0, -1, 10**6),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, all in NUMBERS.items() for value in all])
+def test_numbers_out_of_bounds_are_refused_before_anything_is_made(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{value}.*{name}|{name} is {value}"):
+        make_dataset(Options(out=tmp_path / "x", **(SMALL | {name: value})))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sources", [(), ("nowhere",), ("subject", "subject")])
+def test_sources_that_make_no_dataset_are_refused(tmp_path, sources):
+    with pytest.raises(ValueError, match="sources"):
+        make_dataset(Options(out=tmp_path / "x", **(SMALL | {"sources": sources})))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_filled_and_a_link_followed(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    make_dataset(Options(out=tmp_path / "link", workers=1, **(SMALL | {"clips": 1, "sources": ("subject",)})))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["dataset.json", "subject"]
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("full", "File too large"),
+        ("file/x", "nothing can be written in"),
+        ("/proc/x", "nothing can be"),
+        ("file", "exists"),
+    ],
+)
+def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, out, words):
+    (tmp_path / "file").touch()
+
+    def limit():
+        if out == "full":
+            # as a full disk: what is written ends in an error in the middle of a file
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-m", "unity.data.simulate", "--out", out, "--clips", "2", "--sources", "subject"]
+    done = subprocess.run(
+        [*command, "--workers", "1"], capture_output=True, text=True, cwd=tmp_path, preexec_fn=limit
+    )
+    said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
+    assert done.returncode == 2 and len(said) == 1 and words in said[0], done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path):

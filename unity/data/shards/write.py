@@ -12,6 +12,7 @@ from unity.data.claim import dataset_folder, refuse_taken
 from unity.data.clips import SOURCES, Clip
 from unity.data.shards.columns import ENCODINGS, encode_clip, names, to_bytes
 from unity.data.shards.index import read_about, read_index, seal, summary
+from unity.extras import extra
 from unity.files import whole_folder
 
 
@@ -80,7 +81,8 @@ def join_parts(parts: Sequence[Path], new: Path, seed: int | None = None, keep: 
 
 def _writer(folder: Path, values: bool, size_limit: int):
     # seconds of imports that reading does without
-    from streaming import MDSWriter
+    with extra("simulate"):
+        from streaming import MDSWriter
 
     columns = {name: ENCODINGS[name] for name in names(values)}
     return MDSWriter(out=str(folder), columns=columns, size_limit=size_limit)

@@ -1,18 +1,20 @@
 """Datasets of simulated clips, made by parallel processes."""
 
-import multiprocessing
 import os
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from tqdm import tqdm
 
-from unity.data.clips import SOURCES, Clip
-from unity.data.shards import merge_parts, write_part
+from unity.command import check_bounds, real, whole
+from unity.data.claim import dataset_folder
+from unity.data.clips import SOURCES
+from unity.data.shards.write import join_parts, write_part
 from unity.data.simulate.clip import simulate
+from unity.data.simulate.workers import run_shares
 from unity.randomness import fold
 
 
@@ -20,20 +22,20 @@ from unity.randomness import fold
 class Options:
     """Simulate a dataset. The same options but for `workers` give the same clips in the same order."""
 
-    # folder to write; it must not exist
+    # folder to write; it must not exist, or be empty
     out: Path
     # clips of every source
-    clips: int
+    clips: Annotated[int, whole(1, 10_000_000)]
     # pictures a clip; the codec wants 4k + 1
-    frames: int = 33
+    frames: Annotated[int, whole(2, 10_000)] = 33
     # height and width in pixels
-    size: int = 128
+    size: Annotated[int, whole(16, 4096)] = 128
     # frames a second
-    fps: float = 16.0
+    fps: Annotated[float, real(0, 1000, above=True)] = 16.0
     # every clip is a function of it, its source and its number
-    seed: int = 0
+    seed: Annotated[int, whole(0)] = 0
     # processes
-    workers: int = os.cpu_count() or 1
+    workers: Annotated[int, whole(1, 1024)] = os.cpu_count() or 1
     # kinds of scenes
     sources: tuple[str, ...] = SOURCES
     # keep exact float values beside the videos (about ten times the bytes)
@@ -42,22 +44,29 @@ class Options:
 
 def make_dataset(options: Options) -> None:
     """Write the dataset; ValueError for what cannot be made."""
-    tasks = [(source, index) for source in options.sources for index in range(options.clips)]
-    if not tasks or options.workers < 1:
-        raise ValueError(
-            f"nothing to do with {options.clips} clips and {options.workers} workers: give at least 1 of each"
-        )
-    if options.out.exists():
-        raise ValueError(f"{options.out} exists: choose another folder, or delete it first")
-    # Checks the options, and compiles the kernels once rather than in every worker.
-    simulate(0, options.sources[0], 2, (options.size, options.size), options.fps)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as stage:
+    tasks = _tasks(options)
+    with dataset_folder(options.out) as new:
+        # Compiles the kernels once rather than in every worker.
+        simulate(0, options.sources[0], 2, (16, 16), options.fps)
         shares = _shares(tasks, options.workers)
-        parts = [Path(stage) / f"part{number}" for number in range(len(shares))]
-        _run(options, shares, parts)
-        merge_parts(parts, options.out, options.seed)
+        parts = [new / f"part{number}" for number in range(len(shares))]
+        with tqdm(total=len(tasks), unit="clip", desc=str(options.out)) as bar:
+            run_shares(partial(_work, options), list(zip(shares, parts, strict=True)), bar.update)
+        join_parts(parts, new, options.seed)
     print(f"{options.out}: {len(tasks)} clips of {len(options.sources)} sources")
+
+
+def _tasks(options: Options) -> list[tuple[str, int]]:
+    if min(options.clips, options.workers, len(options.sources)) < 1:
+        raise ValueError(
+            f"nothing to do with {options.clips} clips, {options.workers} workers and {len(options.sources)} "
+            f"sources: give at least 1 of each"
+        )
+    check_bounds(options)
+    strange = [source for source in options.sources if source not in SOURCES]
+    if strange or len(set(options.sources)) < len(options.sources):
+        raise ValueError(f"sources are {options.sources}; give some of {SOURCES}, each once")
+    return [(source, index) for source in options.sources for index in range(options.clips)]
 
 
 def _shares(tasks: list, workers: int) -> list[list]:
@@ -67,35 +76,11 @@ def _shares(tasks: list, workers: int) -> list[list]:
     return [tasks[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def _run(options: Options, shares: list[list], parts: list[Path]) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    done = spawn.Value("l", 0)
-    total = sum(len(share) for share in shares)
-    with (
-        tqdm(total=total, unit="clip", desc=str(options.out)) as bar,
-        ProcessPoolExecutor(len(shares), spawn, initializer=_remember, initargs=(done,)) as pool,
-    ):
-        waiting = {pool.submit(_work, options, share, part) for share, part in zip(shares, parts, strict=True)}
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
-            bar.update(done.value - bar.n)
-            for future in finished:
-                future.result()
+def _work(options: Options, share: tuple[list[tuple[str, int]], Path], done: Callable[[], None]) -> None:
+    def clips():
+        for source, index in share[0]:
+            seed = fold(options.seed, SOURCES.index(source), index)
+            yield simulate(seed, source, options.frames, (options.size, options.size), options.fps)
+            done()
 
-
-def _remember(counter) -> None:
-    """Give this worker the counter of finished clips, which only process start can hand over."""
-    global _done
-    _done = counter
-
-
-def _work(options: Options, share: list[tuple[str, int]], part: Path) -> None:
-    write_part(_clips(options, share), part, values=options.values)
-
-
-def _clips(options: Options, share: list[tuple[str, int]]) -> Iterator[Clip]:
-    for source, index in share:
-        seed = fold(options.seed, SOURCES.index(source), index)
-        yield simulate(seed, source, options.frames, (options.size, options.size), options.fps)
-        with _done.get_lock():
-            _done.value += 1
+    write_part(clips(), share[1], values=options.values)
