@@ -28,6 +28,7 @@ from unity.config import MODELS, ModelConfig
 from unity.kernels import reference
 from unity.model.fp8 import Fp8Config, convert
 from unity.model.layers import Block
+from unity.model.layout import Conditioning, Layout, Pending
 
 # Tokens of a sample → grid of one stream.
 GRIDS = {288: (2, 12, 6), 1152: (4, 12, 12), 37440: (12, 30, 52), 65520: (21, 30, 52)}
@@ -71,7 +72,7 @@ def make_case(name: str, tokens: int, device: str, dtype: torch.dtype) -> Case:
     """Random weights and inputs: residual and pending sublayer [2, l, d], its gate, time embedding and text."""
     torch.manual_seed(0)
     config = MODELS[name]
-    block = Block(config, rows=2).to(device, dtype)
+    block = Block(config, ids=2).to(device, dtype)
     with torch.no_grad():
         block.modulation.table.normal_(std=0.2)
     x, y, slope = (torch.randn(2, tokens // 2, config.dim, device=device).to(dtype) for _ in range(3))
@@ -84,13 +85,13 @@ def make_case(name: str, tokens: int, device: str, dtype: torch.dtype) -> Case:
 def ours(case: Case, block: Block) -> Forward:
     """Our block as the function of the comparison: the last sublayer is added, which the next block would do."""
     device = case.slope.device
-    row = torch.tensor([[0, 1]], device=device)
+    stream_id = torch.tensor([[0, 1]], device=device)
     bias = torch.zeros(2, WORDS + 1, device=device)
     bias[:, -1] = torch.tensor(float(PADDED - WORDS)).log()
 
     def forward(x, y, gate, embedding, text):
-        x, y, gate = block(x, y, gate, embedding, row, text, bias, case.grid)
-        return ops.gated_residual(x, y, gate)
+        given = Conditioning(embedding, stream_id, text, bias)
+        return ops.gated_residual(*block(Pending(x, y, gate), given, Layout(case.grid)))
 
     return forward
 
@@ -113,7 +114,7 @@ def plain(case: Case) -> Forward:
 def eight_bits(case: Case) -> Forward:
     """Our block with 8-bit Linears, on the same weights."""
     model = torch.nn.Module()
-    block = Block(case.config, rows=2).to(case.slope.device, case.slope.dtype)
+    block = Block(case.config, ids=2).to(case.slope.device, case.slope.dtype)
     block.load_state_dict(dict(case.block.named_parameters()), assign=True)
     model.blocks = torch.nn.ModuleList([block])
     convert(model, Fp8Config())

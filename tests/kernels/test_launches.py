@@ -10,6 +10,7 @@ from unity.config import MODELS
 from unity.kernels import aot, fp8, rows
 from unity.model.fp8 import Fp8Config, convert
 from unity.model.layers import Block
+from unity.model.layout import Conditioning, Layout, Pending
 
 GRID = (21, 30, 52)
 
@@ -39,15 +40,15 @@ def launches(monkeypatch):
         config = MODELS[size]
         with torch.device("meta"), aot.recorded() as found:
             model = torch.nn.Module()
-            model.blocks = torch.nn.ModuleList([Block(config, rows=2).bfloat16()])
+            model.blocks = torch.nn.ModuleList([Block(config, ids=2).bfloat16()])
             if eight_bits:
                 convert(model, Fp8Config())
             tokens = GRID[0] * GRID[1] * GRID[2]
             x, y = (torch.empty(2, tokens, config.dim, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
             text = torch.empty(2, keys, config.dim, dtype=torch.bfloat16)
             gate, embedding = torch.empty(2, config.dim), torch.empty(1, 2, 6, config.dim)
-            row = torch.tensor([[0, 1]])
-            x, y, _ = model.blocks[0](x, y, gate, embedding, row, text, torch.empty(2, keys), GRID)
+            given = Conditioning(embedding, torch.tensor([[0, 1]]), text, torch.empty(2, keys))
+            x, y, _ = model.blocks[0](Pending(x, y, gate), given, Layout(GRID))
             torch.autograd.backward([x, y], [torch.empty_like(x), torch.empty_like(y)])
         return found
 

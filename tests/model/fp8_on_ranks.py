@@ -7,6 +7,7 @@ import torch
 from unity.config import ModelConfig
 from unity.model.fp8 import Fp8Config, Fp8Linear, convert
 from unity.model.layers import Block
+from unity.model.layout import Conditioning, Layout, Pending
 from unity.train.engine import start_world, stop_world
 
 SHAPE = ModelConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, latent_channels=16)
@@ -33,9 +34,11 @@ class Blocks(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(Block(SHAPE, 1) for _ in range(SHAPE.num_layers))
 
     def forward(self, x, embedding, text):
-        y, gate, row = None, None, torch.zeros(1, 2, dtype=torch.long)
+        given = Conditioning(embedding, torch.zeros(1, 2, dtype=torch.long), text, torch.zeros(2, 3))
+        pending = Pending(x)
         for block in self.blocks:
-            x, y, gate = block(x, y, gate, embedding, row, text, torch.zeros(2, 3), (1, 2, 4))
+            pending = block(pending, given, Layout((1, 2, 4)))
+        x, y, gate = pending
         return (x + gate.unsqueeze(1) * y).square().mean()
 
 

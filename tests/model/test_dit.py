@@ -254,7 +254,7 @@ def test_the_config_counts_the_modalities_there_are():
 def test_bad_shapes_are_named():
     model, x = UnityDiT(SMALL), inputs()
     with pytest.raises(ValueError, match="must be equal in shape"):
-        model._grid(x["rgb"], x["aux"][:, :, :1])
+        model._layout((x["rgb"], x["aux"][:, :, :1]), (True, True))
     with pytest.raises(ValueError, match="does not divide into patches"):
         model(**{**x, "rgb": x["rgb"][..., :5], "aux": x["aux"][..., :5]})
     with pytest.raises(ValueError, match="longer than the model's 12"):

@@ -14,9 +14,9 @@ from unity.model.layers import (
     Linear32,
     PatchEmbedding,
     add_and_norm,
-    pick,
     time_features,
 )
+from unity.model.layout import Conditioning, Layout, Pending
 
 # Below it a predicted clean latent is taken as one of this time, so that no error is enlarged without bound.
 _LEAST_TIME = 0.1
@@ -27,14 +27,14 @@ class UnityDiT(nn.Module):
 
     Tokens lie as [rgb ‖ aux] per sample; aux tokens have rotary width positions after the RGB ones, which is
     concatenation along width. All that differs by stream is a view of `(b s) l d`. Modality ids index
-    `unity.modality.table.MODALITIES`; the row after the last modality is RGB's own.
+    `unity.modality.table.MODALITIES`; the id after the last modality is RGB's own.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         modalities = config.num_modalities
-        self.rgb_row = modalities
+        self.rgb_id = modalities
         self.patch_embedding = PatchEmbedding(config)
         self.patch_embedding_aux = PatchEmbedding(config, modalities) if config.input == "expert" else None
         self.text_embedding = FeedForward(config.text_dim, config.dim, config.dim, std=0.02)
@@ -69,40 +69,42 @@ class UnityDiT(nn.Module):
         is not `wanted` may come back as zeros: the last block then takes only keys and values from it. They belong
         into the loss, times 0, all the same: under ZeRO-3 every parameter takes part in every backward.
         """
-        grid = self._grid(rgb, aux)
-        streams = 1 if aux is None else 2
-        row = self._rows(rgb, modality)
+        latents = (rgb,) if aux is None else (rgb, aux)
+        layout = self._layout(latents, wanted)
+        stream_id = self._stream_ids(rgb, modality)
         embedded = self.time_embedding(time_features(time, self.config.freq_dim))
-        embedded = embedded + self.modality_embedding[row].float()
+        embedded = embedded + self.modality_embedding[stream_id].float()
         modulation = rearrange(self.time_projection(embedded), "b s (p d) -> b s p d", d=self.config.dim)
-        text, bias = self._text([(caption, caption_len), (prompt, prompt_len)][:streams])
+        text = self._text([(caption, caption_len), (prompt, prompt_len)][: layout.streams])
+        given = Conditioning(modulation, stream_id, *text)
 
-        x, y, gate = self._tokens(rgb, aux, modality), None, None
+        pending = Pending(self._tokens(rgb, aux, modality))
         for block in self.blocks[:-1]:
-            x, y, gate = block(x, y, gate, modulation, row, text, bias, grid)
-        # with separate cross-attentions both must take part in every step on every rank, as experts must
-        wanted = wanted[:streams] if self.config.cross_attention == "shared" else (True,) * streams
-        x, y, gate = self.blocks[-1](x, y, gate, modulation, row, text, bias, grid, wanted)
-        outputs = self._heads(x, y, gate, embedded, modality, grid, wanted)
-        velocities = map(self._velocity, outputs, (rgb, aux), time.unbind(1))
+            pending = block(pending, given, layout.of_all())
+        pending = self.blocks[-1](pending, given, layout)
+        outputs = self._heads(pending, embedded, modality, layout)
+        velocities = map(self._velocity, outputs, latents, time.unbind(1))
         return next(velocities), next(velocities, None)
 
-    def _grid(self, rgb: Tensor, aux: Tensor | None) -> tuple[int, int, int]:
-        if aux is not None and aux.shape != rgb.shape:
-            raise ValueError(
-                f"rgb latent {tuple(rgb.shape)} and aux latent {tuple(aux.shape)} must be equal in shape"
-            )
-        sizes = tuple(rgb.shape[2:])
+    def _layout(self, latents: tuple[Tensor, ...], wanted: tuple[bool, bool]) -> Layout:
+        shapes = [tuple(latent.shape) for latent in latents]
+        if shapes[0] != shapes[-1]:
+            raise ValueError(f"rgb latent {shapes[0]} and aux latent {shapes[-1]} must be equal in shape")
+        sizes = shapes[0][2:]
         if any(size % p for size, p in zip(sizes, self.config.patch, strict=True)):
             raise ValueError(
                 f"latent of {sizes} (t, h, w) does not divide into patches of {self.config.patch}; "
                 "choose a video size that does"
             )
-        return tuple(size // p for size, p in zip(sizes, self.config.patch, strict=True))
+        # separate cross-attentions must both take part in every step on every rank, as experts must
+        if self.config.cross_attention == "separate":
+            wanted = (True, True)
+        t, h, w = (size // p for size, p in zip(sizes, self.config.patch, strict=True))
+        return Layout((t, h, w), wanted[: len(latents)])
 
-    def _rows(self, rgb: Tensor, modality: Tensor | None) -> Int[Tensor, "b s"]:
-        row = torch.full((len(rgb),), self.rgb_row, device=rgb.device)
-        return row.unsqueeze(1) if modality is None else torch.stack((row, modality), dim=1)
+    def _stream_ids(self, rgb: Tensor, modality: Tensor | None) -> Int[Tensor, "b s"]:
+        rgb_id = torch.full((len(rgb),), self.rgb_id, device=rgb.device)
+        return rgb_id.unsqueeze(1) if modality is None else torch.stack((rgb_id, modality), dim=1)
 
     def _tokens(self, rgb: Tensor, aux: Tensor | None, modality: Tensor | None) -> Float[Tensor, "g l d"]:
         tokens = self.patch_embedding(rgb)
@@ -129,47 +131,42 @@ class UnityDiT(nn.Module):
         return text, torch.cat((bias, padding), dim=1)
 
     def _heads(
-        self,
-        x: Tensor,
-        y: Tensor,
-        gate: Tensor,
-        embedded: Tensor,
-        modality: Tensor | None,
-        grid: tuple[int, int, int],
-        wanted: tuple[bool, ...],
-    ) -> list[Tensor]:
+        self, pending: Pending, embedded: Float[Tensor, "b s d"], modality: Tensor | None, layout: Layout
+    ) -> list[Float[Tensor, "n c t h w"]]:
         """The last residual, normalised and modulated per stream, through the stream's own head.
 
-        A latent per stream, or the number 0 for one that is not wanted.
+        A stream that is not wanted goes through its head with no samples: parameters must take part in every step
+        (see PatchEmbedding).
         """
         heads = [(self.head, None)]
         if modality is not None:
             heads.append((self.head, None) if self.head_aux is None else (self.head_aux, modality))
-        shift, scale = (pick(table, wanted) for table in self._head_modulation(heads, embedded))
-        _, h = add_and_norm(x, y, gate, scale, shift, self.config.eps)
-        streams = iter(rearrange(h, "(b s) l d -> s b l d", s=sum(wanted)))
+        shift, scale = map(layout.pick, self._head_modulation(heads, embedded))
+        _, h = add_and_norm(pending, scale, shift, self.config.eps)
+        computed = iter(rearrange(h, "(b s) l d -> s b l d", s=sum(layout.wanted)))
         outputs = []
-        for (head, expert), stays in zip(heads, wanted, strict=True):
-            if stays:
-                outputs.append(self._unpatchify(head(next(streams), expert).float(), grid))
-            else:
-                # 0, the sum of nothing: parameters must take part in every step (see PatchEmbedding)
-                outputs.append(head(h[:0], None if expert is None else expert[:0]).float().sum())
+        for (head, expert), wanted in zip(heads, layout.wanted, strict=True):
+            x = next(computed) if wanted else h[:0]
+            patches = head(x, None if expert is None else expert[: len(x)])
+            outputs.append(self._unpatchify(patches.float(), layout.grid))
         return outputs
 
     def _head_modulation(self, heads: list, embedded: Float[Tensor, "b s d"]) -> tuple[Tensor, Tensor]:
         parts = []
         for (head, expert), stream in zip(heads, embedded.unbind(1), strict=True):
-            row = torch.zeros_like(stream[:, 0], dtype=torch.long) if expert is None else expert
-            parts.append(head.modulation(rearrange(stream, "b d -> b 1 1 d"), row.unsqueeze(1)))
+            index = torch.zeros_like(stream[:, 0], dtype=torch.long) if expert is None else expert
+            parts.append(head.modulation(rearrange(stream, "b d -> b 1 1 d"), index.unsqueeze(1)))
         shift, scale = (rearrange(list(part), "s b d -> (b s) d") for part in zip(*parts, strict=True))
         return shift, scale
 
-    def _velocity(self, output: Tensor, latent: Tensor, time: Float[Tensor, " b"]) -> Tensor:
-        """The head's output, or what follows from it where the head gives the clean latent."""
-        if self.config.prediction == "velocity" or output.ndim == 0:
-            return output.expand_as(latent)
-        return (latent.float() - output) / time.clamp_min(_LEAST_TIME).view(-1, 1, 1, 1, 1)
+    def _velocity(
+        self, output: Float[Tensor, "n c t h w"], latent: Float[Tensor, "b c t h w"], time: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c t h w"]:
+        """The head's output, or what follows from it where the head gives the clean latent; zeros beyond n."""
+        n = len(output)
+        if self.config.prediction == "data":
+            output = (latent[:n].float() - output) / time[:n].clamp_min(_LEAST_TIME).view(-1, 1, 1, 1, 1)
+        return output if n == len(latent) else torch.cat((output, torch.zeros_like(latent[n:]).float()))
 
     def _unpatchify(
         self, patches: Float[Tensor, "b l e"], grid: tuple[int, int, int]

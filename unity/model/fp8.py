@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unity import ops
 from unity.model.layers import Block, FeedForward, Linear
 
-# Text keys and values are a hundred rows: rounding their weights would cost more than the product saves.
+# Text keys and values are a hundred tokens: rounding their weights would cost more than the product saves.
 LINEARS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o")
 LINEARS += ("cross_attn_aux.q", "cross_attn_aux.o", "ffn.0", "ffn.2")
 MULTIPLE = 16
@@ -29,17 +29,17 @@ class Fp8Config:
 
 
 class Fp8Linear(Linear):
-    """A Linear in 8 bits; takes a tensor, or rows that the op before has quantised already."""
+    """A Linear in 8 bits; takes a tensor, or one that the op before has quantised already."""
 
     config = Fp8Config()
 
     def forward(self, x: Tensor | ops.Quantized) -> Tensor:
-        rows, wide = self.config.scales == "row", self.config.wide_weight_gradient
-        return ops.linear_fp8(x, self.weight, self.bias, rows, wide)
+        rowwise, wide = self.config.scales == "row", self.config.wide_weight_gradient
+        return ops.linear_fp8(x, self.weight, self.bias, rowwise, wide)
 
 
 class Fp8FeedForward(FeedForward):
-    """Its GELU writes 8-bit rows for the second Linear in the pass that computes them."""
+    """Its GELU writes 8 bits for the second Linear in the pass that computes them."""
 
     def forward(self, x: Tensor | ops.Quantized) -> Tensor:
         return self[2](ops.gelu_fp8(self[0](x)))
@@ -55,8 +55,8 @@ def convert(model: nn.Module, config: Fp8Config) -> list[str]:
     """Put the Linears of `model.blocks` into 8 bits, in place; returns the names of those that are.
 
     Parameters and their names stay as they are, also cut up by ZeRO-3, so checkpoints do too. A Linear whose
-    sizes are not multiples of 16 stays. With a scale per row, the norms and the GELU before them write 8-bit rows
-    in the pass that computes them. Raises ValueError when the back end is not installed.
+    sizes are not multiples of 16 stays. With a scale per row, the norms and the GELU before them write 8 bits in
+    the pass that computes them. Raises ValueError when the back end is not installed.
     """
     change = {"native": _change_native, "transformer-engine": _change_engine}[config.backend]
     changed, left = [], []
@@ -70,12 +70,12 @@ def convert(model: nn.Module, config: Fp8Config) -> list[str]:
             changed.append(name)
     if config.backend == "native" and config.scales == "row":
         for block in model.blocks:
-            _hand_over_rows(block)
+            _hand_over_eight_bits(block)
     return changed
 
 
-def _hand_over_rows(block: Block) -> None:
-    """Let the passes before the 8-bit Linears write 8-bit rows."""
+def _hand_over_eight_bits(block: Block) -> None:
+    """Let the passes before the 8-bit Linears write 8 bits."""
     attention, ffn = block.self_attn, block.ffn
     cross = [part for part in (block.cross_attn, block.cross_attn_aux) if part is not None]
     for module, readers in (
@@ -83,7 +83,7 @@ def _hand_over_rows(block: Block) -> None:
         (block.cross_attn, [part.q for part in cross]),
         (ffn, (ffn[0],)),
     ):
-        module.takes_rows = all(isinstance(reader, Fp8Linear) for reader in readers)
+        module.reads_eight_bits = all(isinstance(reader, Fp8Linear) for reader in readers)
     if isinstance(ffn[2], Fp8Linear):
         ffn.__class__ = Fp8FeedForward
 

@@ -1,6 +1,6 @@
 """The parts of a UnityDiT. Names and shapes of parameters follow Wan, so that its weights load as they are.
 
-Letters: b batch, s streams, g = b·s groups, n heads, l and m tokens, d width.
+Letters: b batch, s streams, g = b·s groups, n heads, l and m tokens, d width, i ids of streams.
 Every initialisation happens inside the module that owns the parameter: ZeRO-3 partitions a module's
 parameters as soon as its constructor returns, so a parent could no longer reach them.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unity import ops
 from unity.config import ModelConfig
+from unity.model.layout import Conditioning, Layout, Pending
 from unity.ops import Quantized
 
 
@@ -67,8 +68,8 @@ class PatchEmbedding(nn.Module):
 class SelfAttention(nn.Module):
     """Attention over the tokens of all streams, with full-width RMSNorm and 3-D rotary positions."""
 
-    # whether its input should come as 8-bit rows (unity.model.fp8)
-    takes_rows = False
+    # whether its input should come in 8 bits (unity.model.fp8)
+    reads_eight_bits = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -76,25 +77,22 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q, self.norm_k = (nn.RMSNorm(config.dim, eps=config.eps) for _ in range(2))
 
-    def forward(
-        self, x: Float[Tensor, "b l d"] | Quantized, grid: tuple[int, int, int], wanted: tuple[bool, ...]
-    ) -> Float[Tensor, "b m d"]:
-        """Of l = streams·t·h·w tokens, in a grid (t, h, w), those of the wanted streams."""
-        c, streams = self.config, len(wanted)
+    def forward(self, x: Float[Tensor, "b l d"] | Quantized, layout: Layout) -> Float[Tensor, "b m d"]:
+        """Of l = streams·tokens of the layout, those of the wanted streams."""
+        c = self.config
         q, k = ops.qk_norm_rope(
             self.q(x), self.k(x), self.norm_q.weight, self.norm_k.weight,
-            grid, streams, c.num_heads, c.rope_theta, c.eps, inplace=not torch.is_grad_enabled(),
+            layout.grid, layout.streams, c.num_heads, c.rope_theta, c.eps, inplace=not torch.is_grad_enabled(),
         )  # fmt: skip
-        if not all(wanted):
-            q = q.unflatten(1, (streams, -1))[:, wanted.index(True)]
         v = rearrange(self.v(x), "b l (n k) -> b l n k", n=c.num_heads)
-        return self.o(rearrange(ops.self_attention(q, k, v), "b l n k -> b l (n k)"))
+        attended = ops.self_attention(layout.pick_tokens(q), k, v)
+        return self.o(rearrange(attended, "b l n k -> b l (n k)"))
 
 
 class CrossAttention(nn.Module):
     """Each group's tokens attend to that group's text: rgb to the caption, aux to the type prompt."""
 
-    takes_rows = False
+    reads_eight_bits = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -114,7 +112,7 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Sequential):
     """Linear, GELU (tanh), Linear: parameters `0` and `2`, as in Wan."""
 
-    takes_rows = False
+    reads_eight_bits = False
 
     def __init__(self, d_in: int, d_hidden: int, d_out: int, std: float | None = None):
         super().__init__(Linear(d_in, d_hidden, std), nn.Identity(), Linear(d_hidden, d_out, std))
@@ -124,63 +122,45 @@ class FeedForward(nn.Sequential):
 
 
 class Modulation(nn.Module):
-    """A learned table of shifts, scales and gates: one row set per modality, the last one for RGB."""
+    """A learned table of shifts, scales and gates: an entry per modality, the last one for RGB."""
 
-    def __init__(self, rows: int, parts: int, dim: int):
+    def __init__(self, ids: int, parts: int, dim: int):
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(rows, parts, dim))
+        self.table = nn.Parameter(torch.zeros(ids, parts, dim))
 
     def forward(
-        self, embedding: Float[Tensor, "b s e d"], row: Int[Tensor, "b s"]
+        self, embedding: Float[Tensor, "b s e d"], stream_id: Int[Tensor, "b s"]
     ) -> tuple[Float[Tensor, "g d"], ...]:
-        """Table rows plus the time's share, in float32: per part one vector for each (sample, stream)."""
-        return rearrange(embedding + self.table[row].float(), "b s p d -> p (b s) d").unbind(0)
+        """The table plus the time's share, in float32: per part one vector for each (sample, stream)."""
+        return rearrange(embedding + self.table[stream_id].float(), "b s p d -> p (b s) d").unbind(0)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention and feed-forward, modulated per (sample, stream).
+    """Self-attention, cross-attention and feed-forward, modulated per (sample, stream) of `ids` kinds."""
 
-    A block receives the residual together with the last sublayer's output and gate, not yet added. Each
-    boundary between two sublayers, also between two blocks, is then one pass over memory.
-    """
-
-    def __init__(self, config: ModelConfig, rows: int):
+    def __init__(self, config: ModelConfig, ids: int):
         super().__init__()
         self.eps, self.cross_modulation = config.eps, config.cross_modulation
-        self.modulation = Modulation(rows, 9 if config.cross_modulation else 6, config.dim)
+        self.modulation = Modulation(ids, 9 if config.cross_modulation else 6, config.dim)
         self.self_attn = SelfAttention(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.cross_attn = CrossAttention(config)
         self.cross_attn_aux = CrossAttention(config) if config.cross_attention == "separate" else None
         self.ffn = FeedForward(config.dim, config.ffn_dim, config.dim)
 
-    def forward(
-        self,
-        x: Float[Tensor, "g l d"],
-        y: Float[Tensor, "g l d"] | None,
-        gate: Float[Tensor, "g d"] | None,
-        embedding: Float[Tensor, "b s e d"],
-        row: Int[Tensor, "b s"],
-        text: Float[Tensor, "g m d"],
-        bias: Float[Tensor, "g m"],
-        grid: tuple[int, int, int],
-        wanted: tuple[bool, ...] | None = None,
-    ) -> tuple[Float[Tensor, "k l d"], Float[Tensor, "k l d"], Float[Tensor, "k d"]]:
-        """Residual, last sublayer's output and its gate, of the wanted streams alone (by default of all)."""
-        s = row.shape[1]
-        wanted = wanted or (True,) * s
-        shift, scale, *rest = self.modulation(embedding, row)
-        gate_self, shift_ffn, scale_ffn, gate_ffn, *cross = (pick(part, wanted) for part in rest)
+    def forward(self, pending: Pending, given: Conditioning, layout: Layout) -> Pending:
+        """The residual of the wanted streams, with the feed-forward still to be added."""
+        shift, scale, *rest = self.modulation(given.modulation, given.stream_id)
+        gate_self, shift_ffn, scale_ffn, gate_ffn, *cross = map(layout.pick, rest)
         shift_cross, scale_cross, gate_cross = self._cross_modulation(cross, len(gate_self))
 
-        x, h = add_and_norm(x, y, gate, scale, shift, self.eps, self.self_attn.takes_rows)
-        y = self.self_attn(regroup(h, "(b s) l d -> b (s l) d", s=s), grid, wanted)
-        x, text, bias = (pick(z, wanted) for z in (x, text, bias))
-        y = rearrange(y, "b (s l) d -> (b s) l d", s=sum(wanted))
-        x, h = add_and_norm(x, y, gate_self, scale_cross, shift_cross, self.eps, self.cross_attn.takes_rows)
-        y = self._attend_text(h, text, bias, sum(wanted))
-        x, h = add_and_norm(x, y, gate_cross, scale_ffn, shift_ffn, self.eps, self.ffn.takes_rows)
-        return x, self.ffn(h), gate_ffn
+        x, h = add_and_norm(pending, scale, shift, self.eps, self.self_attn.reads_eight_bits)
+        y = layout.groups(self.self_attn(layout.samples(h), layout))
+        pending = Pending(layout.pick(x), y, gate_self)
+        x, h = add_and_norm(pending, scale_cross, shift_cross, self.eps, self.cross_attn.reads_eight_bits)
+        pending = Pending(x, self._attend_text(h, given, layout), gate_cross)
+        x, h = add_and_norm(pending, scale_ffn, shift_ffn, self.eps, self.ffn.reads_eight_bits)
+        return Pending(x, self.ffn(h), gate_ffn)
 
     def _cross_modulation(self, cross: list[Tensor], groups: int) -> tuple[Tensor, Tensor, Tensor]:
         """norm3's weight and bias written as a modulation, with the learned one on top if there is one.
@@ -193,8 +173,9 @@ class Block(nn.Module):
         shift, scale, gate = cross
         return bias * (1 + scale) + shift, weight * (1 + scale) - 1, 1 + gate
 
-    def _attend_text(self, h: Tensor | Quantized, text: Tensor, bias: Tensor, streams: int) -> Tensor:
-        if self.cross_attn_aux is None or streams == 1:
+    def _attend_text(self, h: Tensor | Quantized, given: Conditioning, layout: Layout) -> Tensor:
+        text, bias = layout.pick(given.text), layout.pick(given.bias)
+        if self.cross_attn_aux is None or sum(layout.wanted) == 1:
             return self.cross_attn(h, text, bias)
         rgb, aux = zip(*(_streams(z) for z in (h, text, bias)), strict=True)
         return rearrange([self.cross_attn(*rgb), self.cross_attn_aux(*aux)], "s b l d -> (b s) l d")
@@ -219,29 +200,18 @@ class Head(nn.Module):
 
 
 def add_and_norm(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float, rows: bool = False
-) -> tuple[Tensor, Tensor | Quantized]:
-    """The residual with the pending sublayer added, and the next sublayer's normalised, modulated input.
-
-    `rows`: that input as 8-bit rows.
-    """
-    if y is None:
-        norm = ops.modulated_layernorm_fp8 if rows else ops.modulated_layernorm
-        return x, norm(x, scale, shift, eps)
-    both = ops.gated_residual_layernorm_fp8 if rows else ops.gated_residual_layernorm
-    return both(x, y, gate, scale, shift, eps)
-
-
-def regroup(h: Tensor | Quantized, pattern: str, **sizes: int) -> Tensor | Quantized:
-    """einops' rearrange, also of 8-bit rows, their scales and their carrier."""
-    if isinstance(h, Quantized):
-        return Quantized(*(rearrange(part, pattern, **sizes) for part in h))
-    return rearrange(h, pattern, **sizes)
-
-
-def pick(x: Float[Tensor, "g ..."], wanted: tuple[bool, ...]) -> Float[Tensor, "k ..."]:
-    """The groups of the wanted streams, as a view: all of them, or those of one stream."""
-    return x if all(wanted) else x.unflatten(0, (-1, len(wanted)))[:, wanted.index(True)]
+    pending: Pending,
+    scale: Float[Tensor, "g d"],
+    shift: Float[Tensor, "g d"],
+    eps: float,
+    eight_bits: bool = False,
+) -> tuple[Float[Tensor, "g l d"], Float[Tensor, "g l d"] | Quantized]:
+    """The residual with the pending sublayer added, and the next sublayer's normalised, modulated input."""
+    if pending.y is None:
+        norm = ops.modulated_layernorm_fp8 if eight_bits else ops.modulated_layernorm
+        return pending.x, norm(pending.x, scale, shift, eps)
+    both = ops.gated_residual_layernorm_fp8 if eight_bits else ops.gated_residual_layernorm
+    return both(*pending, scale, shift, eps)
 
 
 def time_features(time: Float[Tensor, "b s"], dim: int) -> Float[Tensor, "b s dim"]:

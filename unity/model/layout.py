@@ -1,0 +1,82 @@
+"""How the tokens of a model lie, and what its blocks are told about them.
+
+Letters: b batch, s streams, g = b·s groups, k the groups of wanted streams, l tokens of a stream, d width. The
+values are named tuples, so that ZeRO-3's hooks find the tensors in what modules take and give.
+"""
+
+from typing import NamedTuple
+
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unity.ops import Quantized
+
+
+class Layout(NamedTuple):
+    """Tokens [rgb ‖ aux] per sample: of each stream those from `start` to `stop` of its grid (t, h, w).
+
+    By default a stream's tokens are all here; of a sequence that is cut over processes, each holds the same slice
+    of every stream. `wanted` has an entry per stream: whether its velocity is asked for.
+    """
+
+    grid: tuple[int, int, int]
+    wanted: tuple[bool, ...] = (True, True)
+    start: int = 0
+    # None: the end of the grid
+    stop: int | None = None
+
+    @property
+    def streams(self) -> int:
+        return len(self.wanted)
+
+    @property
+    def tokens(self) -> int:
+        """Of one stream, in this slice."""
+        t, h, w = self.grid
+        return (t * h * w if self.stop is None else self.stop) - self.start
+
+    def of_all(self) -> "Layout":
+        """The same tokens, every stream wanted."""
+        return self._replace(wanted=(True,) * self.streams)
+
+    def pick(self, x: Float[Tensor, "g ..."]) -> Float[Tensor, "k ..."]:
+        """The groups of the wanted streams, as a view: all of them, or those of one stream."""
+        return x if all(self.wanted) else x.unflatten(0, (-1, self.streams))[:, self.wanted.index(True)]
+
+    def pick_tokens(self, x: Float[Tensor, "b l ..."]) -> Float[Tensor, "b m ..."]:
+        """Of every sample's tokens those of the wanted streams, as a view."""
+        return x if all(self.wanted) else x.unflatten(1, (self.streams, -1))[:, self.wanted.index(True)]
+
+    def samples(self, x: Tensor | Quantized) -> Tensor | Quantized:
+        """Groups [g, l, …] as samples [b, streams·l, …]: a view."""
+        if isinstance(x, Quantized):
+            return Quantized(*map(self.samples, x))
+        return rearrange(x, "(b s) l ... -> b (s l) ...", s=self.streams)
+
+    def groups(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "k l d"]:
+        """Samples [b, streams·l, d], of the wanted streams alone, as groups [k, l, d]: a view."""
+        return rearrange(x, "b (s l) d -> (b s) l d", s=sum(self.wanted))
+
+
+class Conditioning(NamedTuple):
+    """What the tokens of every (sample, stream) are modulated by, and the text that they read."""
+
+    # the time's share of shifts, scales and gates, float32
+    modulation: Float[Tensor, "b s p d"]
+    # which entry of the learned tables a stream takes: its modality, or the last for RGB
+    stream_id: Int[Tensor, "b s"]
+    # keys and values of cross-attention, and the bias on their logits (unity.ops.dual_cross_attention)
+    text: Float[Tensor, "g m d"]
+    bias: Float[Tensor, "g m"]
+
+
+class Pending(NamedTuple):
+    """A residual, and the last sublayer's output and gate, not yet added to it: x + gate·y is still to be formed.
+
+    Each boundary between two sublayers, also between two blocks, is then one pass over memory.
+    """
+
+    x: Float[Tensor, "g l d"]
+    y: Float[Tensor, "g l d"] | None = None
+    gate: Float[Tensor, "g d"] | None = None
