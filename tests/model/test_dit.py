@@ -11,7 +11,7 @@ from unity.config import MODELS, ModelConfig
 from unity.kernels.reference import qk_norm_rope
 from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
-from unity.model.weights import to_diffusers, to_unity, to_wan
+from unity.model.layouts import to_diffusers, to_unity, to_wan
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
 

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from unity.config import MODELS, ModelConfig
+from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
-from unity.model.weights import ModelCard, load_model, read_card, save_model, to_diffusers, to_wan
+from unity.model.layouts import to_diffusers, to_wan
+from unity.model.weights import load_model, read_card, save_model
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
 CARD = ModelCard(model=SMALL, modalities=("depth",), stage=1, step=7, frames=9, size=(32, 48), data="simulated")
