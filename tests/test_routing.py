@@ -3,8 +3,9 @@ import torch
 
 from unity.flow_matching import TimeConfig, draw_noise, draw_time, masked_mean
 from unity.objective import routed_loss
-from unity.randomness import _mix, fold, uniform
-from unity.routing import TASKS, Route, RoutingConfig, draw_route, fixed_route
+from unity.randomness import Purpose, _mix, draw, fold, generator, uniform
+from unity.routing import Route, RoutingConfig, draw_route, fixed_route
+from unity.tasks import TASKS
 
 SLOTS = list(range(4000))
 
@@ -20,9 +21,9 @@ def test_tasks_follow_their_probabilities_within_a_batch():
 
 def test_masks_and_times_follow_the_task():
     r = route()
-    for task, (name, noisy) in enumerate(TASKS.items()):
+    for task, row in enumerate(TASKS.values()):
         rows = r.task == task
-        assert (r.noisy[rows] == torch.tensor(noisy)).all(), name
+        assert (r.noisy[rows] == torch.tensor(row.noisy)).all(), row.name
     assert (r.time[~r.noisy] == 0).all() and (r.time[r.noisy] > 0).all()
     torch.testing.assert_close(r.model_time, r.time)
     joint = r.time[r.task == 0]
@@ -65,8 +66,23 @@ def test_fold_is_pinned_and_uniform():
     # first output of SplitMix64 from state 0, as published with the generator
     assert _mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
     assert fold(1, 2, 3) == 2861436890424292635
-    draws = torch.tensor([uniform(3, i) for i in range(20000)], dtype=torch.float64)
+    draws = torch.tensor([uniform(Purpose.TASK, 3, i) for i in range(20000)], dtype=torch.float64)
     assert abs(draws.mean() - 0.5) < 0.01 and abs(draws.var() - 1 / 12) < 0.002
+
+
+def test_no_two_purposes_share_a_draw():
+    """At the same seed and position, and where one position follows from another by a shift."""
+    numbers = [
+        draw(purpose, seed, *position) for purpose in Purpose for seed in (0, 1) for position in positions()
+    ]
+    assert len(set(numbers)) == len(numbers)
+    assert draw(Purpose.NOISE, 3, 4, 5) == fold(3, Purpose.NOISE, 4, 5)
+    assert generator(Purpose.NOISE, 3, 4).initial_seed() == draw(Purpose.NOISE, 3, 4)
+
+
+def positions():
+    yield from ((i,) for i in range(12))
+    yield from ((i, j) for i in range(12) for j in range(12))
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0])

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from unity.modality.table import MODALITIES
+
 Share = Literal["shared", "expert"]
 
 
@@ -18,8 +20,7 @@ class ModelConfig:
     num_heads: int
     num_layers: int
     latent_channels: int = 16
-    # how many rows unity.modality.table.MODALITIES has
-    num_modalities: int = 5
+    num_modalities: int = len(MODALITIES)
     patch: tuple[int, int, int] = (1, 2, 2)
     freq_dim: int = 256
     text_dim: int = 4096
@@ -77,9 +78,14 @@ class StageConfig:
 
 
 STAGES: dict[int, StageConfig] = {
-    1: StageConfig(modalities=("depth", "flow", "densepose"), sources=("single_person",), steps=16_000),
+    # what is measured at every pixel first
+    1: StageConfig(
+        modalities=tuple(name for name, row in MODALITIES.items() if row.pixel_aligned),
+        sources=("single_person",),
+        steps=16_000,
+    ),
     2: StageConfig(
-        modalities=("depth", "flow", "densepose", "skeleton", "segmentation"),
+        modalities=tuple(MODALITIES),
         sources=("single_person", "two_persons", "general", "subject"),
         steps=40_000,
     ),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unity.randomness import generator
+from unity.randomness import Purpose, generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,8 @@ def draw_noise(
     seed: int, step: int, slots: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "b ..."]:
     """Gaussian noise of the samples at `slots` of a step, each from a generator of its own position."""
-    draws = [
-        torch.randn(*shape, generator=generator(seed, step, int(slot), device=device), device=device)
-        for slot in slots
-    ]
-    return torch.stack(draws)
+    sources = (generator(Purpose.NOISE, seed, step, int(slot), device=device) for slot in slots)
+    return torch.stack([torch.randn(*shape, generator=source, device=device) for source in sources])
 
 
 def stream_losses(

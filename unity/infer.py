@@ -26,6 +26,7 @@ from unity.data.video import count_frames, read_video, write_video
 from unity.modality.files import replacing
 from unity.modality.table import MODALITIES
 from unity.report.strip import labelled_strip
+from unity.tasks import TASKS
 
 # torch takes seconds to import; --help and most refusals need none of it
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _complete(request: Request) -> tuple[Request, str]:
         if path and not path.is_file():
             raise ValueError(f"there is no video file {path}; give the path of an existing one")
     task = next(task for name, task in _TASK_OF.items() if getattr(request, name))
-    if task == "estimate" and request.prompt:
+    if request.prompt and not TASKS[task].captioned:
         print("infer: estimation reads no words about the scene; --prompt changes nothing here", file=sys.stderr)
         request = replace(request, prompt="")
     out = (request.out or Path("runs/infer") / f"{request.modality}-{task}").absolute()
@@ -245,10 +246,8 @@ def _record(
 
 def _write(request: Request, task: str, video: dict[str, Video], record: dict) -> Result:
     """Videos, values, one picture and the record, in a folder that appears when it is whole."""
-    from unity.routing import TASKS
-
     row, fps = MODALITIES[request.modality], record["fps"]
-    how = {name: "sampled" if noisy else "given" for name, noisy in zip(video, TASKS[task], strict=True)}
+    how = {name: "sampled" if noisy else "given" for name, noisy in zip(video, TASKS[task].noisy, strict=True)}
     rows = {f"{name}, {how[name]}": frames for name, frames in video.items()}
     values = None
     with replacing(request.out) as folder:

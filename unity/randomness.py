@@ -1,30 +1,61 @@
-"""Randomness by position: every draw is a pure function of a seed and where it is used."""
+"""Randomness by position: every draw is a pure function of what it is for, a seed, and where it is used."""
+
+from enum import IntEnum
 
 import torch
 
 _MASK = (1 << 64) - 1
 
 
-def fold(seed: int, *position: int) -> int:
-    """Hash a seed and a position such as (step, slot) to 63 bits.
+class Purpose(IntEnum):
+    """What a draw is for. It opens every position, so that no two purposes ever share a number.
+
+    The numbers are part of what a seed means: a new purpose gets a new one.
+    """
+
+    # of a run's data (unity.data.plan)
+    EPOCH = 0
+    ORDER = 1
+    MODALITY = 2
+    WINDOW = 3
+    # of a training step (unity.routing, unity.flow_matching)
+    TASK = 4
+    TIME = 5
+    CAPTION = 6
+    PROMPT = 7
+    NOISE = 8
+    # the noise that sampling starts from (unity.sampler)
+    SAMPLE = 9
+    # of exams (unity.evaluate)
+    EXAM_NOISE = 10
+    BOOTSTRAP = 11
+
+
+def draw(purpose: Purpose, seed: int, *position: int) -> int:
+    """63 random bits for a position, such as (step, slot)."""
+    return fold(seed, purpose, *position)
+
+
+def uniform(purpose: Purpose, seed: int, *position: int) -> float:
+    """A number in [0, 1) for a position."""
+    return draw(purpose, seed, *position) / float(1 << 63)
+
+
+def generator(purpose: Purpose, seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator for a position."""
+    return torch.Generator(device).manual_seed(draw(purpose, seed, *position))
+
+
+def fold(seed: int, *numbers: int) -> int:
+    """Hash a seed and numbers to 63 bits: the seed of something that draws for itself, such as a simulated clip.
 
     Each number passes through the finaliser of SplitMix64 (Steele, Lea & Flood, 2014), so neighbouring
     positions give unrelated values, and a resumed run draws exactly what the unbroken one would have drawn.
     """
     state = seed & _MASK
-    for number in position:
+    for number in numbers:
         state = _mix((state ^ _mix(number & _MASK)) + 0x9E3779B97F4A7C15)
     return _mix(state) >> 1
-
-
-def uniform(seed: int, *position: int) -> float:
-    """A number in [0, 1) for a position."""
-    return fold(seed, *position) / float(1 << 63)
-
-
-def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator for a position."""
-    return torch.Generator(device).manual_seed(fold(seed, *position))
 
 
 def _mix(z: int) -> int:

@@ -4,50 +4,38 @@ All three objectives give gradient in every optimizer step; drawing the task per
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unity.flow_matching import TimeConfig, draw_time
-from unity.randomness import uniform
+from unity.randomness import Purpose, uniform
+from unity.tasks import TASKS
 
-# name → which of (rgb, aux) is noisy
-TASKS: dict[str, tuple[bool, bool]] = {
-    "joint": (True, True),
-    "control": (True, False),
-    "estimate": (False, True),
-}
-
-_TASK, _TIME, _CAPTION, _PROMPT = range(4)
+_FIELDS = [(task.name, float, field(default=task.share)) for task in TASKS.values()]
+_Shares = make_dataclass("_Shares", _FIELDS, frozen=True, kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoutingConfig:
-    """Probabilities of the tasks, rising with their ease as the paper asks: control < estimate < joint."""
+class RoutingConfig(_Shares):
+    """The probability of every task, under its name, and how often words are left out."""
 
-    joint: float = 0.5
-    control: float = 0.2
-    estimate: float = 0.3
     # either stream clean or noisy, never both clean, all patterns alike; estimates then see captions too
     any2any: bool = False
     caption_dropout: float = 0.1
     prompt_dropout: float = 0.1
 
     def __post_init__(self):
-        if (
-            min(self.joint, self.control, self.estimate) < 0
-            or not self.any2any
-            and abs(sum(self.weights) - 1) > 1e-6
-        ):
-            raise ValueError(f"task probabilities {self.weights} (joint, control, estimate) must add up to 1")
+        shares = tuple(getattr(self, name) for name in TASKS)
+        if min(shares) < 0 or not self.any2any and abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"task probabilities {shares} ({', '.join(TASKS)}) must add up to 1")
 
     @property
-    def weights(self) -> tuple[float, float, float]:
-        if self.any2any:
-            return (1 / 3, 1 / 3, 1 / 3)
-        return (self.joint, self.control, self.estimate)
+    def weights(self) -> tuple[float, ...]:
+        """Probability of each task, in the order of their ids."""
+        return tuple(1 / len(TASKS) if self.any2any else getattr(self, name) for name in TASKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +64,19 @@ def draw_route(
 ) -> Route:
     """The route of the samples at `slots` of training step `step`, a pure function of its arguments."""
 
-    def draw(purpose: int, *more: int) -> Tensor:
-        values = [uniform(seed, step, int(slot), purpose, *more) for slot in slots]
+    def draw(purpose: Purpose, *more: int) -> Tensor:
+        values = [uniform(purpose, seed, step, int(slot), *more) for slot in slots]
         return torch.tensor(values, dtype=torch.float64)
 
     edges = torch.tensor(config.weights, dtype=torch.float64).cumsum(0)
-    task = torch.bucketize(draw(_TASK), edges[:-1], right=True)
-    times = torch.stack([draw_time(time, draw(_TIME, stream)) for stream in range(2)], dim=1)
-    captioned = draw(_CAPTION) >= config.caption_dropout
+    task = torch.bucketize(draw(Purpose.TASK), edges[:-1], right=True)
+    times = torch.stack([draw_time(time, draw(Purpose.TIME, stream)) for stream in range(2)], dim=1)
+    captioned = draw(Purpose.CAPTION) >= config.caption_dropout
     if not config.any2any:
-        captioned &= task != list(TASKS).index("estimate")
-    drawn = {list(TASKS.values())[i] for i in task.tolist()}
+        captioned &= torch.tensor([row.captioned for row in TASKS.values()])[task]
+    drawn = {list(TASKS.values())[i].noisy for i in task.tolist()}
     wanted = tuple(any(stream) for stream in zip(*drawn, strict=True))
-    return _route(task, times, clean_time, captioned, draw(_PROMPT) >= config.prompt_dropout, wanted)
+    return _route(task, times, clean_time, captioned, draw(Purpose.PROMPT) >= config.prompt_dropout, wanted)
 
 
 def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:
@@ -97,13 +85,13 @@ def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
     every = torch.ones_like(time, dtype=torch.bool)
     tasks = torch.full_like(time, list(TASKS).index(task), dtype=torch.long)
-    return _route(tasks, time.unsqueeze(1).expand(-1, 2), clean_time, every, every, TASKS[task])
+    return _route(tasks, time.unsqueeze(1).expand(-1, 2), clean_time, every, every, TASKS[task].noisy)
 
 
 def _route(
     task: Tensor, times: Tensor, clean_time: str, caption: Tensor, prompt: Tensor, wanted: tuple[bool, bool]
 ) -> Route:
-    noisy = torch.tensor(list(TASKS.values()), device=task.device)[task]
+    noisy = torch.tensor([row.noisy for row in TASKS.values()], device=task.device)[task]
     if clean_time == "shared":
         # one time for both streams, the noisy one's, as the 5B release has it
         times = times[:, :1].expand(-1, 2)

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unity.flow_matching import shift_time
-from unity.randomness import generator
-from unity.routing import TASKS, fixed_route
+from unity.randomness import Purpose, generator
+from unity.routing import fixed_route
+from unity.tasks import TASKS
 
 # velocity(state, time) for a state of noisy streams at one time
 Velocity = Callable[[Tensor, float], Tensor]
@@ -105,10 +106,10 @@ def sample(
     """
     given = _given(task, rgb, aux)
     shape = tuple(shape or next(latent for latent in given if latent is not None).shape)
-    noise = [torch.randn(2, *shape[1:], generator=generator(seed, i)) for i in range(shape[0])]
+    noise = [torch.randn(2, *shape[1:], generator=generator(Purpose.SAMPLE, seed, i)) for i in range(shape[0])]
     state = torch.stack(noise).to(device)
     fixed = torch.stack([state[:, s] if latent is None else latent for s, latent in enumerate(given)], dim=1)
-    noisy = torch.tensor(TASKS[task], device=device).view(1, 2, 1, 1, 1, 1)
+    noisy = torch.tensor(TASKS[task].noisy, device=device).view(1, 2, 1, 1, 1, 1)
 
     def velocity(state: Tensor, time: float) -> Tensor:
         route = fixed_route(task, torch.full((shape[0],), time, device=device), clean_time)
@@ -134,7 +135,7 @@ def sample(
 def _given(task: str, rgb: Tensor | None, aux: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
-    for name, latent, noisy in zip(("rgb", "aux"), (rgb, aux), TASKS[task], strict=True):
+    for name, latent, noisy in zip(("rgb", "aux"), (rgb, aux), TASKS[task].noisy, strict=True):
         if (latent is None) != noisy:
             raise ValueError(f"task {task!r} {'generates' if noisy else 'needs'} the {name} latent")
     return rgb, aux

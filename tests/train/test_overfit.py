@@ -11,8 +11,9 @@ from unity.config import MODELS
 from unity.data.simulate.clip import simulate
 from unity.flow_matching import TimeConfig
 from unity.modality.table import MODALITIES
-from unity.routing import TASKS, RoutingConfig
+from unity.routing import RoutingConfig
 from unity.sampler import Guidance, sample
+from unity.tasks import TASKS
 from unity.train import engine as zero
 from unity.train import loop
 from unity.train.config import TrainConfig, resolve

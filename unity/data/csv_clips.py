@@ -11,13 +11,13 @@ from pathlib import Path
 
 import tyro
 
-from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.clips import Clip
 from unity.data.shards import write_shards
 from unity.data.video import read_video
 from unity.modality.table import MODALITIES
 
-# columns that go by another name there
-_RENAMED = {"raft": "flow"}
+# column → modality, by all the names that modalities go by
+_COLUMNS = {name: row.name for row in MODALITIES.values() for name in (row.name, *row.also_called)}
 
 
 def csv_clips(
@@ -58,7 +58,7 @@ def convert(
 
 def _columns(path: Path, names: list[str]) -> dict[str, str]:
     """Column name to stream, for the columns that hold videos."""
-    known = {"video": "rgb"} | {name: name for name in MODALITY_NAMES} | _RENAMED
+    known = {"video": "rgb"} | _COLUMNS
     columns = {name: known[name] for name in names if name in known}
     if not {"video", "prompt"} <= set(names) or len(columns) < 2:
         raise ValueError(

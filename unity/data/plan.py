@@ -14,13 +14,10 @@ from jaxtyping import Bool, Float
 
 from unity.config import StageConfig
 from unity.data.clips import MODALITY_NAMES, SOURCES
-from unity.randomness import fold, uniform
+from unity.randomness import Purpose, draw, uniform
 
 # clips of this many shards are shuffled together, so that few shards are in use at a time
 SHUFFLED_SHARDS = 16
-
-# what a hash is drawn for
-_EPOCH, _ORDER, _MODALITY, _WINDOW = range(4)
 
 
 class Row(NamedTuple):
@@ -63,7 +60,7 @@ class Plan:
 
     def batch(self, step: int) -> list[Row]:
         """The samples of the global batch of a step, in the order of their slots."""
-        order = _random(self.seed, _ORDER, step).permutation(self.batch_size)
+        order = _random(Purpose.ORDER, self.seed, step).permutation(self.batch_size)
         return [self._row(step, slot, int(item)) for slot, item in enumerate(order)]
 
     def _row(self, step: int, slot: int, item: int) -> Row:
@@ -73,7 +70,7 @@ class Plan:
         epoch, place = divmod(step * share + item % share, sum(sizes))
         index = int(_epoch_order(self.seed, SOURCES.index(source), epoch, sizes)[place])
         chances = np.cumsum(self.table[self._pattern[source][index]])
-        drawn = np.searchsorted(chances / chances[-1], uniform(self.seed, _MODALITY, step, slot), "right")
+        drawn = np.searchsorted(chances / chances[-1], uniform(Purpose.MODALITY, self.seed, step, slot), "right")
         return Row(step, slot, SOURCES.index(source), index, int(self._ids[drawn]))
 
 
@@ -95,21 +92,21 @@ def balance(
 
 def window_start(seed: int, step: int, slot: int, choices: int) -> int:
     """Where in its stored clip a sample's frames begin: one of `choices` places."""
-    return fold(seed, _WINDOW, step, slot) % choices
+    return draw(Purpose.WINDOW, seed, step, slot) % choices
 
 
 @functools.lru_cache(maxsize=16)
 def _epoch_order(seed: int, source: int, epoch: int, sizes: tuple[int, ...]) -> np.ndarray:
     """A permutation of a source's clips: shards in random order, clips shuffled within groups of shards."""
-    random, starts = _random(seed, _EPOCH, source, epoch), np.cumsum((0, *sizes))
+    random, starts = _random(Purpose.EPOCH, seed, source, epoch), np.cumsum((0, *sizes))
     shards = random.permutation(len(sizes))
     groups = [shards[i : i + SHUFFLED_SHARDS] for i in range(0, len(shards), SHUFFLED_SHARDS)]
     clips = [np.concatenate([np.arange(starts[s], starts[s + 1]) for s in group]) for group in groups]
     return np.concatenate([random.permutation(group) for group in clips])
 
 
-def _random(seed: int, *position: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(fold(seed, *position)))
+def _random(purpose: Purpose, seed: int, *position: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(draw(purpose, seed, *position)))
 
 
 def _tables(possible: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -20,8 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 from jaxtyping import UInt8
 
-# colours of these name labels, so that mixing two of them names a third
-PALETTES = ("densepose", "segmentation")
+from unity.modality.table import MODALITIES
 
 # VP9 quality (0..63, smaller is better) of a photographed stream; modality videos are lossless
 RGB_QUALITY = 16
@@ -117,7 +116,7 @@ def spread(total: int, frames: int, what: str = "the video") -> list[int]:
 
 
 def resize(frames: Frames, size: tuple[int, int], stream: str = "rgb") -> UInt8[np.ndarray, "t new_h new_w 3"]:
-    """Resize to cover `size` (h, w) and cut out the centre; palette streams keep their colours exact."""
+    """Resize to cover `size` (h, w) and cut out the centre; streams of flat colours keep them exact."""
     if frames.shape[1:3] == tuple(size):
         return frames
     return np.stack([_fit(frame, size, stream) for frame in frames])
@@ -157,7 +156,8 @@ def _fit(frame: np.ndarray, size: tuple[int, int] | None, stream: str) -> np.nda
     scale = max(size[0] / frame.shape[0], size[1] / frame.shape[1])
     height, width = (max(wanted, round(n * scale)) for wanted, n in zip(size, frame.shape[:2], strict=True))
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    mode = cv2.INTER_NEAREST_EXACT if stream in PALETTES else smooth
+    flat = stream in MODALITIES and MODALITIES[stream].flat_colours
+    mode = cv2.INTER_NEAREST_EXACT if flat else smooth
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     resized = cv2.resize(frame, (width, height), interpolation=mode)
     return resized[top : top + size[0], left : left + size[1]]

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from unity import ops
 from unity.data.clips import Clip
-from unity.evaluate.metrics import METRICS, mean_score
+from unity.evaluate.metrics import mean_score
 from unity.flow_matching import draw_noise
 from unity.generate import Frames, Generator, decode, encode, generate, words
 from unity.modality.table import MODALITIES
-from unity.routing import TASKS, fixed_route
+from unity.routing import fixed_route
 from unity.sampler import Guidance
+from unity.tasks import TASKS
 
 Video = UInt8[np.ndarray, "t h w 3"]
 
@@ -43,11 +44,12 @@ def estimate_scores(
 
     `codec` is what a perfect model would score: the true video, through codec and decoder.
     """
+    guess = MODALITIES[modality].baselines["trivial"]
     truth = [clip.values[modality] for clip in clips]
     through = decode(generator, encode(generator, stacked(clips, modality)))
     predictions = {
         "model": read_values(modality, video, clips),
-        "trivial": [METRICS[modality].trivial(values) for values in truth],
+        "trivial": [guess.predict(clip.video["rgb"], clip.values[modality]) for clip in clips],
         "codec": read_values(modality, through, clips),
     }
     return {name: mean_score(modality, zip(values, truth, strict=True)) for name, values in predictions.items()}
@@ -82,8 +84,7 @@ def latent_errors(
 
 
 def _texts(generator: Generator, task: str, modality: str, clips: Sequence[Clip]) -> tuple[Tensor, ...]:
-    # as in training, estimation reads no caption
-    captions = ["" if task == "estimate" else clip.caption for clip in clips]
+    captions = [clip.caption if TASKS[task].captioned else "" for clip in clips]
     prompts = [MODALITIES[modality].type_prompt] * len(clips)
     return *words(generator, captions), *words(generator, prompts)
 
@@ -118,22 +119,36 @@ def examine(
     index = list(MODALITIES).index(modality) % len(clips)
     shown = clips[index]
     options = {"steps": steps, "seed": seed}
-    _, estimated = generate(
-        generator, "estimate", modality, [""] * len(clips), rgb=stacked(clips, "rgb"),
-        guidance=Guidance(scale=1.0), **options,
-    )  # fmt: skip
-    options |= {"guidance": Guidance(scale=guidance)}
-    control = generate(generator, "control", modality, [shown.caption], aux=shown.video[modality][None], **options)
-    frames, *size = shown.video["rgb"].shape[:3]
-    joint = generate(generator, "joint", modality, [shown.caption], frames=frames, size=tuple(size), **options)
+    estimated = draw(generator, "estimate", modality, clips, guidance=guidance, **options)
+    samples = {
+        task: draw(generator, task, modality, [shown], guidance=guidance, **options)
+        for task in TASKS
+        if task != "estimate"
+    }
+    pairs = {"estimate": [video[index : index + 1] for video in estimated]} | samples
     return Exam(
         shown=shown,
         clips=len(clips),
-        scores=estimate_scores(generator, modality, estimated, clips),
+        scores=estimate_scores(generator, modality, estimated[1], clips),
         errors={task: latent_errors(generator, task, modality, clips, seed) for task in TASKS},
-        samples={
-            "estimate": (shown.video["rgb"], estimated[index]),
-            "control": (control[0][0], control[1][0]),
-            "joint": (joint[0][0], joint[1][0]),
-        },
+        samples={task: (rgb[0], aux[0]) for task, (rgb, aux) in pairs.items()},
     )
+
+
+def draw(
+    generator: Generator, task: str, modality: str, clips: Sequence[Clip], *, guidance: float, **options
+) -> tuple[Frames, Frames]:
+    """RGB and modality videos of a task for every clip, guided by its caption where the task reads one."""
+    row, kinds = TASKS[task], {"rgb": "rgb", "aux": modality}
+    given = {
+        name: stacked(clips, kind)
+        for (name, kind), noisy in zip(kinds.items(), row.noisy, strict=True)
+        if not noisy
+    }
+    frames, *size = clips[0].video["rgb"].shape[:3]
+    captions = [clip.caption if row.captioned else "" for clip in clips]
+    scale = guidance if row.captioned else 1.0
+    return generate(
+        generator, task, modality, captions, frames=frames, size=tuple(size), guidance=Guidance(scale=scale),
+        **given, **options,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What a modality is: exact values ↔ a three-channel video, and files of the values."""
+"""What a modality is: exact values ↔ a three-channel video, files of the values, and how they are scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,27 @@ Video = UInt8[np.ndarray, "t h w 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number of a score, for people and for comparisons."""
+
+    words: str
+    # whether more is better
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A prediction that no training went into, which a model should beat."""
+
+    # what it is, in words
+    words: str
+    # (rgb video, true values) → predicted values; of the truth it may use the shape alone
+    predict: Callable[[Video, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Modality:
-    """One kind of auxiliary video.
+    """One kind of auxiliary video: all that the project knows of it.
 
     Values, numpy arrays of one clip:
         depth         float32 [t, h, w]      metres along the optical axis, inf where nothing is seen
@@ -29,16 +48,30 @@ class Modality:
         decode(video, constants)      values again, up to rounding (densepose: U = V = 0)
         picture(values, constants)    uint8 [t, h, w, 3] for people to look at
         save(values, stem, fps)       writes the values beside `stem`, returns the paths; whole files or none
+        score(prediction, truth)      numbers by name, of the values of one clip
     """
 
     name: str
     # C_m of the paper: what the aux tokens' cross-attention reads
     type_prompt: str
+    # what the colours of its video say, for people
+    meaning: str
     # False: drawn from detections rather than measured at every pixel (second stage of the curriculum)
     pixel_aligned: bool
+    # nothing of it is to be seen where no people are
+    of_people: bool = False
+    # every colour names a label, and a mix of two names a third: resized without mixing
+    flat_colours: bool = False
+    # what other datasets call it
+    also_called: tuple[str, ...] = ()
     constants: Callable[[np.ndarray, tuple[int, int]], Constants]
     unknown_constants: Callable[[int, int], Constants]
     encode: Callable[[np.ndarray, Constants], Video]
     decode: Callable[[Video, Constants], np.ndarray]
     picture: Callable[[np.ndarray, Constants], Video]
     save: Callable[[np.ndarray, Path, float], list[Path]]
+    score: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    # name in the score → what it means; the first is the one to look at
+    measures: Mapping[str, Measure]
+    # "trivial" is what knowing nothing would predict; "classical", where there is one, needs no learning
+    baselines: Mapping[str, Baseline]

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from unity.modality.base import Modality
+from unity.modality.base import Baseline, Measure, Modality, Video
 from unity.modality.files import check_video, save_images
+from unity.modality.overlap import iou_table
 from unity.modality.palette import COLOURS, nearest, paint
 
 Surface = Float32[np.ndarray, "t h w 3"]
-Video = UInt8[np.ndarray, "t h w 3"]
 
 PARTS = 24
 # Neighbouring parts of the usual colour maps are 10 to 12 grey levels apart, lost in light noise.
@@ -62,14 +62,43 @@ def _parts(surface: Surface) -> UInt8[np.ndarray, "t h w"]:
     return parts
 
 
+def score(prediction: Surface, truth: Surface) -> dict[str, float]:
+    """`part_miou`, mean IoU over the labels that the truth has (background is one), and `part_accuracy`.
+
+    The accuracy is the share of true body pixels that carry the right part, NaN where nobody is seen. U and V are
+    not scored: a prediction has none.
+    """
+    parts, wanted = (np.rint(surface[..., 0]).astype(np.int64) for surface in (prediction, truth))
+    body = wanted > 0
+    diagonal = np.diagonal(iou_table(parts, wanted))
+    return {
+        "part_miou": float(diagonal[np.unique(wanted)].mean()),
+        "part_accuracy": float((parts == wanted)[body].mean()) if body.any() else float("nan"),
+    }
+
+
+def trivial(rgb: Video, truth: Surface) -> Surface:
+    """Nobody is there."""
+    return np.zeros_like(truth)
+
+
 DENSEPOSE = Modality(
     name="densepose",
     type_prompt="a DensePose map, one flat colour for every part of the body",
+    meaning="every colour is a part of the body, black is the background",
     pixel_aligned=True,
+    of_people=True,
+    flat_colours=True,
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,
     decode=decode,
     picture=picture,
     save=save,
+    score=score,
+    measures={
+        "part_miou": Measure(words="mIoU of parts", more=True),
+        "part_accuracy": Measure(words="accuracy on people", more=True),
+    },
+    baselines={"trivial": Baseline(words="nobody", predict=trivial)},
 )

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from einops import repeat
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32
 
-from unity.modality.base import Modality
+from unity.modality.base import Baseline, Measure, Modality, Video
 from unity.modality.files import check_video, save_arrays
 
 Depth = Float32[np.ndarray, "t h w"]
-Video = UInt8[np.ndarray, "t h w 3"]
 
 
 def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
@@ -60,6 +58,9 @@ def decode(video: Video, constants: dict[str, float]) -> Depth:
 
 def picture(depth: Depth, constants: dict[str, float]) -> Video:
     """Turbo colours of the inverse depth: near red, far blue, sky black."""
+    # only drawing needs it; the table is read where OpenCV is not
+    import cv2
+
     grey = encode(depth, constants)[..., 0]
     frames = [cv2.applyColorMap(frame, cv2.COLORMAP_TURBO)[..., ::-1] for frame in grey]
     return np.stack(frames) * np.isfinite(depth)[..., None]
@@ -70,9 +71,46 @@ def save(depth: Depth, stem: Path, fps: float) -> list[Path]:
     return [save_arrays(stem.with_name(stem.name + ".npz"), depth=depth, fps=np.array(fps))]
 
 
+def score(prediction: Depth, truth: Depth, aligned: bool = True) -> dict[str, float]:
+    """AbsRel, mean of |prediction - truth| / truth, and δ<1.25, share of max(p/t, t/p) < 1.25.
+
+    Both depths in metres, inf where nothing is seen; pixels whose true depth is inf are left out, and nothing is
+    farther than the farthest true surface. `aligned` first fits scale and shift of the inverse depth, once per
+    clip, as a relative prediction needs (Ranftl et al., 2020, section 5).
+    """
+    seen = np.isfinite(truth)
+    if not seen.any():
+        return {"abs_rel": float("nan"), "delta_125": float("nan")}
+    disparity, wanted = (1 / depth[seen].astype(np.float64) for depth in (prediction, truth))
+    if aligned:
+        disparity = align(disparity, wanted)
+    # depth over true depth is true over predicted disparity
+    ratio = wanted / np.maximum(disparity, wanted.min())
+    return {
+        "abs_rel": float(np.abs(ratio - 1).mean()),
+        "delta_125": float((np.maximum(ratio, 1 / ratio) < 1.25).mean()),
+    }
+
+
+def align(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """`scale·disparity + shift` nearest to `wanted` in the mean square; the mean of `wanted` for a constant."""
+    centred = disparity - disparity.mean()
+    spread = np.square(centred).sum()
+    # a constant has no scale; rounding leaves it a spread of about the square of the machine's precision
+    flat = spread <= 1e-20 * np.square(disparity).sum()
+    scale = 0.0 if flat else (centred * wanted).sum() / spread
+    return wanted.mean() + scale * centred
+
+
+def trivial(rgb: Video, truth: Depth) -> Depth:
+    """One depth everywhere; aligned, it is the clip's own mean inverse depth, the best of all constants."""
+    return np.ones_like(truth)
+
+
 DEPTH = Modality(
     name="depth",
     type_prompt="a depth map, near surfaces bright and far ones dark",
+    meaning="near is bright, far is dark, black is the sky",
     pixel_aligned=True,
     constants=constants,
     unknown_constants=unknown_constants,
@@ -80,4 +118,10 @@ DEPTH = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    score=score,
+    measures={
+        "abs_rel": Measure(words="AbsRel", more=False),
+        "delta_125": Measure(words="δ<1.25", more=True),
+    },
+    baselines={"trivial": Baseline(words="one depth", predict=trivial)},
 )

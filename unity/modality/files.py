@@ -1,14 +1,19 @@
 """Writing the values of a modality: a reader sees a whole file or none."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
+
+from unity.files import whole_file, whole_folder
+
+# names that a folder of numbered frames holds: such a folder may be replaced
+OURS = re.compile(r"\d{6}\.(png|flo)").fullmatch
 
 
 @contextmanager
@@ -35,15 +40,17 @@ def remove(path: Path) -> None:
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> Path:
     """Compressed npz with the named arrays."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     return path
 
 
 def save_images(folder: Path, images: UInt8[np.ndarray, "t h w *rgb"]) -> Path:
     """Folder of lossless 000000.png, 000001.png …, one per frame; one channel, or RGB."""
-    with replacing(folder) as temporary:
-        temporary.mkdir()
+    # only drawing needs it; the table is read where OpenCV is not
+    import cv2
+
+    with whole_folder(folder, mine=OURS) as temporary:
         for index, image in enumerate(images):
             # OpenCV's channel order is BGR
             cv2.imwrite(str(temporary / f"{index:06d}.png"), image[..., ::-1] if image.ndim == 3 else image)

@@ -4,13 +4,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 
-from unity.modality.base import Modality
-from unity.modality.files import check_video, replacing, save_arrays
+from unity.files import whole_folder
+from unity.modality.base import Baseline, Measure, Modality, Video
+from unity.modality.files import OURS, check_video, save_arrays
 
 Flow = Float32[np.ndarray, "t h w 2"]
-Video = UInt8[np.ndarray, "t h w 3"]
 
 # Baker et al., A Database and Evaluation Methodology for Optical Flow (2011): six ramps between pure colours,
 # of 15, 6, 4, 11, 13 and 6 steps. Directions use 54 of the 55 steps, as in the published code and in RAFT's.
@@ -96,8 +96,7 @@ def picture(flow: Flow, constants: dict[str, float]) -> Video:
 
 def save(flow: Flow, stem: Path, fps: float) -> list[Path]:
     """`stem.npz` with `flow` float32 [t, h, w, 2] and `fps`, and a folder `stem` of Middlebury .flo files."""
-    with replacing(stem) as folder:
-        folder.mkdir()
+    with whole_folder(stem, mine=OURS) as folder:
         for index, field in enumerate(flow):
             (folder / f"{index:06d}.flo").write_bytes(flo(field))
     return [save_arrays(stem.with_name(stem.name + ".npz"), flow=flow, fps=np.array(fps)), stem]
@@ -110,14 +109,36 @@ def flo(field: Float32[np.ndarray, "h w 2"]) -> bytes:
     return head + np.ascontiguousarray(field, "<f4").tobytes()
 
 
+def score(prediction: Flow, truth: Flow) -> dict[str, float]:
+    """EPE, the mean distance of flow vectors in pixels, and the share of vectors that are off by 1 pixel or more.
+
+    Map 0 is left out: it repeats map 1.
+    """
+    distance = np.linalg.norm(prediction[1:].astype(np.float64) - truth[1:], axis=-1)
+    return {"epe": float(distance.mean()), "off_1px": float((distance >= 1).mean())}
+
+
+def trivial(rgb: Video, truth: Flow) -> Flow:
+    """Nothing moves."""
+    return np.zeros_like(truth)
+
+
 FLOW = Modality(
     name="flow",
     type_prompt="an optical flow map, hue for direction and saturation for speed",
+    meaning="the hue is the direction of motion, the saturation its speed, and white stands still",
     pixel_aligned=True,
+    also_called=("raft",),
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,
     decode=decode,
     picture=picture,
     save=save,
+    score=score,
+    measures={
+        "epe": Measure(words="EPE, pixels", more=False),
+        "off_1px": Measure(words="off by ≥ 1 pixel", more=False),
+    },
+    baselines={"trivial": Baseline(words="no motion", predict=trivial)},
 )

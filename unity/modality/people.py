@@ -2,7 +2,6 @@
 
 from itertools import combinations
 
-import cv2
 import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float32, UInt8
@@ -75,6 +74,9 @@ def find_people(video: UInt8[np.ndarray, "t h w 3"]) -> People:
 
 def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.ndarray]]]:
     """Per frame, (joint, (x, y)) of every blob of a joint's colour."""
+    # only decoding needs it; the table is read where OpenCV is not
+    import cv2
+
     t, h, w = labels.shape
     area = _MIN_AREA * np.pi * joint_radius(h, w) ** 2
     rows, columns = _bounds((labels > 0) & (labels < _FIRST_LIMB))

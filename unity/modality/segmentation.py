@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from unity.modality.base import Modality
+from unity.modality.base import Baseline, Measure, Modality, Video
 from unity.modality.files import check_video, save_images
+from unity.modality.overlap import best_pairs, iou_table
 from unity.modality.palette import COLOURS, nearest, paint
 
 Labels = UInt8[np.ndarray, "t h w"]
-Video = UInt8[np.ndarray, "t h w 3"]
 
 # The bright colours only: a blurred edge towards the black background is then no third instance.
 INSTANCES = 12
@@ -51,14 +51,48 @@ def save(labels: Labels, stem: Path, fps: float) -> list[Path]:
     return [save_images(stem, labels)]
 
 
+def score(prediction: Labels, truth: Labels) -> dict[str, float]:
+    """IoU over the whole clip, one-to-one matched such that the sum is largest (Kuhn, 1955).
+
+    `instance_iou` is the mean over true instances, 0 for one without a match, NaN without any instance; `miou`
+    counts the background as one label more, matched to the predicted background.
+    """
+    overlap = iou_table(prediction, truth)
+    instances = overlap[1:, 1:]
+    present = np.unique(truth[truth > 0]) - 1
+    found, match = best_pairs(instances)
+    best = np.zeros(len(instances))
+    best[found] = instances[found, match]
+    every = best[present]
+    if (truth == 0).any():
+        every = np.append(every, overlap[0, 0])
+    return {
+        "miou": float(every.mean()),
+        "instance_iou": float(best[present].mean()) if len(present) else float("nan"),
+    }
+
+
+def trivial(rgb: Video, truth: Labels) -> Labels:
+    """Background alone."""
+    return np.zeros_like(truth)
+
+
 SEGMENTATION = Modality(
     name="segmentation",
     type_prompt="an instance segmentation, one flat colour for every object",
+    meaning="every colour is one object, black is the background",
     pixel_aligned=False,
+    flat_colours=True,
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,
     decode=decode,
     picture=picture,
     save=save,
+    score=score,
+    measures={
+        "miou": Measure(words="mIoU", more=True),
+        "instance_iou": Measure(words="IoU of instances", more=True),
+    },
+    baselines={"trivial": Baseline(words="background", predict=trivial)},
 )

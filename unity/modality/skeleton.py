@@ -1,18 +1,19 @@
 """Human skeletons as OpenPose's coloured joints and limbs, and back."""
 
-import json
 from pathlib import Path
 
-import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
-from unity.modality.base import Modality
-from unity.modality.files import replacing
+from unity.files import write_json
+from unity.modality.base import Baseline, Measure, Modality, Video
+from unity.modality.overlap import best_pairs
 from unity.modality.people import JOINT_COLOURS, LIMB_COLOURS, LIMBS, find_people, joint_radius
 
 People = Float32[np.ndarray, "t p 18 3"]
-Video = UInt8[np.ndarray, "t h w 3"]
+Frame = Float[np.ndarray, "p 18 3"]
+# of a prediction, which may find another number of people
+Found = Float[np.ndarray, "t found 18 3"]
 
 JOINTS = (
     "nose", "neck",
@@ -54,6 +55,9 @@ def encode(people: People, constants: dict[str, float]) -> Video:
 
 
 def _draw_limbs(frame: UInt8[np.ndarray, "h w 3"], person: list[list[int]], visible: list[bool]) -> None:
+    # only drawing needs it; the table is read where OpenCV is not
+    import cv2
+
     thickness = 1 + round(0.7 * float(joint_radius(*frame.shape[:2])[1]))
     for (a, b), colour in zip(LIMBS, LIMB_COLOURS.tolist(), strict=True):
         if visible[a] and visible[b]:
@@ -62,6 +66,8 @@ def _draw_limbs(frame: UInt8[np.ndarray, "h w 3"], person: list[list[int]], visi
 
 def _draw_joints(frame: UInt8[np.ndarray, "h w 3"], person: list[list[int]], visible: list[bool]) -> None:
     """Nose last: the face is the most crowded place, and its joints then cover each other least."""
+    import cv2
+
     radii = [round(float(radius) * (1 << _BITS)) for radius in joint_radius(*frame.shape[:2])]
     for joint in reversed(range(len(JOINTS))):
         if visible[joint]:
@@ -81,19 +87,61 @@ def save(people: People, stem: Path, fps: float) -> list[Path]:
     """`stem.json`: joint names, fps, and frames → people → 18 × [x, y, visibility]."""
     record = {"joints": JOINTS, "fps": fps, "frames": np.round(people.astype(float), 3).tolist()}
     path = stem.with_name(stem.name + ".json")
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record))
-    return [path]
+    return [write_json(path, record, indent=None)]
+
+
+def score(prediction: Found, truth: People, threshold: float = 0.1) -> dict[str, float]:
+    """PCK, share of the truly visible joints found, and the share of the predicted joints that are right.
+
+    A joint is right within `threshold` times the longer side of the box around its true person's visible joints
+    (Yang & Ramanan, 2013). In each frame people are matched one-to-one such that most joints are right. The
+    first is NaN where no joint is visible, the second where none is predicted.
+    """
+    right = sum(_right(*frames, threshold) for frames in zip(prediction, truth, strict=True))
+    visible, claimed = (int((people[..., 2] > 0.5).sum()) for people in (truth, prediction))
+    return {
+        "pck": right / visible if visible else float("nan"),
+        "precision": right / claimed if claimed else float("nan"),
+    }
+
+
+def _right(prediction: Float[np.ndarray, "found 18 3"], truth: Frame, threshold: float) -> int:
+    """How many joints of a frame are right under the best matching of people."""
+    seen = truth[..., 2] > 0.5
+    distance = np.linalg.norm(truth[:, None, :, :2] - prediction[None, :, :, :2], axis=-1)
+    near = distance <= threshold * _sizes(truth, seen)[:, None, None]
+    hits = (near & seen[:, None] & (prediction[None, ..., 2] > 0.5)).sum(-1)
+    return int(hits[best_pairs(hits)].sum())
+
+
+def _sizes(people: Frame, seen: Bool[np.ndarray, "p 18"]) -> Float[np.ndarray, " p"]:
+    """Longer side of the box around each person's visible joints, at least a pixel."""
+    low, high = (np.where(seen[..., None], people[..., :2], fill) for fill in (np.inf, -np.inf))
+    sides = high.max(1, initial=-np.inf) - low.min(1, initial=np.inf)
+    return sides.max(-1).clip(1)
+
+
+def trivial(rgb: Video, truth: People) -> Found:
+    """Nobody is there."""
+    return np.zeros_like(truth[:, :0])
 
 
 SKELETON = Modality(
     name="skeleton",
     type_prompt="human skeletons, coloured joints and limbs on black",
+    meaning="discs are joints, lines are limbs, each in its own colour",
     pixel_aligned=False,
+    of_people=True,
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,
     decode=decode,
     picture=picture,
     save=save,
+    score=score,
+    measures={
+        "pck": Measure(words="PCK@0.1", more=True),
+        "precision": Measure(words="precision", more=True),
+    },
+    baselines={"trivial": Baseline(words="nobody", predict=trivial)},
 )

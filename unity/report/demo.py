@@ -7,11 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unity.evaluate.held_out import TIMES, Exam
-from unity.evaluate.metrics import METRICS
 from unity.modality.table import MODALITIES
 from unity.model.weights import ModelCard
 from unity.report.page import Curves, Section, Strips, Table, smooth
-from unity.routing import TASKS
+from unity.tasks import TASKS
 
 Video = UInt8[np.ndarray, "t h w 3"]
 
@@ -94,12 +93,13 @@ def _line(journal: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, f
 def _estimates(exams: Mapping[str, Exam]) -> Section:
     rows, better = [], set()
     for modality, exam in exams.items():
-        for name, (words, more) in METRICS[modality].words.items():
+        for name, measure in MODALITIES[modality].measures.items():
             model, trivial, codec = (exam.scores[who][name] for who in ("model", "trivial", "codec"))
-            if _beats(model, trivial, more):
+            if _beats(model, trivial, measure.more):
                 better.add((len(rows), 2))
-            measure = f"{words} {'↑' if more else '↓'}"
-            rows.append([modality, measure, model, trivial, METRICS[modality].guess, codec, str(exam.clips)])
+            words = f"{measure.words} {'↑' if measure.more else '↓'}"
+            guess = MODALITIES[modality].baselines["trivial"].words
+            rows.append([modality, words, model, trivial, guess, codec, str(exam.clips)])
     head = ("modality", "measure", "model", "knowing nothing", "that is", "through the codec", "clips")
     text = (
         "Estimates from the RGB video of held-out clips, against the exact values of the simulation. Bold: better "
@@ -139,14 +139,14 @@ def _pictures(modality: str, exam: Exam, findings: Findings) -> Section:
     rows = {
         "video, true": shown.video["rgb"],
         f"{modality}, true": shown.video[modality],
-        f"estimate: {modality} from the video": exam.samples["estimate"][1],
-        f"control: video from {modality}": exam.samples["control"][0],
-        "joint: video": exam.samples["joint"][0],
-        f"joint: {modality}": exam.samples["joint"][1],
     }
+    for name, task in TASKS.items():
+        streams = zip(("video", modality), task.noisy, exam.samples[name], strict=True)
+        rows |= {f"{name}: {what}": video for what, noisy, video in streams if noisy}
     caption = f"Caption: {shown.caption}"
     text = (
-        f"One held-out clip ({shown.source.replace('_', ' ')}). The words for this modality: “{row.type_prompt}”. "
+        f"One held-out clip ({shown.source.replace('_', ' ')}). {row.meaning.capitalize()}. "
+        f"Its words: “{row.type_prompt}”. "
         f"{findings.sampling} steps; guidance {findings.guidance:g} where there is a caption."
     )
     return Section(title=modality.capitalize(), text=text, parts=[Strips(rows=rows, caption=caption)])
@@ -172,9 +172,9 @@ def _times(seconds: Mapping[str, tuple[float, float]]) -> Section:
 def _tally(exams: Mapping[str, Exam]) -> tuple[int, int]:
     """In how many measures the model beats the trivial guess, of those where that says something."""
     pairs = [
-        (exam.scores["model"][name], exam.scores["trivial"][name], more)
+        (exam.scores["model"][name], exam.scores["trivial"][name], measure.more)
         for modality, exam in exams.items()
-        for name, (_, more) in METRICS[modality].words.items()
+        for name, measure in MODALITIES[modality].measures.items()
     ]
     return sum(_beats(*pair) for pair in pairs), sum(_counts(trivial, more) for _, trivial, more in pairs)
 

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from unity.modality.table import MODALITIES
-from unity.routing import TASKS
+from unity.tasks import TASKS
 from unity.train.engine import World
 
 # tally columns: the losses' sums and counts per task, then per modality

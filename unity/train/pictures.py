@@ -14,13 +14,16 @@ from torch import Tensor
 from unity.config import STAGES
 from unity.data.loader import Reading, training_batches
 from unity.modality.table import MODALITIES
-from unity.routing import TASKS
 from unity.sampler import Guidance, sample
+from unity.tasks import TASKS
 
 if TYPE_CHECKING:
     from unity.train.loop import Run
 
-COLUMNS = ("rgb", "modality", "joint: rgb", "joint: modality", "control: rgb", "estimate: modality")
+# what every task draws, stream by stream
+_DRAWN = [(name, stream) for name, task in TASKS.items() for stream in range(2) if task.noisy[stream]]
+_STREAMS = ("rgb", "modality")
+COLUMNS = (*_STREAMS, *(f"{name}: {_STREAMS[stream]}" for name, stream in _DRAWN))
 STEPS = 8
 _LABEL, _GAP, _WIDTH = 14, 2, 128
 
@@ -46,13 +49,14 @@ class Pictures:
         run.engine.module.train()
         if run.world.leads:
             columns = [self.clips["rgb"], self.clips["aux"]]
-            columns += [run.decode(sampled["joint"][s]) for s in range(2)]
-            columns += [run.decode(sampled["control"][0]), run.decode(sampled["estimate"][1])]
+            columns += [run.decode(sampled[name][stream]) for name, stream in _DRAWN]
             path.parent.mkdir(exist_ok=True)
             _sheet(columns, self._names()).save(path)
 
     def _sample(self, run: Run, task: str, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        given = {stream: truth[stream] for stream, noisy in zip(truth, TASKS[task], strict=True) if not noisy}
+        given = {
+            stream: truth[stream] for stream, noisy in zip(truth, TASKS[task].noisy, strict=True) if not noisy
+        }
         return sample(
             run.engine.module, task, self.clips["modality"].to(run.world.device), *self.texts, **given,
             shape=truth["rgb"].shape, steps=STEPS, guidance=Guidance(scale=1.0), shift=run.config.time.shift,

@@ -11,9 +11,6 @@ from unity.data.simulate.scene import draw_scene
 from unity.data.simulate.truth import Truth
 from unity.modality.table import MODALITIES
 
-# The modalities that only people have.
-_OF_PEOPLE = ("densepose", "skeleton")
-
 
 def simulate(
     seed: int, source: str, frames: int = 33, size: tuple[int, int] = (128, 128), fps: float = 16.0
@@ -51,8 +48,9 @@ def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, n
     renderer, truth = Renderer(world), Truth(world, cameras)
     pictures = [renderer.picture(camera, frame) for frame, camera in enumerate(cameras)]
     truths = [truth.measure(frame) for frame in range(world.frames)]
-    names = [name for name in MODALITIES if world.scene.people or name not in _OF_PEOPLE]
-    values = {name: np.stack([row[name] for row in truths]) for name in names}
+    names = [name for name, row in MODALITIES.items() if world.scene.people or not row.of_people]
+    # of those that the world can be asked for
+    values = {name: np.stack([frame[name] for frame in truths]) for name in names if name in truths[0]}
     # A frame's truth is the motion to the next; map i is the motion from frame i-1, and map 0 repeats map 1.
     values["flow"] = np.concatenate([values["flow"][:1], values["flow"][:-1]])
     return np.stack(pictures), {name: _single(value) for name, value in values.items()}

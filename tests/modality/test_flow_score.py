@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unity.evaluate.flow import score, trivial
+from unity.modality.flow import score, trivial
 
 
 def test_a_known_offset_is_its_length():
@@ -22,4 +22,4 @@ def test_first_map_does_not_count():
 
 def test_no_motion_errs_by_the_speed():
     truth = np.full((3, 4, 4, 2), (0.6, 0.8), np.float32)
-    assert score(trivial(truth), truth) == pytest.approx({"epe": 1.0, "off_1px": 1.0}, rel=1e-6)
+    assert score(trivial(None, truth), truth) == pytest.approx({"epe": 1.0, "off_1px": 1.0}, rel=1e-6)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unity.evaluate.skeleton import score, trivial
+from unity.modality.skeleton import score, trivial
 
 
 def people(*boxes):
@@ -42,7 +42,7 @@ def test_only_visible_joints_count_and_size_the_person():
 
 
 def test_nobody():
-    found = score(trivial(TRUTH), TRUTH)
+    found = score(trivial(None, TRUTH), TRUTH)
     assert found["pck"] == 0 and np.isnan(found["precision"])
     unseen = TRUTH * np.array([1, 1, 0], np.float32)
     found = score(TRUTH, unseen)

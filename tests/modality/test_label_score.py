@@ -3,7 +3,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from unity.evaluate import densepose, segmentation
+from unity.modality import densepose, segmentation
 
 RANDOM = np.random.default_rng(0)
 TRUTH = np.zeros((2, 6, 8), np.uint8)
@@ -48,7 +48,7 @@ def test_missing_and_surplus_instances():
 
 
 def test_background_alone():
-    found = segmentation.score(segmentation.trivial(TRUTH), TRUTH)
+    found = segmentation.score(segmentation.trivial(None, TRUTH), TRUTH)
     assert found == pytest.approx({"miou": 30 / 48 / 3, "instance_iou": 0})
     empty = np.zeros_like(TRUTH)
     found = segmentation.score(empty, empty)
@@ -74,7 +74,7 @@ def test_parts_against_sets():
 
 
 def test_nobody():
-    found = densepose.score(densepose.trivial(surface(TRUTH)), surface(TRUTH))
+    found = densepose.score(densepose.trivial(None, surface(TRUTH)), surface(TRUTH))
     assert found == pytest.approx({"part_miou": 30 / 48 / 3, "part_accuracy": 0})
     empty = surface(np.zeros_like(TRUTH))
     assert np.isnan(densepose.score(surface(TRUTH), empty)["part_accuracy"])
