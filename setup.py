@@ -49,6 +49,8 @@ DEV = [
     "basedpyright",
     "beartype",
     "build",
+    # carries FFmpeg, which makes the films of the tests and says what is in them
+    "imageio-ffmpeg",
     "psutil",
     "pytest",
     "pytest-xdist",

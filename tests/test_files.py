@@ -51,7 +51,7 @@ def test_a_link_to_a_file_stays_a_link(tmp_path):
 
 def test_a_file_does_not_replace_a_folder(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match="out is a folder"):
+    with pytest.raises(IsADirectoryError, match="is a folder.*out"):
         write_text(tmp_path / "out", "new")
 
 

@@ -164,6 +164,7 @@ def _os_sentence(error: OSError) -> str:
         errno.EACCES: "ask for the right to, or use another place",
         errno.EPERM: "ask for the right to, or use another place",
         errno.ENOENT: "look at the name again",
+        errno.EISDIR: "give another name",
         errno.EMFILE: "allow more open files (ulimit -n)",
     }
     files = [str(name) for name in (error.filename, error.filename2) if name is not None]

@@ -5,6 +5,7 @@ flushed to the disk and then renamed. Errors and interruptions remove the tempor
 it the folders of results that a second run may replace.
 """
 
+import errno
 import json
 import math
 import os
@@ -25,11 +26,11 @@ PART = ".part-"
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Temporary path to write a file to; at the end it is `path`, on an error it is gone.
 
-    A link is followed: the file that it names is replaced. Raises ValueError where `path` is a folder.
+    A link is followed: the file that it names is replaced. Raises IsADirectoryError where `path` is a folder.
     """
     path = Path(os.path.realpath(path))
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, and a file is to be written there; give another name")
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written there", str(path))
     with _part(path, path.suffix) as temporary:
         yield temporary
         flush(temporary)

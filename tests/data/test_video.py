@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from unity.data.film import choose
 from unity.data.video import (
     RGB_QUALITY,
     DaliDecoder,
@@ -16,7 +17,6 @@ from unity.data.video import (
     encode,
     read_video,
     resize,
-    spread,
     write_video,
 )
 
@@ -132,9 +132,9 @@ def test_a_telephone_video_stands_upright(tmp_path):
 
 
 def test_spread_ends_at_both_ends():
-    assert spread(33, 33) == list(range(33))
-    assert spread(100, 5) == [0, 25, 50, 74, 99]
-    assert spread(7, 1) == [0]
+    assert choose(range(33), 33) == list(range(33))
+    assert choose(range(100), 5) == [0, 25, 50, 74, 99]
+    assert choose(range(7), 1) == [0]
 
 
 def test_resize_covers_and_cuts_the_centre():

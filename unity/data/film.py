@@ -1,0 +1,397 @@
+"""Video files that people give: which frames there are, and the wanted ones as people are meant to see them.
+
+Frames are chosen by their time stamps, one after the other in one pass of decoding; never more than a few are in
+memory, however long the film is. What FFmpeg decodes of a damaged file is used; what cannot be honoured is said.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.filter
+import numpy as np
+from av.codec.context import Flags
+from av.stream import Disposition
+from jaxtyping import UInt8
+from PIL import Image
+
+from unity.data import picture
+from unity.data.picture import Matrix
+
+# frame rate where nothing tells one
+RATE = Fraction(25)
+# decoding goes on rather than jump to a key frame for fewer frames than this
+_JUMP = 48
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What can be known of a file without decoding more than its first frame."""
+
+    path: Path
+    # index of the stream among the file's
+    stream: int
+    # presentation times of the frames, ascending, in units of `tick` seconds; frame numbers where there are none
+    stamps: tuple[int, ...]
+    # those of the key frames
+    keys: tuple[int, ...]
+    tick: Fraction
+    timed: bool
+    # frames per second, as the file says
+    rate: Fraction
+    # height and width as shown: upright, pixels square
+    size: tuple[int, int]
+    matrix: Matrix | None
+    # width of a pixel by its height
+    pixel: Fraction | None
+    # what is wrong with the file, as far as its packets tell
+    faults: tuple[str, ...] = ()
+    # sentences about what the film shows differently than its file asks for
+    notes: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        return len(self.stamps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """Frames of a file and where they come from."""
+
+    frames: Frames
+    # seconds of each frame from the first frame of the file
+    times: tuple[float, ...]
+    # frames per second of what was chosen
+    fps: float
+    # height and width of the film as shown, and top, left, height, width of the part of it that `frames` show
+    size: tuple[int, int]
+    crop: tuple[float, float, float, float]
+    notes: tuple[str, ...]
+
+
+def look(path: str | Path) -> Facts:
+    """Read a file's packets and decode its first frame.
+
+    Raises ValueError for a file that is missing, holds no video, or nothing of which can be decoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no video file {picture_name(path)}; give the path of an existing one")
+    faults: list[str] = []
+    with opened(path) as stream:
+        packets = [packet for packet in _packets(stream, faults) if packet.size and not packet.is_discard]
+        stamps = [packet.pts for packet in packets]
+        # AVI keeps the order of decoding, and what FFmpeg makes of it are no times of frames
+        timed = None not in stamps and len(set(stamps)) > 1 and stream.container.format.name != "avi"
+        keys = [packet.pts for packet in packets if packet.is_keyframe] if timed else []
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or RATE
+        ends = (f"it ends after {len(stamps)} of {stream.frames} frames",) if len(stamps) < stream.frames else ()
+        facts = Facts(
+            path=path,
+            stream=stream.index,
+            stamps=tuple(sorted(set(stamps))) if timed else tuple(range(len(stamps))),
+            keys=tuple(sorted(keys)),
+            tick=Fraction(stream.time_base) if timed else 1 / Fraction(rate),
+            timed=timed,
+            rate=Fraction(rate),
+            size=(0, 0),
+            matrix=_photograph(path, stream),
+            pixel=stream.sample_aspect_ratio,
+            faults=(*faults, *ends),
+        )
+    return _shown_as(facts)
+
+
+def read_film(
+    facts: Facts, frames: int | None = None, size: tuple[int, int] | None = None, stream: str = "rgb"
+) -> Film:
+    """`frames` frames spread evenly in time from the first to the last, or all, resized to cover `size` (h, w).
+
+    The centre is cut out, as suits the `stream` (rgb or a modality). Raises ValueError for a film that is shorter
+    than `frames` or cannot be decoded.
+    """
+    wanted = facts.stamps if frames is None else choose(facts.stamps, frames, str(facts.path))
+    kept, stamps, faults = _collect(facts, wanted, size, stream)
+    if frames is None and len(kept) < len(wanted):
+        # a stamp that no frame answers to is a picture that is not shown
+        kept, stamps = _without_repeats(kept, stamps)
+    times = tuple(float((stamp - facts.stamps[0]) * facts.tick) for stamp in stamps)
+    span = times[-1] - times[0]
+    return Film(
+        frames=np.stack(kept),
+        times=times,
+        fps=(len(times) - 1) / span if span > 0 else float(facts.rate),
+        size=facts.size,
+        crop=picture.cut(facts.size, size),
+        notes=(*facts.notes, *_damage(facts, (*facts.faults, *faults))),
+    )
+
+
+def choose(stamps: Sequence[int], frames: int, what: str = "the video") -> list[int]:
+    """`frames` of the stamps, as evenly spread in time from the first to the last as there are frames."""
+    if frames > len(stamps) or frames < 1:
+        raise ValueError(
+            f"{what} has {len(stamps)} frames, {frames} are wanted; ask for 1 to {len(stamps)} (4k+1 of them)"
+        )
+    even = np.linspace(0, stamps[-1] - stamps[0], frames)
+    places = np.interp(even, np.array(stamps) - stamps[0], np.arange(len(stamps)))
+    # what rounding left of a half is a half
+    return [stamps[int(place)] for place in np.round(np.round(places, 6))]
+
+
+def decoded(path: Path) -> Iterator[av.VideoFrame]:
+    """All frames that FFmpeg decodes, deinterlaced."""
+    with opened(path) as stream:
+        yield from _progressive(_decode(stream, []), stream)
+
+
+@contextlib.contextmanager
+def opened(file) -> Iterator[av.VideoStream]:
+    """The video stream of a file that FFmpeg would take, and one clear ValueError for what goes wrong inside.
+
+    A cover picture is no video. Only files are read, whatever a playlist names.
+    """
+    what = picture_name(file) if isinstance(file, str | Path) else f"a video of {len(file.getbuffer())} bytes"
+    # a name may hold a colon, which would name a protocol
+    source = f"file:{file}" if isinstance(file, str | Path) else file
+    try:
+        with av.open(source, container_options={"protocol_whitelist": "file,crypto,data"}) as container:
+            stream = _best(container)
+            # a parent that decoded with threads leaves its forked children waiting for them forever
+            stream.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            # FFmpeg's program does so: a damaged picture is shown rather than left out
+            stream.codec_context.flags |= Flags.output_corrupt
+            yield stream
+    except (av.FFmpegError, UnicodeError, ValueError) as error:
+        raise ValueError(f"cannot read {what}: {error}; give a video file that players can open") from error
+
+
+def picture_name(path: str | Path) -> str:
+    """A path as it can be shown."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _best(container: av.container.InputContainer) -> av.VideoStream:
+    """As FFmpeg chooses: the default one before others, then the largest, then the first; no cover picture."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        held = "only a cover picture" if container.streams.video else "no video stream"
+        raise ValueError(f"it has {held}")
+    return max(streams, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
+
+
+def _photograph(path: Path, stream: av.VideoStream) -> Matrix | None:
+    """How a photograph's EXIF asks to turn it."""
+    if not stream.container.format.name.endswith("_pipe") and "image2" not in stream.container.format.name:
+        return None
+    try:
+        with Image.open(path) as image:
+            return picture.exif_matrix(image.getexif().get(0x0112, 1))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _shown_as(facts: Facts) -> Facts:
+    """With the size that the first frame is shown in, and what will not be as the file asks for."""
+    with opened(facts.path) as stream:
+        frame = next(_decode(stream, []), None)
+        if frame is None:
+            raise ValueError("it has no frames")
+    matrix = facts.matrix or picture.display_matrix(frame)
+    height, width = picture.square(frame.height, frame.width, facts.pixel)
+    notes = []
+    if picture.is_askew(matrix):
+        notes.append("it asks to be turned by less than a quarter, and is shown turned to the nearest quarter")
+    if facts.pixel is not None and not picture.is_sane(facts.pixel):
+        notes.append(f"its pixels are said to be {facts.pixel} times as wide as high, and are taken as square")
+    if frame.color_trc in picture.HDR:
+        notes.append(f"it is HDR ({picture.HDR[frame.color_trc]}), and is shown tone-mapped to SDR")
+    if frame.interlaced_frame:
+        notes.append("it is interlaced, and is shown deinterlaced")
+    size = (width, height) if picture.swaps_sides(matrix) else (height, width)
+    return replace(facts, matrix=matrix, size=size, notes=tuple(notes))
+
+
+class _Astray(Exception):
+    """A jump did not arrive where the file's index said."""
+
+
+def _collect(
+    facts: Facts, wanted: Sequence[int], size, stream: str
+) -> tuple[list[np.ndarray], list[int], list[str]]:
+    """Pictures and stamps nearest to the wanted ones; by jumps where that saves work and the file allows it."""
+    if _jumps_pay(facts, wanted):
+        with contextlib.suppress(_Astray):
+            return _gather(facts, wanted, size, stream, jump=True)
+    return _gather(facts, wanted, size, stream, jump=False)
+
+
+def _gather(facts: Facts, wanted: Sequence[int], size, stream: str, jump: bool):
+    kept, stamps, faults = [], [], []
+    with opened(facts.path) as video:
+        frames = _jumping(video, facts, wanted) if jump else _stamped(video, facts, faults)
+        for stamp, frame in _nearest(frames, wanted):
+            if not stamps or stamp != stamps[-1]:
+                shown = picture.upright(picture.show(frame), facts.matrix)
+                shape = facts.size if size or not kept else kept[0].shape[:2]
+                shown = picture.fit(shown, shape, size, stream)
+            kept.append(shown)
+            stamps.append(stamp)
+        if not kept:
+            raise ValueError("it has no frames")
+    return kept, stamps, faults
+
+
+def _nearest(frames: Iterator[tuple[int, av.VideoFrame]], wanted: Sequence[int]):
+    """For each of the ascending wanted stamps the frame that is nearest, of ascending frames."""
+    before, rest = None, list(reversed(wanted))
+    for stamp, frame in frames:
+        while rest and stamp >= rest[-1]:
+            late = before is None or stamp - rest[-1] < rest[-1] - before[0]
+            yield (stamp, frame) if late else before
+            rest.pop()
+        if not rest:
+            return
+        before = stamp, frame
+    if before is not None:
+        yield from [before] * len(rest)
+
+
+def _stamped(stream: av.VideoStream, facts: Facts, faults: list[str]) -> Iterator[tuple[int, av.VideoFrame]]:
+    last = None
+    for number, frame in enumerate(_progressive(_decode(stream, faults), stream)):
+        stamp = _stamp(frame, facts) if facts.timed else number
+        # a damaged film may go back in time
+        if stamp is not None and (last is None or stamp > last):
+            last = stamp
+            yield stamp, frame
+
+
+def _stamp(frame: av.VideoFrame, facts: Facts) -> int | None:
+    if frame.pts is None:
+        return None
+    # what comes out last of a damaged film may lack the length of its tick
+    return round(frame.pts * (frame.time_base or facts.tick) / facts.tick)
+
+
+def _jumps_pay(facts: Facts, wanted: Sequence[int]) -> bool:
+    if not facts.timed or any("interlaced" in note for note in facts.notes) or len(facts.keys) < 2:
+        return False
+    ends = np.searchsorted(facts.stamps, wanted)
+    starts = np.searchsorted(facts.stamps, _keys_before(facts, wanted))
+    return bool(np.minimum(ends - starts, np.diff(ends, prepend=0)).sum() + _JUMP < 0.7 * ends[-1])
+
+
+def _keys_before(facts: Facts, wanted: Sequence[int]) -> np.ndarray:
+    keys = np.array(facts.keys)
+    return keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)]
+
+
+def _jumping(stream: av.VideoStream, facts: Facts, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames around each wanted stamp, from the key frame before it; `_Astray` if the file is not as it says."""
+    faults, last = [], None
+    frames = iter(())
+    for stamp, key in zip(wanted, _keys_before(facts, wanted), strict=True):
+        if last is None or key > last:
+            stream.container.seek(int(key), stream=stream)
+            frames = _stamped(stream, facts, faults)
+            arrived = next(frames, None)
+            if arrived is None or arrived[0] != key:
+                raise _Astray
+            last = key
+            yield arrived
+        while last < stamp:
+            last, frame = next(frames, (None, None))
+            if last is None or faults:
+                raise _Astray
+            yield last, frame
+
+
+def _packets(stream: av.VideoStream, faults: list[str]) -> Iterator[av.Packet]:
+    """Packets of the stream, up to where the file cannot be read any more."""
+    packets = stream.container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError):
+            faults.append("the rest of the file cannot be read")
+            return
+        if packet is None:
+            return
+        yield packet
+
+
+def _decode(stream: av.VideoStream, faults: list[str]) -> Iterator[av.VideoFrame]:
+    """Frames, going on after what cannot be decoded, as FFmpeg's program does."""
+    flushed = False
+    for packet in _packets(stream, faults):
+        flushed = flushed or not packet.size
+        for frame in _tried(packet.decode, faults):
+            if frame.is_corrupt:
+                faults.append("a picture is damaged")
+            yield frame
+    if not flushed:
+        yield from _tried(stream.decode, faults)
+
+
+def _tried(decode, faults: list[str]) -> list[av.VideoFrame]:
+    try:
+        return decode()
+    except av.EOFError:
+        return []
+    except av.FFmpegError as error:
+        faults.append(error.strerror or str(error))
+        return []
+
+
+def _progressive(frames: Iterator[av.VideoFrame], stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames without interlacing; from the first interlaced one on they go through FFmpeg's bwdif."""
+    graph = None
+    for frame in frames:
+        if graph is None and frame.interlaced_frame:
+            graph = _deinterlacer(frame, stream)
+        if graph is None:
+            yield frame
+        else:
+            graph.push(frame)
+            yield from _pulled(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph)
+
+
+def _deinterlacer(frame: av.VideoFrame, stream: av.VideoStream) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(template=stream)
+    graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _pulled(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            yield graph.vpull()
+        except (BlockingIOError, EOFError):
+            return
+
+
+def _without_repeats(kept: list[np.ndarray], stamps: list[int]) -> tuple[list[np.ndarray], list[int]]:
+    first = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
+    return [kept[i] for i in first], [stamps[i] for i in first]
+
+
+def _damage(facts: Facts, faults: Sequence[str]) -> tuple[str, ...]:
+    if not faults:
+        return ()
+    many = f"{len(faults)} times, first: " if len(faults) > 1 else ""
+    return (
+        f"{picture_name(facts.path)} is damaged ({many}{faults[0]}); the frames are those that FFmpeg decodes",
+    )
