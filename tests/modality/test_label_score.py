@@ -29,22 +29,57 @@ def test_a_shift_costs_what_sets_say():
     assert found["miou"] == pytest.approx((first + second + background) / 3)
 
 
+def by_hand(prediction, truth):
+    """Mean IoU over pairs, misses and false instances, under the best of all one-to-one matchings."""
+    found, wanted = ([k for k in np.unique(labels) if k] for labels in (prediction, truth))
+
+    def pair(k, p):
+        return 0.0 if p is None else iou(prediction == p, truth == k)
+
+    trials = permutations([*found, *[None] * len(wanted)], len(wanted))
+    best = max(([pair(k, p) for k, p in zip(wanted, chosen, strict=True)] for chosen in trials), key=sum)
+    matched = [value for value in best if value > 0]
+    return sum(matched) / (len(wanted) + len(found) - len(matched))
+
+
 def test_matching_is_the_best_of_all():
-    """Every assignment of up to four predicted masks to three true ones, tried by hand."""
+    """Up to four predicted masks and three true ones."""
     for _ in range(20):
         truth, prediction = RANDOM.integers(0, 4, (1, 5, 6)), RANDOM.integers(0, 5, (1, 5, 6))
-        best = max(
-            sum(iou(prediction == p, truth == k) for k, p in zip((1, 2, 3), chosen, strict=True))
-            for chosen in permutations((1, 2, 3, 4), 3)
-        )
-        assert segmentation.score(prediction, truth)["instance_iou"] == pytest.approx(best / 3)
+        assert segmentation.score(prediction, truth)["instance_iou"] == pytest.approx(by_hand(prediction, truth))
+    for _ in range(20):
+        # of fewer true ones, so that some are false
+        truth, prediction = RANDOM.integers(0, 2, (1, 5, 6)), RANDOM.integers(0, 4, (1, 5, 6))
+        assert segmentation.score(prediction, truth)["instance_iou"] == pytest.approx(by_hand(prediction, truth))
 
 
-def test_missing_and_surplus_instances():
+def test_missing_instances_count():
     merged = np.minimum(TRUTH, 1)
     assert segmentation.score(merged, TRUTH)["instance_iou"] == pytest.approx(0.5 * 9 / 18)
-    only = segmentation.score(TRUTH, np.where(TRUTH == 1, 1, 0).astype(np.uint8))
-    assert only["instance_iou"] == 1 and only["miou"] == pytest.approx((1 + 30 / 39) / 2)
+
+
+def test_false_instances_count():
+    only = np.where(TRUTH == 1, 1, 0).astype(np.uint8)
+    found = segmentation.score(TRUTH, only)
+    assert found == {"miou": pytest.approx((1 + 30 / 39 + 0) / 3), "instance_iou": 0.5}
+    eight = only.copy()
+    eight[:, 5, :] = np.arange(2, 10)
+    # one right mask and eight false ones
+    assert segmentation.score(eight, only)["instance_iou"] == pytest.approx(1 / 9)
+    assert segmentation.score(TRUTH, np.zeros_like(TRUTH))["instance_iou"] == 0
+
+
+def test_specks_are_no_false_instances_but_may_be_right():
+    truth = np.zeros((4, 64, 64), np.uint8)
+    truth[:, :32, :32] = 1
+    specks = truth.copy()
+    specks[0, 60, 40:56] = 2
+    assert segmentation.score(specks, truth)["instance_iou"] == 1
+    specks[0, 60, 56] = 2
+    assert segmentation.score(specks, truth)["instance_iou"] == 0.5
+    small = np.zeros_like(truth)
+    small[0, 0, 0] = 1
+    assert segmentation.score(small, small)["instance_iou"] == 1
 
 
 def test_background_alone():
@@ -52,7 +87,9 @@ def test_background_alone():
     assert found == pytest.approx({"miou": 30 / 48 / 3, "instance_iou": 0})
     empty = np.zeros_like(TRUTH)
     found = segmentation.score(empty, empty)
-    assert found["miou"] == 1 and np.isnan(found["instance_iou"])
+    assert found == {"miou": 1, "instance_iou": 1}
+    full = np.ones_like(TRUTH)
+    assert segmentation.score(full, full) == {"miou": 1, "instance_iou": 1}
 
 
 def surface(parts):
@@ -78,3 +115,10 @@ def test_nobody():
     assert found == pytest.approx({"part_miou": 30 / 48 / 3, "part_accuracy": 0})
     empty = surface(np.zeros_like(TRUTH))
     assert np.isnan(densepose.score(surface(TRUTH), empty)["part_accuracy"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 25.0, 1e9])
+def test_a_part_that_is_none_is_wrong(bad):
+    spoilt = surface(TRUTH)
+    spoilt[0, :, :, 0] = bad
+    assert densepose.score(spoilt, surface(TRUTH)) == pytest.approx({"part_miou": 0.5, "part_accuracy": 0.5})

@@ -1,19 +1,87 @@
 """Scores of many clips; how a clip is scored, its modality knows (unity.modality)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from unity.modality.table import MODALITIES
+from unity.randomness import Purpose, draw
+
+# resamples of the clips behind an interval, and how much of them it holds
+RESAMPLES, LEVEL = 1000, 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over clips with its bootstrap interval (percentiles; Efron, 1979)."""
+
+    mean: float
+    low: float
+    high: float
+    # clips that it is the mean of, and those whose truth leaves the number undefined
+    clips: int
+    undefined: int
+
+
+def clip_scores(modality: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
+    """Scores of (prediction, truth) pairs, clip by clip.
+
+    NaN where a number is undefined for the truth itself, whatever was predicted; where it is undefined for the
+    prediction alone it is the worst there is, so that no broken prediction improves a mean.
+    """
+    row = MODALITIES[modality]
+    scores: dict[str, list[float]] = {name: [] for name in row.measures}
+    for prediction, truth in pairs:
+        found, best = row.score(prediction, truth), row.score(truth, truth)
+        for name, measure in row.measures.items():
+            broken = np.isnan(found[name]) and not np.isnan(best[name])
+            scores[name].append(measure.worst if broken else np.nan if np.isnan(best[name]) else found[name])
+    return scores
 
 
 def mean_score(modality: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Scores of (prediction, truth) pairs, averaged over the clips where they are defined."""
-    row = MODALITIES[modality]
-    scores = [row.score(prediction, truth) for prediction, truth in pairs]
-    return {name: _mean([score[name] for score in scores]) for name in row.measures}
+    """Scores of (prediction, truth) pairs, averaged over the clips where the truth defines them."""
+    return {name: summary(values).mean for name, values in clip_scores(modality, pairs).items()}
 
 
-def _mean(numbers: list[float]) -> float:
-    defined = [number for number in numbers if not np.isnan(number)]
-    return float(np.mean(defined)) if defined else float("nan")
+def summary(values: Sequence[float], seed: int = 0) -> Mean:
+    """The mean of the numbers that are defined; all NaN where none is."""
+    numbers = np.asarray(values, np.float64)
+    defined = numbers[~np.isnan(numbers)]
+    low, high = _interval(defined[None], lambda sums: sums[0], seed)
+    return Mean(
+        mean=float(defined.mean()) if len(defined) else float("nan"),
+        low=low,
+        high=high,
+        clips=len(defined),
+        undefined=len(numbers) - len(defined),
+    )
+
+
+def ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Mean:
+    """Mean of `above` over mean of `below`, of the clips that have both; the clips are resampled in pairs."""
+    pairs = np.array([above, below], np.float64)
+    both = pairs[:, ~np.isnan(pairs).any(0)]
+    low, high = _interval(both, _quotient, seed)
+    mean = float(_quotient(both.mean(1))) if both.shape[1] else float("nan")
+    return Mean(mean=mean, low=low, high=high, clips=both.shape[1], undefined=pairs.shape[1] - both.shape[1])
+
+
+def _quotient(means: np.ndarray) -> np.ndarray:
+    # a perfect score below leaves no ratio
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(means[0], means[1])
+
+
+def _interval(columns: np.ndarray, value, seed: int) -> tuple[float, float]:
+    """Percentiles of `value(means of the rows)` over resamples of the columns."""
+    if not columns.shape[1]:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(draw(Purpose.BOOTSTRAP, seed))
+    chosen = random.integers(0, columns.shape[1], (RESAMPLES, columns.shape[1]))
+    # the worst score may be inf, and so the ends of an interval
+    with np.errstate(invalid="ignore"):
+        found = value(columns[:, chosen].mean(-1))
+        low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

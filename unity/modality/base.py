@@ -16,8 +16,17 @@ class Measure:
     """One number of a score, for people and for comparisons."""
 
     words: str
-    # whether more is better
+    # whether more is better; then it is a share, from 0 to 1
     more: bool
+
+    @property
+    def worst(self) -> float:
+        """What a prediction that cannot be scored gets."""
+        return 0.0 if self.more else float("inf")
+
+    def error(self, value: float) -> float:
+        """The same with 0 as the best: 1 - value where more is better."""
+        return 1 - value if self.more else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +57,7 @@ class Modality:
         decode(video, constants)      values again, up to rounding (densepose: U = V = 0)
         picture(values, constants)    uint8 [t, h, w, 3] for people to look at
         save(values, stem, fps)       writes the values beside `stem`, returns the paths; whole files or none
-        score(prediction, truth)      numbers by name, of the values of one clip
+        score(prediction, truth)      numbers by name, of the values of one clip; NaN where the truth defines none
     """
 
     name: str

@@ -65,10 +65,12 @@ def _parts(surface: Surface) -> UInt8[np.ndarray, "t h w"]:
 def score(prediction: Surface, truth: Surface) -> dict[str, float]:
     """`part_miou`, mean IoU over the labels that the truth has (background is one), and `part_accuracy`.
 
-    The accuracy is the share of true body pixels that carry the right part, NaN where nobody is seen. U and V are
-    not scored: a prediction has none.
+    The accuracy is the share of true body pixels that carry the right part, NaN where the truth has nobody. U and
+    V are not scored: a prediction has none. A predicted part that is no number from 0 to PARTS is none of them.
     """
-    parts, wanted = (np.rint(surface[..., 0]).astype(np.int64) for surface in (prediction, truth))
+    wanted = np.rint(truth[..., 0]).astype(np.int64)
+    parts = np.nan_to_num(np.rint(prediction[..., 0]), nan=-1, posinf=-1, neginf=-1)
+    parts = np.where((parts >= 0) & (parts <= PARTS), parts, PARTS + 1).astype(np.int64)
     body = wanted > 0
     diagonal = np.diagonal(iou_table(parts, wanted))
     return {

@@ -11,6 +11,9 @@ from unity.modality.files import check_video, save_arrays
 
 Depth = Float32[np.ndarray, "t h w"]
 
+# metres between which depth is scored, those of KITTI's split (Eigen et al., 2014)
+NEAR, CAP = 1e-3, 80.0
+
 
 def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
     """Range of the clip's inverse depth, in 1/m. Sky (infinite depth) has inverse depth 0."""
@@ -72,28 +75,35 @@ def save(depth: Depth, stem: Path, fps: float) -> list[Path]:
 
 
 def score(prediction: Depth, truth: Depth, aligned: bool = True) -> dict[str, float]:
-    """AbsRel, mean of |prediction - truth| / truth, and δ<1.25, share of max(p/t, t/p) < 1.25.
+    """`abs_rel`, mean of |p - t| / t, and `delta_125`, share of max(p/t, t/p) < 1.25, over a clip's valid pixels.
 
-    Both depths in metres, inf where nothing is seen; pixels whose true depth is inf are left out, and nothing is
-    farther than the farthest true surface. `aligned` first fits scale and shift of the inverse depth, once per
-    clip, as a relative prediction needs (Ranftl et al., 2020, section 5).
+    Valid are pixels whose true depth is above 0 and at most CAP metres: sky (inf), holes (NaN, 0) and what is
+    farther are left out. The prediction's inverse is fitted to the true one by one scale and one shift per clip,
+    least squares over the valid pixels (Ranftl et al., 2020, section 5; per clip as in video depth, Hu et al.,
+    2024, arXiv 2409.02095), unless it is in metres already (`aligned` False); then it is clipped to NEAR..CAP. A
+    predicted inf is far away. A predicted NaN, zero or negative depth is none: the fit does not see it, and it
+    counts as the worse of NEAR and CAP. Both numbers are NaN where the truth has no valid pixel, else finite.
     """
-    seen = np.isfinite(truth)
-    if not seen.any():
+    valid = (truth > 0) & (truth <= CAP)
+    if not valid.any():
         return {"abs_rel": float("nan"), "delta_125": float("nan")}
-    disparity, wanted = (1 / depth[seen].astype(np.float64) for depth in (prediction, truth))
-    if aligned:
-        disparity = align(disparity, wanted)
-    # depth over true depth is true over predicted disparity
-    ratio = wanted / np.maximum(disparity, wanted.min())
-    return {
-        "abs_rel": float(np.abs(ratio - 1).mean()),
-        "delta_125": float((np.maximum(ratio, 1 / ratio) < 1.25).mean()),
-    }
+    wanted = truth[valid].astype(np.float64)
+    with np.errstate(divide="ignore", over="ignore"):
+        disparity = 1 / prediction[valid].astype(np.float64)
+    # a NaN compares as False
+    known = (disparity >= 0) & (disparity < np.inf)
+    error, close = np.maximum(CAP / wanted - 1, 1 - NEAR / wanted), np.zeros(wanted.shape, bool)
+    if known.any():
+        fitted = align(disparity[known], 1 / wanted[known]) if aligned else disparity[known]
+        ratio = 1 / (fitted.clip(1 / CAP, 1 / NEAR) * wanted[known])
+        error[known], close[known] = np.abs(ratio - 1), np.maximum(ratio, 1 / ratio) < 1.25
+    return {"abs_rel": float(error.mean()), "delta_125": float(close.mean())}
 
 
 def align(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """`scale·disparity + shift` nearest to `wanted` in the mean square; the mean of `wanted` for a constant."""
+    # the scale means nothing, and squares of what is very near would be inf
+    disparity = disparity / max(float(disparity.max()), 1e-300)
     centred = disparity - disparity.mean()
     spread = np.square(centred).sum()
     # a constant has no scale; rounding leaves it a spread of about the square of the machine's precision
@@ -105,6 +115,13 @@ def align(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -
 def trivial(rgb: Video, truth: Depth) -> Depth:
     """One depth everywhere; aligned, it is the clip's own mean inverse depth, the best of all constants."""
     return np.ones_like(truth)
+
+
+def gradient(rgb: Video, truth: Depth) -> Depth:
+    """Inverse depth that rises evenly from the top row to the bottom one: floors are near and skies are far."""
+    height = truth.shape[1]
+    disparity = (np.arange(height, dtype=truth.dtype) + 0.5) / height
+    return np.broadcast_to(1 / disparity[:, None], truth.shape)
 
 
 DEPTH = Modality(
@@ -123,5 +140,8 @@ DEPTH = Modality(
         "abs_rel": Measure(words="AbsRel", more=False),
         "delta_125": Measure(words="δ<1.25", more=True),
     },
-    baselines={"trivial": Baseline(words="one depth", predict=trivial)},
+    baselines={
+        "trivial": Baseline(words="one depth", predict=trivial),
+        "classical": Baseline(words="lower is nearer", predict=gradient),
+    },
 )

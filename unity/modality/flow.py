@@ -1,6 +1,7 @@
 """Optical flow as colours of the Middlebury wheel, with a fixed scale and a square-root radius."""
 
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -110,17 +111,33 @@ def flo(field: Float32[np.ndarray, "h w 2"]) -> bytes:
 
 
 def score(prediction: Flow, truth: Flow) -> dict[str, float]:
-    """EPE, the mean distance of flow vectors in pixels, and the share of vectors that are off by 1 pixel or more.
+    """`epe`, the mean distance of flow vectors in pixels, and `off_1px`, the share that is off by 1 pixel or more.
 
-    Map 0 is left out: it repeats map 1.
+    Map 0 is left out, as it repeats map 1, and so are vectors whose truth is no number. A predicted vector that is
+    no number is off by the picture's diagonal. Both are NaN where nothing is left, as in a clip of one frame.
     """
-    distance = np.linalg.norm(prediction[1:].astype(np.float64) - truth[1:], axis=-1)
+    known = np.isfinite(truth[1:]).all(-1)
+    if not known.any():
+        return {"epe": float("nan"), "off_1px": float("nan")}
+    distance = np.linalg.norm(prediction[1:][known].astype(np.float64) - truth[1:][known], axis=-1)
+    distance[~np.isfinite(distance)] = np.hypot(*truth.shape[1:3])
     return {"epe": float(distance.mean()), "off_1px": float((distance >= 1).mean())}
 
 
 def trivial(rgb: Video, truth: Flow) -> Flow:
     """Nothing moves."""
     return np.zeros_like(truth)
+
+
+def classical(rgb: Video, truth: Flow) -> Flow:
+    """OpenCV's dense inverse search (Kroeger et al., 2016) between the frames of the video."""
+    import cv2
+
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
+    maps = [search.calc(first, second, None) for first, second in pairwise(grey)]
+    # map 0 repeats map 1, and a single frame has no motion
+    return np.stack([*maps[:1], *maps]) if maps else trivial(rgb, truth)
 
 
 FLOW = Modality(
@@ -140,5 +157,8 @@ FLOW = Modality(
         "epe": Measure(words="EPE, pixels", more=False),
         "off_1px": Measure(words="off by ≥ 1 pixel", more=False),
     },
-    baselines={"trivial": Baseline(words="no motion", predict=trivial)},
+    baselines={
+        "trivial": Baseline(words="no motion", predict=trivial),
+        "classical": Baseline(words="dense inverse search", predict=classical),
+    },
 )

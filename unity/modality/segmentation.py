@@ -14,6 +14,8 @@ Labels = UInt8[np.ndarray, "t h w"]
 
 # The bright colours only: a blurred edge towards the black background is then no third instance.
 INSTANCES = 12
+# share of a clip below which a false instance is a speck: four pixels of a frame of 64 x 64
+SPECK = 1e-3
 _PALETTE = COLOURS[: INSTANCES + 1]
 
 
@@ -52,24 +54,24 @@ def save(labels: Labels, stem: Path, fps: float) -> list[Path]:
 
 
 def score(prediction: Labels, truth: Labels) -> dict[str, float]:
-    """IoU over the whole clip, one-to-one matched such that the sum is largest (Kuhn, 1955).
+    """IoU of instances over the whole clip, matched one-to-one such that its sum is largest (Kuhn, 1955).
 
-    `instance_iou` is the mean over true instances, 0 for one without a match, NaN without any instance; `miou`
-    counts the background as one label more, matched to the predicted background.
+    `instance_iou` is the mean over the matched pairs, the true instances without a match, and the predicted ones
+    without a match, the latter two as 0; a pair that does not overlap is no match. Predicted instances without a
+    match that cover less than a share SPECK of the clip are specks of noise and not counted. 1 where neither has
+    an instance (as in DAVIS, Perazzi et al., 2016). `miou` counts the background as one instance more, matched to
+    the predicted background; it is left out where neither has it.
     """
     overlap = iou_table(prediction, truth)
-    instances = overlap[1:, 1:]
-    present = np.unique(truth[truth > 0]) - 1
-    found, match = best_pairs(instances)
-    best = np.zeros(len(instances))
-    best[found] = instances[found, match]
-    every = best[present]
-    if (truth == 0).any():
-        every = np.append(every, overlap[0, 0])
-    return {
-        "miou": float(every.mean()),
-        "instance_iou": float(best[present].mean()) if len(present) else float("nan"),
-    }
+    sizes = np.bincount(prediction.ravel(), minlength=len(overlap))
+    rows, columns = best_pairs(overlap[1:, 1:])
+    matched = overlap[1:, 1:][rows, columns] > 0
+    rows, columns = 1 + rows[matched], 1 + columns[matched]
+    missed = len(np.setdiff1d(np.unique(truth[truth > 0]), rows))
+    false = len(np.setdiff1d(np.flatnonzero(sizes[1:] >= SPECK * prediction.size) + 1, columns))
+    every = [*overlap[rows, columns], *[0.0] * (missed + false)]
+    background = [overlap[0, 0]] if (truth == 0).any() or sizes[0] else []
+    return {"miou": float(np.mean(every + background)), "instance_iou": float(np.mean(every)) if every else 1.0}
 
 
 def trivial(rgb: Video, truth: Labels) -> Labels:

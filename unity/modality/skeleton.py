@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from unity.files import write_json
 from unity.modality.base import Baseline, Measure, Modality, Video
@@ -91,27 +91,31 @@ def save(people: People, stem: Path, fps: float) -> list[Path]:
 
 
 def score(prediction: Found, truth: People, threshold: float = 0.1) -> dict[str, float]:
-    """PCK, share of the truly visible joints found, and the share of the predicted joints that are right.
+    """`pck`, share of the truly visible joints found, and `precision`, share of the predicted joints that are so.
 
-    A joint is right within `threshold` times the longer side of the box around its true person's visible joints
-    (Yang & Ramanan, 2013). In each frame people are matched one-to-one such that most joints are right. The
-    first is NaN where no joint is visible, the second where none is predicted.
+    A joint is right within `threshold` times the longer side of the box around its true person's visible joints of
+    that frame (Yang & Ramanan, 2013). People are matched one-to-one and once per clip, such that most joints are
+    right: whoever changes place with another is wrong from there on. A position that is no number is never right.
+    `pck` is NaN where the truth shows no joint. `precision` is 0 where the truth shows joints and the prediction
+    none, and 1 where neither does.
     """
-    right = sum(_right(*frames, threshold) for frames in zip(prediction, truth, strict=True))
+    hits = sum(_hits(*frames, threshold) for frames in zip(prediction, truth, strict=True))
+    right = int(hits[best_pairs(hits)].sum())
     visible, claimed = (int((people[..., 2] > 0.5).sum()) for people in (truth, prediction))
     return {
         "pck": right / visible if visible else float("nan"),
-        "precision": right / claimed if claimed else float("nan"),
+        "precision": right / claimed if claimed else float(not visible),
     }
 
 
-def _right(prediction: Float[np.ndarray, "found 18 3"], truth: Frame, threshold: float) -> int:
-    """How many joints of a frame are right under the best matching of people."""
+def _hits(
+    prediction: Float[np.ndarray, "found 18 3"], truth: Frame, threshold: float
+) -> Int[np.ndarray, "p found"]:
+    """How many joints of a frame are right for each pair of a true and a predicted person."""
     seen = truth[..., 2] > 0.5
     distance = np.linalg.norm(truth[:, None, :, :2] - prediction[None, :, :, :2], axis=-1)
     near = distance <= threshold * _sizes(truth, seen)[:, None, None]
-    hits = (near & seen[:, None] & (prediction[None, ..., 2] > 0.5)).sum(-1)
-    return int(hits[best_pairs(hits)].sum())
+    return (near & seen[:, None] & (prediction[None, ..., 2] > 0.5)).sum(-1)
 
 
 def _sizes(people: Frame, seen: Bool[np.ndarray, "p 18"]) -> Float[np.ndarray, " p"]:

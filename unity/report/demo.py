@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unity.evaluate.held_out import TIMES, Exam
+from unity.modality.depth import CAP
 from unity.modality.table import MODALITIES
 from unity.model.weights import ModelCard
 from unity.report.page import Curves, Section, Strips, Table, smooth
@@ -105,7 +106,8 @@ def _estimates(exams: Mapping[str, Exam]) -> Section:
         "Estimates from the RGB video of held-out clips, against the exact values of the simulation. Bold: better "
         "than knowing nothing, where that scores at all. “Through the codec” is the true modality video after "
         "coding and decoding: what a perfect model would score with the embedded codec at this size of picture. "
-        "Depth is fitted by one scale and shift of inverse depth per clip, for the trivial guess too."
+        "Depth is fitted by one scale and shift of inverse depth per clip, for the trivial guess too, and scored "
+        f"up to {CAP:g} m."
     )
     return Section(
         title="Estimates in numbers", text=text, parts=[Table(head=head, rows=rows, better=frozenset(better))]
