@@ -25,7 +25,6 @@ from torch.utils.checkpoint import checkpoint
 
 from unity import ops
 from unity.config import MODELS, ModelConfig
-from unity.kernels import reference
 from unity.model.fp8 import Fp8Config, convert
 from unity.model.layers import Block
 from unity.model.layout import Conditioning, Layout, Pending
@@ -132,8 +131,9 @@ def diffusers_block(case: Case) -> Forward:
     missing, unexpected = block.load_state_dict(state, strict=False, assign=True)
     assert not unexpected and missing == ["scale_shift_table"], (missing, unexpected)
     table = case.block.modulation.table
-    cos, sin = reference.rope_table(case.grid, 2, config.head_dim, config.rope_theta, tensor.device)
-    rotary = tuple(repeat(angle.float(), "l k -> 1 l 1 (k 2)") for angle in (cos, sin))
+    rotary = ops.Rotary(case.grid, 2, config.num_heads, config.rope_theta)
+    cos, sin = rotary.angles(config.head_dim, tensor.device)
+    turns = tuple(repeat(angle.float(), "l k -> 1 l 1 (k 2)") for angle in (cos, sin))
 
     def forward(x, y, gate, embedding, text):
         x = (x.float() + gate.unsqueeze(1) * y).type_as(x)
@@ -142,7 +142,7 @@ def diffusers_block(case: Case) -> Forward:
         # the padding of a text is one key here, and PADDED - WORDS equal ones there
         text = torch.cat((text[:, :WORDS], text[:, WORDS:].expand(-1, PADDED - WORDS, -1)), 1)
         h = (block.norm1(x.float()) * (1 + scale) + shift).type_as(x)
-        h = block.attn1(rearrange(h, "s l d -> 1 (s l) d"), None, None, rotary)
+        h = block.attn1(rearrange(h, "s l d -> 1 (s l) d"), None, None, turns)
         x = (x.float() + rearrange(h, "1 (s l) d -> s l d", s=2) * gate).type_as(x)
         x = x + block.attn2(block.norm2(x.float()).type_as(x), text, None, None)
         h = (block.norm3(x.float()) * (1 + scale_ffn) + shift_ffn).type_as(x)

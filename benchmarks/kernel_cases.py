@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unity.config import MODELS
 from unity.kernels import reference
+from unity.kernels.rotary import Rotary
 
 STREAMS = 2
 # Tokens of a sample → grid of one stream. 65520 is 480x832 and 81 frames, 32760 half its width.
@@ -78,7 +79,7 @@ def _rows_and_tables(rows: int, tables: int, shape: Shape, dtype: torch.dtype, d
 def _queries(shape: Shape, dtype: torch.dtype, device: str) -> Inputs:
     q, k = (_normal((1, shape.tokens, shape.dim), dtype, device) for _ in range(2))
     weights = (1 + _normal((shape.dim,), torch.float32, device, 0.1) for _ in range(2))
-    return Inputs((q, k, *weights), (shape.grid, STREAMS, shape.heads, 1e4, 1e-6, False))
+    return Inputs((q, k, *weights), (Rotary(shape.grid, STREAMS, shape.heads), 1e-6))
 
 
 def _hidden(shape: Shape, dtype: torch.dtype, device: str) -> Inputs:
@@ -182,7 +183,7 @@ _TORCH = Library(
     reference.rotate,
 )
 # Like a model, every form but ours forms the rotary table once and keeps it.
-_kept_table = lru_cache(maxsize=4)(reference.rope_table)
+_kept_table = lru_cache(maxsize=4)(Rotary.angles)
 
 
 def eager(op: str, wrap: Callable = lambda form: form) -> Callable:
@@ -220,8 +221,8 @@ def _queries_form(library: Library, wrap: Callable) -> Callable:
 
         return one(q, q_weight), one(k, k_weight)
 
-    def form(q, k, q_weight, k_weight, grid, streams, heads, theta, eps, per_head):
-        table = _kept_table(grid, streams, q.shape[-1] // heads, theta, q.device)
-        return inner(q, k, q_weight, k_weight, *table, heads, eps)
+    def form(q, k, q_weight, k_weight, rotary, eps):
+        table = _kept_table(rotary, q.shape[-1] // rotary.num_heads, q.device)
+        return inner(q, k, q_weight, k_weight, *table, rotary.num_heads, eps)
 
     return form

@@ -122,7 +122,7 @@ static void backward(const LayerNormBackward& a) {
         }
         if (PAST_CACHE) end_streams();
     }
-    partials.add_up(a.shape.threads, chunks.starts, chunks.groups, a.sums);
+    partials.add_up(a.shape.threads, chunks.groups, chunks.per_group, a.sums);
 }
 
 }  // namespace LEVEL

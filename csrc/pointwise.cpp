@@ -127,22 +127,6 @@ static void noising(const FlowNoise& a) {
 
 }  // namespace LEVEL
 
-using namespace LEVEL;
-
-EXPORT(gelu_forward)(const GeluForward& a) {
-    with_storage(a.shape, past_cache(a.shape, a.out, a.shape.width), [&](auto* type, auto past) {
-        forward<__typeof__(*type), past.value>(a);
-    });
-}
-
-EXPORT(gelu_backward)(const GeluBackward& a) {
-    with_storage(a.shape, past_cache(a.shape, a.d_x, a.shape.width), [&](auto* type, auto past) {
-        backward<__typeof__(*type), past.value>(a);
-    });
-}
-
-EXPORT(flow_noise)(const FlowNoise& a) {
-    with_storage(a.shape, past_cache(a.shape, a.noisy, a.shape.width), [&](auto* type, auto past) {
-        noising<__typeof__(*type), past.value>(a);
-    });
-}
+EXPORT_PASS(gelu_forward, GeluForward, forward, out)
+EXPORT_PASS(gelu_backward, GeluBackward, backward, d_x)
+EXPORT_PASS(flow_noise, FlowNoise, noising, noisy)

@@ -65,21 +65,10 @@ static void backward(const ResidualBackward& a) {
         }
         if (PAST_CACHE) end_streams();
     }
-    partials.add_up(a.shape.threads, chunks.starts, chunks.groups, a.d_gate);
+    partials.add_up(a.shape.threads, chunks.groups, chunks.per_group, a.d_gate);
 }
 
 }  // namespace LEVEL
 
-using namespace LEVEL;
-
-EXPORT(residual_forward)(const ResidualForward& a) {
-    with_storage(a.shape, past_cache(a.shape, a.out, a.shape.width), [&](auto* type, auto past) {
-        forward<__typeof__(*type), past.value>(a);
-    });
-}
-
-EXPORT(residual_backward)(const ResidualBackward& a) {
-    with_storage(a.shape, past_cache(a.shape, a.d_y, a.shape.width), [&](auto* type, auto past) {
-        backward<__typeof__(*type), past.value>(a);
-    });
-}
+EXPORT_PASS(residual_forward, ResidualForward, forward, out)
+EXPORT_PASS(residual_backward, ResidualBackward, backward, d_y)

@@ -81,21 +81,10 @@ static void backward(const RmsNormBackward& a) {
         }
         if (PAST_CACHE) end_streams();
     }
-    partials.add_up(a.shape.threads, chunks.count(), a.d_weight);
+    partials.add_up(a.shape.threads, 1, chunks.count(), a.d_weight);
 }
 
 }  // namespace LEVEL
 
-using namespace LEVEL;
-
-EXPORT(rms_norm_forward)(const RmsNormForward& a) {
-    with_storage(a.shape, past_cache(a.shape, a.out, a.shape.width), [&](auto* type, auto past) {
-        forward<__typeof__(*type), past.value>(a);
-    });
-}
-
-EXPORT(rms_norm_backward)(const RmsNormBackward& a) {
-    with_storage(a.shape, past_cache(a.shape, a.d_x, a.shape.width), [&](auto* type, auto past) {
-        backward<__typeof__(*type), past.value>(a);
-    });
-}
+EXPORT_PASS(rms_norm_forward, RmsNormForward, forward, out)
+EXPORT_PASS(rms_norm_backward, RmsNormBackward, backward, d_x)

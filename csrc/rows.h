@@ -39,16 +39,14 @@ struct Table {
     const float* at(int64_t g) const { return base + g * group; }
 };
 
-// What every kernel is told first. Groups have `rows` rows each. Or, where `offsets` [groups + 1] is given, they
-// are unequal: group g has the rows offsets[g] to offsets[g + 1] of `rows` rows in all.
+// What every kernel is told first.
 struct Shape {
     int32_t threads, is_bf16;
     int64_t groups, rows, width, chunk;
-    const int32_t* offsets;
 
-    int64_t elements() const { return (offsets ? rows : groups * rows) * width; }
+    int64_t elements() const { return groups * rows * width; }
     int team() const { return LEVEL::team(threads, elements()); }
-    Tensor dense(void* base, int64_t size) const { return {base, offsets ? 0 : rows * size, size}; }
+    Tensor dense(void* base, int64_t size) const { return {base, rows * size, size}; }
     Tensor dense(void* base) const { return dense(base, width); }
 };
 
@@ -67,36 +65,19 @@ struct Chunk {
 
 // All rows cut into chunks, group after group. A chunk has the same rows on any number of threads, so sums over it
 // have the same bits.
-class Chunks {
-   public:
-    Chunks(int64_t groups, int64_t rows, int64_t size, const int32_t* offsets = nullptr)
-        : groups(groups), rows(rows), size(size), offsets(offsets) {
-        starts = static_cast<int64_t*>(malloc((groups + 1) * sizeof(int64_t)));
-        starts[0] = 0;
-        for (int64_t g = 0; g < groups; ++g) starts[g + 1] = starts[g] + (end(g) - first(g) + size - 1) / size;
-    }
-    explicit Chunks(const Shape& shape) : Chunks(shape.groups, shape.rows, shape.chunk, shape.offsets) {}
-    Chunks(const Chunks&) = delete;
-    ~Chunks() { free(starts); }
+struct Chunks {
+    int64_t groups, rows, size, per_group;
 
-    int64_t count() const { return starts[groups]; }
+    Chunks(int64_t groups, int64_t rows, int64_t size)
+        : groups(groups), rows(rows), size(size), per_group((rows + size - 1) / size) {}
+    explicit Chunks(const Shape& shape) : Chunks(shape.groups, shape.rows, shape.chunk) {}
+
+    int64_t count() const { return groups * per_group; }
 
     Chunk operator[](int64_t task) const {
-        int64_t g = 0;
-        while (starts[g + 1] <= task) ++g;
-        const int64_t from = first(g) + (task - starts[g]) * size;
-        return {g, from, smaller(from + size, end(g))};
+        const int64_t first = task % per_group * size;
+        return {task / per_group, first, smaller(first + size, rows)};
     }
-
-    const int64_t groups;
-    // How many chunks lie before each group, and in all.
-    int64_t* starts;
-
-   private:
-    const int64_t rows, size;
-    const int32_t* offsets;
-    int64_t first(int64_t g) const { return offsets ? offsets[g] : 0; }
-    int64_t end(int64_t g) const { return offsets ? offsets[g + 1] : rows; }
 };
 
 // `size` sums over the rows of each chunk, to be added up in a fixed order.
@@ -113,30 +94,24 @@ class Partials {
         return static_cast<float*>(memset(base + chunk * pitch, 0, size * sizeof(float)));
     }
 
-    // to[s] = the sums of the chunks starts[s] to starts[s + 1], dense [count, size].
-    void add_up(int threads, const int64_t* starts, int64_t count, float* to) const {
+    // to[g] = the sums of the chunks of group g, which are `each` for every group; dense [groups, size].
+    void add_up(int threads, int64_t groups, int64_t each, float* to) const {
         const int64_t block = 16 * LANES, blocks = (size + block - 1) / block;
-#pragma omp parallel for num_threads(team(threads, starts[count] * size)) schedule(static)
-        for (int64_t task = 0; task < count * blocks; ++task) {
-            const int64_t s = task / blocks, first = task % blocks * block;
+#pragma omp parallel for num_threads(team(threads, groups * each * size)) schedule(static)
+        for (int64_t task = 0; task < groups * blocks; ++task) {
+            const int64_t g = task / blocks, first = task % blocks * block, end = (g + 1) * each;
             columns(smaller(block, size - first), [&](int64_t at, auto lanes) {
                 const float* from = base + first + at;
                 Vec sum = {};
-                for (int64_t start = starts[s]; start < starts[s + 1]; start += RUN) {
+                for (int64_t start = g * each; start < end; start += RUN) {
                     Vec run = {};
-                    for (int64_t chunk = start; chunk < smaller(start + RUN, starts[s + 1]); ++chunk)
+                    for (int64_t chunk = start; chunk < smaller(start + RUN, end); ++chunk)
                         run += load(from + chunk * pitch, lanes);
                     sum += run;
                 }
-                store(to + s * size + first + at, sum, lanes);
+                store(to + g * size + first + at, sum, lanes);
             });
         }
-    }
-
-    // to = the sums of all chunks.
-    void add_up(int threads, int64_t chunks, float* to) const {
-        const int64_t starts[] = {0, chunks};
-        add_up(threads, starts, 1, to);
     }
 
    private:
@@ -187,3 +162,13 @@ INLINE void with_storage(const Shape& shape, bool past, Body body) {
 }
 
 }  // namespace LEVEL
+
+// The C function of a pass, as its two template arguments ask for it: body<storage type, past the cache>(arguments),
+// whose dense results start at `results`.
+#define EXPORT_PASS(name, Arguments, body, results)                                                          \
+    EXPORT(name)(const LEVEL::Arguments& a) {                                                                \
+        const bool past = LEVEL::past_cache(a.shape, a.results, a.shape.width);                              \
+        LEVEL::with_storage(a.shape, past, [&](auto* type, auto past) {                                      \
+            LEVEL::body<__typeof__(*type), past.value>(a);                                                   \
+        });                                                                                                  \
+    }

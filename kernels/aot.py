@@ -20,9 +20,17 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from unity.kernels import dual_cross_attention, flow_noise, gated_residual, gelu, modulated_layernorm, qk_norm_rope
-from unity.kernels import quantize as quantization
-from unity.kernels import rows as row_kernels
+from unity.kernels import (
+    dual_cross_attention,
+    flow_noise,
+    gated_residual,
+    gelu,
+    modulated_layernorm,
+    passes,
+    qk_norm_rope,
+    quantize,
+)
+from unity.kernels.rotary import Rotary
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _POINTERS = {
@@ -102,14 +110,14 @@ def recorded() -> Iterator[list[Launch]]:
         arguments = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         launches.append(Launch(kernel, arguments, options))
 
-    run, refusal = triton.JITFunction.run, row_kernels.device_refusal
+    run, refusal = triton.JITFunction.run, passes.device_refusal
     triton.JITFunction.run = record
     # meta tensors stand for those of a GPU
-    row_kernels.device_refusal = lambda *_: None
+    passes.device_refusal = lambda *_: None
     try:
         yield launches
     finally:
-        triton.JITFunction.run, row_kernels.device_refusal = run, refusal
+        triton.JITFunction.run, passes.device_refusal = run, refusal
 
 
 def launches_of(call: Callable, *args: Any) -> list[Launch]:
@@ -126,26 +134,24 @@ def production(d: int, ffn: int, heads: int, tokens: int = 32760) -> dict[str, L
     stats = _meta(2, tokens, dtype=torch.float32)
     flat, hidden, weight = _meta(1, 2 * tokens, d), _meta(1, 2 * tokens, ffn), _meta(d)
     split = _meta(1, 2 * tokens, heads, d // heads)
-    rope = ([21, tokens // 21, 1], 2, heads, 1e4, 1e-6, False)
+    rope = (Rotary((21, tokens // 21, 1), 2, heads).sizes, 1e4, 1e-6)
     latent, times = _meta(1, 2, 16, 21, 60, 104), _meta(1, 2, dtype=torch.float32)
     norm, residual = modulated_layernorm, gated_residual
     calls = {
-        "modulated_layernorm": (norm._forward, rows, table, table, None, 1e-6),
-        "modulated_layernorm backward": (norm._backward, rows, rows, table, stats, stats, None),
-        "modulated_layernorm_fp8": (norm._forward_fp8, rows, table, table, None, 1e-6),
-        "gated_residual_layernorm": (residual._forward, rows, rows, table, table, table, None, 1e-6),
-        "gated_residual_layernorm backward": (
-            residual._backward, *(rows,) * 4, table, table, stats, stats, None
-        ),
-        "gated_residual_layernorm_fp8": (residual._forward_fp8, rows, rows, table, table, table, None, 1e-6),
-        "gated_residual": (residual._plain_forward, rows, rows, table, None),
-        "gated_residual backward": (residual._plain_backward, rows, rows, table, None),
+        "modulated_layernorm": (norm._forward, rows, table, table, 1e-6),
+        "modulated_layernorm backward": (norm._backward, rows, rows, table, stats, stats),
+        "modulated_layernorm_fp8": (norm._forward_fp8, rows, table, table, 1e-6),
+        "gated_residual_layernorm": (residual._forward, rows, rows, table, table, table, 1e-6),
+        "gated_residual_layernorm backward": (residual._backward, *(rows,) * 4, table, table, stats, stats),
+        "gated_residual_layernorm_fp8": (residual._forward_fp8, rows, rows, table, table, table, 1e-6),
+        "gated_residual": (residual._plain_forward, rows, rows, table),
+        "gated_residual backward": (residual._plain_backward, rows, rows, table),
         "qk_norm_rope": (qk_norm_rope._forward, flat, flat, weight, weight, *rope),
         "qk_norm_rope backward": (qk_norm_rope._backward, split, split, flat, flat, weight, weight, *rope),
         "gelu_fp8": (gelu._forward, hidden),
         "gelu_fp8 backward": (gelu._backward, hidden, hidden),
-        "quantize": (quantization.quantize, _meta(ffn, d), True),
-        "quantize, transposed": (quantization.quantize, _meta(d, ffn).t(), True),
+        "quantize": (quantize.launch, _meta(ffn, d), True),
+        "quantize, transposed": (quantize.launch, _meta(d, ffn).t(), True),
         "flow_noise": (flow_noise._forward, latent, latent, times),
         "flow_noise backward": (flow_noise._backward, *(latent,) * 4, times),
     }  # fmt: skip

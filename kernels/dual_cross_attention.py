@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unity.kernels import rows
+from unity.kernels import passes
 from unity.kernels.differentiable import differentiable, library_op
 from unity.kernels.jit import tl, triton
-from unity.kernels.rows import load_row, origin, store_row, thread_sums
+from unity.kernels.passes import load_row, origin, store_row, thread_sums
 
 MAX_KEYS = 128
 MAX_HEAD = 128
@@ -73,7 +73,7 @@ def refusal(
 ) -> str | None:
     """Why this implementation cannot run on these tensors, or None."""
     tensors = {"queries": q, "keys": key, "values": value}
-    elsewhere = rows.device_refusal("queries", q)
+    elsewhere = passes.device_refusal("queries", q)
     if elsewhere is not None:
         return elsewhere
     if q.is_cuda and torch.cuda.get_device_capability(q.device)[0] != 9:
@@ -83,14 +83,14 @@ def refusal(
         return f"{key.shape[1]} keys do not stay on chip, at most {MAX_KEYS} do"
     if q.shape[-1] > MAX_HEAD or q.shape[-1] % 8:
         return f"head size {q.shape[-1]} is not a multiple of 8 up to {MAX_HEAD}"
-    if q.dtype not in _DTYPES and not rows.INTERPRETED:
+    if q.dtype not in _DTYPES and not passes.INTERPRETED:
         return f"queries are {q.dtype}, tensor cores take bfloat16 and float16"
     if not q.dtype == key.dtype == value.dtype:
         return f"queries are {q.dtype}, keys {key.dtype}, values {value.dtype}"
     for name, x in tensors.items():
         if not _side_by_side(x):
             return f"{name} have strides {x.stride()}, heads do not lie side by side"
-    return rows.refusal({name: x.flatten(2) for name, x in tensors.items()})
+    return passes.refusal({name: x.flatten(2) for name, x in tensors.items()})
 
 
 @triton.jit
@@ -241,7 +241,7 @@ def rstd_kernel(
 ):  # fmt: skip
     group = tl.program_id(1)
     first = group.to(tl.int64) * n
-    x += origin(group, first, x_group, x_row, False)
+    x += origin(group, first, x_group, x_row)
     for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         a, b = load_row(x + at * (x_row * 8), D, A, B)
@@ -255,7 +255,7 @@ def norm_backward_kernel(
 ):  # fmt: skip
     group = tl.program_id(1)
     first = group.to(tl.int64) * n
-    x += origin(group, first, x_group, x_row, False)
+    x += origin(group, first, x_group, x_row)
     for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         row_rstd = tl.load(rstd + at)
@@ -270,7 +270,7 @@ def _statistics(q: Tensor, eps: float) -> Tensor:
     rstd = _statistics_fake(q, eps)
     x = q.flatten(2)
     programs, meta = _walk(x, 1)
-    rstd_kernel[(programs, len(x))](x, rstd, x.shape[1], *rows.strides(x), eps, **meta)
+    rstd_kernel[(programs, len(x))](x, rstd, x.shape[1], *passes.strides(x), eps, **meta)
     return rstd
 
 
@@ -278,8 +278,8 @@ def _statistics_fake(q, eps):
     return q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
-def _walk(x: Tensor, loads: int) -> rows.Walk:
-    return rows.walk(x.shape[2], len(x), x.shape[0] * x.shape[1], loads, _NORM_WARPS, x)
+def _walk(x: Tensor, loads: int) -> passes.Walk:
+    return passes.walk(x.shape[2], len(x), x.shape[0] * x.shape[1], loads, _NORM_WARPS, x)
 
 
 def _forward(
@@ -312,7 +312,7 @@ def _backward(
     weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """dq, and the sums over queries [g, 2, m, n, k]: d(weight·key) and dv in float32."""
-    d_out = rows.readable(d_out) if _side_by_side(d_out) else d_out.contiguous()
+    d_out = passes.readable(d_out) if _side_by_side(d_out) else d_out.contiguous()
     d_q, sums = _backward_fake(d_out, q, key, value, bias, rstd, weight)
     keys = _padded(_BACKWARD, key)
     # its float32 sums go out and come in again, where a tile is read twice and written once in 16 bits
@@ -329,7 +329,7 @@ def _backward(
     if rstd is not None:
         x, wide = q.flatten(2), d_q.flatten(2)
         programs, meta = _walk(x, 2)
-        norm_backward_kernel[(programs, len(x))](wide, x, rstd, x.shape[1], *rows.strides(x), **meta)
+        norm_backward_kernel[(programs, len(x))](wide, x, rstd, x.shape[1], *passes.strides(x), **meta)
     return d_q, partial.sum(1)
 
 
@@ -386,7 +386,7 @@ def _meta(q: Tensor, keys: int, tuning: Tuning, rstd: Tensor | None) -> dict:
 def _queries_each(q: Tensor, tuning: Tuning, overhead: float) -> int:
     """Queries that a program owns, whole tiles of them."""
     groups, l, heads, _ = q.shape
-    slots = tuning.resident * rows._multiprocessors(q.device)
+    slots = tuning.resident * passes._multiprocessors(q.device)
     return tuning.tile * _tiles_each(groups * heads, triton.cdiv(l, tuning.tile), slots, overhead)
 
 

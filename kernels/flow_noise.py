@@ -7,7 +7,7 @@ ddata = a - (time·a + v), dnoise = time·a + v, dtime = Σ a·(noise - data).
 import torch
 from torch import Tensor
 
-from unity.kernels import rows
+from unity.kernels import passes
 from unity.kernels.differentiable import differentiable, library_op
 from unity.kernels.jit import tl, triton
 
@@ -26,7 +26,7 @@ def refusal(data: Tensor, noise: Tensor, time: Tensor) -> str | None:
         return "data, noise and time must be contiguous"
     if data[0, 0].numel() % 8:
         return f"{data[0, 0].numel()} numbers a stream are not a multiple of 8"
-    return rows.device_refusal("data", data)
+    return passes.device_refusal("data", data)
 
 
 @triton.jit

@@ -8,20 +8,21 @@ dscale = Σ dz·h, dshift = Σ dz, dgate = Σ e·y. Without the LayerNorm e = dr
 import torch
 from torch import Tensor
 
-from unity.kernels import fp8, rows
+from unity.kernels import fp8, passes
 from unity.kernels.differentiable import differentiable, library_op
-from unity.kernels.fp8 import quantize
+from unity.kernels.fp8 import divide
 from unity.kernels.jit import tl, triton
-from unity.kernels.rows import load_row, origin, segment, standardize, store_row, sum_both, thread_sums
+from unity.kernels.passes import load_row, origin, standardize, store_row, sum_both, thread_sums
+from unity.kernels.quantized import Quantized, empty_quantized
 
 _FORWARD_WARPS = 16
 _BACKWARD_WARPS = 16
 _PLAIN_WARPS = 24
 
 
-def gated_residual(x: Tensor, y: Tensor, gate: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """x + gate·y in the dtype of x: x and y [g, n, d] (or [total, d] with offsets [g + 1]), gate [g, d]."""
-    return _plain_op(x, y, gate, offsets)[0]
+def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate·y in the dtype of x: x and y [g, n, d], gate [g, d]."""
+    return _plain_op(x, y, gate)[0]
 
 
 def gated_residual_layernorm(
@@ -31,13 +32,12 @@ def gated_residual_layernorm(
     scale: Tensor,
     shift: Tensor,
     eps: float = 1e-6,
-    offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r = x + gate·y as stored in the dtype of x, and LayerNorm(r)·(1 + scale) + shift.
 
-    x and y are [g, n, d] with tables [g, d]; or [total, d] with offsets [g + 1] for unequal groups.
+    x and y are [g, n, d], the tables [g, d].
     """
-    return _op(x, y, gate, scale, shift, offsets, eps)[:2]
+    return _op(x, y, gate, scale, shift, eps)[:2]
 
 
 def gated_residual_layernorm_fp8(
@@ -47,45 +47,44 @@ def gated_residual_layernorm_fp8(
     scale: Tensor,
     shift: Tensor,
     eps: float = 1e-6,
-    offsets: Tensor | None = None,
-) -> tuple[Tensor, fp8.Quantized]:
-    """The same, with the second result as e4m3 rows with a float32 scale each; see `fp8.Quantized`."""
-    residual, values, z_scale, carrier, *_ = _op_fp8(x, y, gate, scale, shift, offsets, eps)
-    return residual, fp8.Quantized(values, z_scale, carrier)
+) -> tuple[Tensor, Quantized]:
+    """The same, with the second result in e4m3 with a float32 scale a token."""
+    residual, values, z_scale, carrier, *_ = _op_fp8(x, y, gate, scale, shift, eps)
+    return residual, Quantized(values, z_scale, carrier)
 
 
-def plain_refusal(x: Tensor, y: Tensor, gate: Tensor, *_, **__) -> str | None:
+def plain_refusal(x: Tensor, y: Tensor, gate: Tensor) -> str | None:
     """Why `gated_residual` cannot run on these tensors, or None."""
-    return rows.refusal({"x": x, "y": y}, {"gate": gate})
+    return passes.refusal({"x": x, "y": y}, {"gate": gate})
 
 
-def refusal(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, *_, **__) -> str | None:
+def refusal(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> str | None:
     """Why `gated_residual_layernorm` cannot run on these tensors, or None."""
-    return rows.refusal({"x": x, "y": y}, {"gate": gate, "scale": scale, "shift": shift})
+    return passes.refusal({"x": x, "y": y}, {"gate": gate, "scale": scale, "shift": shift})
 
 
-def refusal_fp8(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, *_, **__) -> str | None:
+def refusal_fp8(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> str | None:
     """As `refusal`, for the 8-bit form."""
     return refusal(x, y, gate, scale, shift) or fp8.refusal(x)
 
 
 @triton.jit
 def forward_kernel(
-    x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, offsets, n,
+    x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, n,
     x_group, x_row, y_group, y_row, gate_group, scale_group, shift_group, eps,
-    UNEQUAL: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
+    D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first, count = segment(offsets, group, n, UNEQUAL)
-    x += origin(group, first, x_group, x_row, UNEQUAL)
-    y += origin(group, first, y_group, y_row, UNEQUAL)
+    first = group.to(tl.int64) * n
+    x += origin(group, first, x_group, x_row)
+    y += origin(group, first, y_group, y_row)
     gate_a, gate_b = load_row(gate + group.to(tl.int64) * (gate_group * 8), D, A, B)
     scale_a, scale_b = load_row(scale + group.to(tl.int64) * (scale_group * 8), D, A, B)
     shift_a, shift_b = load_row(shift + group.to(tl.int64) * (shift_group * 8), D, A, B)
     scale_a += 1.0
     scale_b += 1.0
-    for row in tl.range(tl.program_id(0), count, tl.num_programs(0), num_stages=STAGES):
+    for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         a, b = load_row(x + at * (x_row * 8), D, A, B)
         y_a, y_b = load_row(y + at * (y_row * 8), D, A, B)
@@ -97,7 +96,7 @@ def forward_kernel(
         a = a * scale_a + shift_a
         b = b * scale_b + shift_b
         if z_scale is not None:
-            a, b, row_scale = quantize(a, b, A, B, T)
+            a, b, row_scale = divide(a, b, A, B, T)
             tl.store(z_scale + at, row_scale)
         store_row(z + at * D, a, b, D, A, B)
         tl.store(mean + at, row_mean)
@@ -106,17 +105,17 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    dz, dr, residual, y, gate, scale, mean, rstd, dx, dy, partial, offsets, n,
+    dz, dr, residual, y, gate, scale, mean, rstd, dx, dy, partial, n,
     dz_group, dz_row, dr_group, dr_row, y_group, y_row, gate_group, scale_group,
-    UNEQUAL: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
+    D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first, count = segment(offsets, group, n, UNEQUAL)
-    dz += origin(group, first, dz_group, dz_row, UNEQUAL)
-    y += origin(group, first, y_group, y_row, UNEQUAL)
+    first = group.to(tl.int64) * n
+    dz += origin(group, first, dz_group, dz_row)
+    y += origin(group, first, y_group, y_row)
     if dr is not None:
-        dr += origin(group, first, dr_group, dr_row, UNEQUAL)
+        dr += origin(group, first, dr_group, dr_row)
     gate_a, gate_b = load_row(gate + group.to(tl.int64) * (gate_group * 8), D, A, B)
     scale_a, scale_b = load_row(scale + group.to(tl.int64) * (scale_group * 8), D, A, B)
     scale_a += 1.0
@@ -127,7 +126,7 @@ def backward_kernel(
     dscale_b = tl.zeros([B], tl.float32)
     dshift_a = tl.zeros([A], tl.float32)
     dshift_b = tl.zeros([B], tl.float32)
-    for row in tl.range(tl.program_id(0), count, tl.num_programs(0), num_stages=STAGES):
+    for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         row_mean = tl.load(mean + at)
         row_rstd = tl.load(rstd + at)
@@ -163,16 +162,16 @@ def backward_kernel(
 
 @triton.jit
 def plain_forward_kernel(
-    x, y, gate, residual, offsets, n, x_group, x_row, y_group, y_row, gate_group,
-    UNEQUAL: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
+    x, y, gate, residual, n, x_group, x_row, y_group, y_row, gate_group,
+    D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first, count = segment(offsets, group, n, UNEQUAL)
-    x += origin(group, first, x_group, x_row, UNEQUAL)
-    y += origin(group, first, y_group, y_row, UNEQUAL)
+    first = group.to(tl.int64) * n
+    x += origin(group, first, x_group, x_row)
+    y += origin(group, first, y_group, y_row)
     gate_a, gate_b = load_row(gate + group.to(tl.int64) * (gate_group * 8), D, A, B)
-    for row in tl.range(tl.program_id(0), count, tl.num_programs(0), num_stages=STAGES):
+    for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         a, b = load_row(x + at * (x_row * 8), D, A, B)
         y_a, y_b = load_row(y + at * (y_row * 8), D, A, B)
@@ -181,18 +180,18 @@ def plain_forward_kernel(
 
 @triton.jit
 def plain_backward_kernel(
-    dr, y, gate, dy, partial, offsets, n, dr_group, dr_row, y_group, y_row, gate_group,
-    UNEQUAL: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
+    dr, y, gate, dy, partial, n, dr_group, dr_row, y_group, y_row, gate_group,
+    D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first, count = segment(offsets, group, n, UNEQUAL)
-    dr += origin(group, first, dr_group, dr_row, UNEQUAL)
-    y += origin(group, first, y_group, y_row, UNEQUAL)
+    first = group.to(tl.int64) * n
+    dr += origin(group, first, dr_group, dr_row)
+    y += origin(group, first, y_group, y_row)
     gate_a, gate_b = load_row(gate + group.to(tl.int64) * (gate_group * 8), D, A, B)
     dgate_a = tl.zeros([A], tl.float32)
     dgate_b = tl.zeros([B], tl.float32)
-    for row in tl.range(tl.program_id(0), count, tl.num_programs(0), num_stages=STAGES):
+    for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         a, b = load_row(dr + at * (dr_row * 8), D, A, B)
         y_a, y_b = load_row(y + at * (y_row * 8), D, A, B)
@@ -204,36 +203,36 @@ def plain_backward_kernel(
 
 
 def _forward(
-    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, offsets: Tensor | None, eps: float
+    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    residual, z, mean, rstd = _forward_fake(x, y, gate, scale, shift, offsets, eps)
-    _launch(x, y, gate, scale, shift, residual, z, None, mean, rstd, offsets, eps)
+    residual, z, mean, rstd = _forward_fake(x, y, gate, scale, shift, eps)
+    _launch(x, y, gate, scale, shift, residual, z, None, mean, rstd, eps)
     return residual, z, mean, rstd
 
 
-def _forward_fake(x, y, gate, scale, shift, offsets, eps):
-    return x.new_empty(x.shape), x.new_empty(x.shape), *rows.empty_statistics(x)
+def _forward_fake(x, y, gate, scale, shift, eps):
+    return x.new_empty(x.shape), x.new_empty(x.shape), *passes.empty_statistics(x)
 
 
 def _forward_fp8(
-    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, offsets: Tensor | None, eps: float
+    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    residual, values, z_scale, carrier, mean, rstd = _forward_fp8_fake(x, y, gate, scale, shift, offsets, eps)
-    _launch(x, y, gate, scale, shift, residual, values, z_scale, mean, rstd, offsets, eps)
+    residual, values, z_scale, carrier, mean, rstd = _forward_fp8_fake(x, y, gate, scale, shift, eps)
+    _launch(x, y, gate, scale, shift, residual, values, z_scale, mean, rstd, eps)
     return residual, values, z_scale, carrier, mean, rstd
 
 
-def _forward_fp8_fake(x, y, gate, scale, shift, offsets, eps):
-    return x.new_empty(x.shape), *fp8.empty_quantized(x), *rows.empty_statistics(x)
+def _forward_fp8_fake(x, y, gate, scale, shift, eps):
+    return x.new_empty(x.shape), *empty_quantized(x), *passes.empty_statistics(x)
 
 
-def _launch(x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, offsets, eps):
+def _launch(x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, eps):
     groups, d = gate.shape
-    programs, meta = rows.walk(d, groups, mean.numel(), 2, _FORWARD_WARPS, x)
+    programs, meta = passes.walk(d, groups, mean.numel(), 2, _FORWARD_WARPS, x)
     forward_kernel[(programs, groups)](
-        x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, offsets, x.shape[-2], *rows.strides(x),
-        *rows.strides(y), rows.eights(gate), rows.eights(scale), rows.eights(shift), eps,
-        UNEQUAL=offsets is not None, **meta,
+        x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, x.shape[1], *passes.strides(x),
+        *passes.strides(y), passes.eights(gate), passes.eights(scale), passes.eights(shift), eps,
+        **meta,
     )  # fmt: skip
 
 
@@ -246,87 +245,86 @@ def _backward(
     scale: Tensor,
     mean: Tensor,
     rstd: Tensor,
-    offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dz, dr = rows.readable(dz), None if dr is None else rows.readable(dr)
+    dz, dr = passes.readable(dz), None if dr is None else passes.readable(dr)
     groups, d = gate.shape
     loads = 3 if dr is None else 4
-    programs, meta = rows.walk(d, groups, mean.numel(), loads, _BACKWARD_WARPS, residual)
+    programs, meta = passes.walk(d, groups, mean.numel(), loads, _BACKWARD_WARPS, residual)
     dx, dy = residual.new_empty(residual.shape), y.new_empty(y.shape)
     partial = residual.new_empty(groups, programs, 3, d, dtype=torch.float32)
     backward_kernel[(programs, groups)](
-        dz, dr, residual, y, gate, scale, mean, rstd, dx, dy, partial, offsets, y.shape[-2],
-        *rows.strides(dz), *rows.strides(dz if dr is None else dr), *rows.strides(y), rows.eights(gate),
-        rows.eights(scale), UNEQUAL=offsets is not None, **meta,
+        dz, dr, residual, y, gate, scale, mean, rstd, dx, dy, partial, y.shape[1],
+        *passes.strides(dz), *passes.strides(dz if dr is None else dr), *passes.strides(y), passes.eights(gate),
+        passes.eights(scale), **meta,
     )  # fmt: skip
     return dx, dy, partial.sum(1)
 
 
-def _backward_fake(dz, dr, residual, y, gate, scale, mean, rstd, offsets):
+def _backward_fake(dz, dr, residual, y, gate, scale, mean, rstd):
     sums = gate.new_empty(gate.shape[0], 3, gate.shape[1], dtype=torch.float32)
     return residual.new_empty(residual.shape), y.new_empty(y.shape), sums
 
 
 def _setup(ctx, inputs, output):
-    _x, y, gate, scale, shift, offsets, _eps = inputs
+    _x, y, gate, scale, shift, _eps = inputs
     residual, *rest, _differentiable, mean, rstd = output
     ctx.mark_non_differentiable(*rest, mean, rstd)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(residual, y, gate, scale, mean, rstd, offsets)
+    ctx.save_for_backward(residual, y, gate, scale, mean, rstd)
     ctx.shift_dtype = shift.dtype
 
 
 def _gradients(run, ctx, *grads):
-    residual, y, gate, scale, mean, rstd, offsets = ctx.saved_tensors
+    residual, y, gate, scale, mean, rstd = ctx.saved_tensors
     dr, *_, dz, _mean, _rstd = grads
     dz = torch.zeros_like(residual) if dz is None else dz
-    dx, dy, sums = run(dz, dr, residual, y, gate, scale, mean, rstd, offsets)
+    dx, dy, sums = run(dz, dr, residual, y, gate, scale, mean, rstd)
     dgate, dscale, dshift = sums.unbind(1)
     tables = dgate.to(gate.dtype), dscale.to(scale.dtype), dshift.to(ctx.shift_dtype)
-    return dx, dy, *tables, None, None
+    return dx, dy, *tables, None
 
 
-def _plain_forward(x: Tensor, y: Tensor, gate: Tensor, offsets: Tensor | None) -> tuple[Tensor]:
+def _plain_forward(x: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor]:
     groups, d = gate.shape
-    programs, meta = rows.walk(d, groups, x.numel() // d, 2, _PLAIN_WARPS, x)
+    programs, meta = passes.walk(d, groups, x.numel() // d, 2, _PLAIN_WARPS, x)
     residual = x.new_empty(x.shape)
     plain_forward_kernel[(programs, groups)](
-        x, y, gate, residual, offsets, x.shape[-2], *rows.strides(x), *rows.strides(y), rows.eights(gate),
-        UNEQUAL=offsets is not None, **meta,
+        x, y, gate, residual, x.shape[1], *passes.strides(x), *passes.strides(y), passes.eights(gate),
+        **meta,
     )  # fmt: skip
     return (residual,)
 
 
-def _plain_forward_fake(x, y, gate, offsets):
+def _plain_forward_fake(x, y, gate):
     return (x.new_empty(x.shape),)
 
 
-def _plain_backward(dr: Tensor, y: Tensor, gate: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
-    dr = rows.readable(dr)
+def _plain_backward(dr: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    dr = passes.readable(dr)
     groups, d = gate.shape
-    programs, meta = rows.walk(d, groups, y.numel() // d, 2, _PLAIN_WARPS, y)
+    programs, meta = passes.walk(d, groups, y.numel() // d, 2, _PLAIN_WARPS, y)
     dy = y.new_empty(y.shape)
     partial = y.new_empty(groups, programs, 1, d, dtype=torch.float32)
     plain_backward_kernel[(programs, groups)](
-        dr, y, gate, dy, partial, offsets, y.shape[-2], *rows.strides(dr), *rows.strides(y),
-        rows.eights(gate), UNEQUAL=offsets is not None, **meta,
+        dr, y, gate, dy, partial, y.shape[1], *passes.strides(dr), *passes.strides(y),
+        passes.eights(gate), **meta,
     )  # fmt: skip
     return dy, partial.sum(1)
 
 
-def _plain_backward_fake(dr, y, gate, offsets):
+def _plain_backward_fake(dr, y, gate):
     return y.new_empty(y.shape), gate.new_empty(gate.shape[0], 1, gate.shape[1], dtype=torch.float32)
 
 
 def _plain_setup(ctx, inputs, output):
-    _x, y, gate, offsets = inputs
-    ctx.save_for_backward(y, gate, offsets)
+    _x, y, gate = inputs
+    ctx.save_for_backward(y, gate)
 
 
 def _plain_gradients(run, ctx, dr):
-    y, gate, offsets = ctx.saved_tensors
-    dy, dgate = run(dr, y, gate, offsets)
-    return dr, dy, dgate[:, 0].to(gate.dtype), None
+    y, gate = ctx.saved_tensors
+    dy, dgate = run(dr, y, gate)
+    return dr, dy, dgate[:, 0].to(gate.dtype)
 
 
 _backward_op = library_op("gated_residual_layernorm_backward", _backward, _backward_fake)

@@ -1,4 +1,4 @@
-"""GELU (tanh form) fused with the cast that follows it: rows of e4m3 with a float32 scale, and the backward.
+"""GELU (tanh form) fused with the cast that follows it, to e4m3 with a float32 scale a token, and the backward.
 
 y = x·s(u), s the logistic function and u = 2·sqrt(2/π)·(x + 0.044715·x³), which is the tanh form written with
 one exponential; dx = dy·(s + x·s·(1 - s)·u'). GELU alone is one pass in torch already, forward and backward:
@@ -7,28 +7,25 @@ there is nothing to fuse, so the plain op stays torch's.
 
 from torch import Tensor
 
-from unity.kernels import fp8, rows
+from unity.kernels import fp8, passes
 from unity.kernels.differentiable import differentiable, library_op
-from unity.kernels.fp8 import quantize
+from unity.kernels.fp8 import divide
 from unity.kernels.jit import tl, triton
-from unity.kernels.rows import load_row, origin, store_row
+from unity.kernels.passes import load_row, origin, store_row
+from unity.kernels.quantized import Quantized, empty_quantized
 
 _WARPS = 32
 _WIDEST = 16384
 
 
-def gelu_fp8(x: Tensor) -> fp8.Quantized:
-    """GELU of x [..., n, d] as e4m3 rows with a float32 scale each, rounded once; see `fp8.Quantized`."""
-    return fp8.Quantized(*_op(x))
+def gelu_fp8(x: Tensor) -> Quantized:
+    """GELU of x [g, n, d] in e4m3 with a float32 scale a token, rounded once."""
+    return Quantized(*_op(x))
 
 
 def refusal_fp8(x: Tensor) -> str | None:
     """Why this implementation cannot run on x, or None."""
-    return rows.refusal({"x": x}, widest=_WIDEST) or _shape_refusal(x) or fp8.refusal(x)
-
-
-def _shape_refusal(x: Tensor) -> str | None:
-    return None if x.ndim == 3 else f"x has {x.ndim} axes, not [g, n, d]"
+    return passes.refusal({"x": x}, widest=_WIDEST) or fp8.refusal(x)
 
 
 @triton.jit
@@ -52,11 +49,11 @@ def forward_kernel(
 ):  # fmt: skip
     group = tl.program_id(1).to(tl.int64)
     first = group * n
-    x += origin(group, first, x_group, x_row, False)
+    x += origin(group, first, x_group, x_row)
     for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         a, b = load_row(x + at * (x_row * 8), D, A, B)
-        a, b, row_scale = quantize(_gelu(a), _gelu(b), A, B, T)
+        a, b, row_scale = divide(_gelu(a), _gelu(b), A, B, T)
         tl.store(y_scale + at, row_scale)
         store_row(y + at * D, a, b, D, A, B)
 
@@ -68,8 +65,8 @@ def backward_kernel(
 ):  # fmt: skip
     group = tl.program_id(1).to(tl.int64)
     first = group * n
-    x += origin(group, first, x_group, x_row, False)
-    dy += origin(group, first, dy_group, dy_row, False)
+    x += origin(group, first, x_group, x_row)
+    dy += origin(group, first, dy_group, dy_row)
     for row in tl.range(tl.program_id(0), n, tl.num_programs(0), num_stages=STAGES):
         at = first + row
         a, b = load_row(x + at * (x_row * 8), D, A, B)
@@ -80,21 +77,21 @@ def backward_kernel(
 def _forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     quantized = _forward_fake(x)
     groups, n, d = x.shape
-    programs, meta = rows.walk(d, groups, groups * n, 1, _WARPS, x)
-    forward_kernel[(programs, groups)](x, quantized[0], quantized[1], n, *rows.strides(x), **meta)
+    programs, meta = passes.walk(d, groups, groups * n, 1, _WARPS, x)
+    forward_kernel[(programs, groups)](x, quantized[0], quantized[1], n, *passes.strides(x), **meta)
     return quantized
 
 
 def _forward_fake(x):
-    return tuple(fp8.empty_quantized(x))
+    return tuple(empty_quantized(x))
 
 
 def _backward(dy: Tensor, x: Tensor) -> Tensor:
-    dy = rows.readable(dy)
+    dy = passes.readable(dy)
     groups, n, d = x.shape
-    programs, meta = rows.walk(d, groups, groups * n, 2, _WARPS, x)
+    programs, meta = passes.walk(d, groups, groups * n, 2, _WARPS, x)
     dx = x.new_empty(x.shape)
-    backward_kernel[(programs, groups)](dy, x, dx, n, *rows.strides(dy), *rows.strides(x), **meta)
+    backward_kernel[(programs, groups)](dy, x, dx, n, *passes.strides(dy), *passes.strides(x), **meta)
     return dx
 
 

@@ -1,6 +1,6 @@
 """A linear layer whose matrix products run in 8 bits, forward and backward.
 
-y = s_x·s_w·(x8·w8ᵀ) + bias, each factor rounded to e4m3 over its largest number: of a row (one scale per token
+y = s_x·s_w·(x8·w8ᵀ) + bias, each factor rounded to e4m3 over its largest number: rowwise (one scale per token
 and per row of the weight), or of the whole tensor. The backward rounds anew along the axis it sums over:
 dx = dy8·w8, dw = dy8ᵀ·x8, or dw from wide numbers. Between the two directions nothing is kept but x8, its scale
 and the weight itself: no 8-bit copy and no transpose of a weight, which under ZeRO-3 would undo its partition.
@@ -10,33 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unity.kernels import quantize as kernel
+from unity.kernels.arguments import MULTIPLE
 from unity.kernels.differentiable import differentiable, library_op
-from unity.kernels.fp8 import Quantized
-from unity.kernels.reference import _Carrier
+from unity.kernels.quantize import quantize
+from unity.kernels.quantized import Carrier, Quantized
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-# Sizes that the tensor cores' 8-bit products divide by.
-MULTIPLE = 16
-_SMALLEST = 1e-12
 
 
 def linear_fp8(
-    x: Tensor | Quantized, weight: Tensor, bias: Tensor | None, rows: bool = True, wide_gradient: bool = True
+    x: Tensor | Quantized, weight: Tensor, bias: Tensor | None, rowwise: bool = True, wide_gradient: bool = True
 ) -> Tensor:
     """x·weightᵀ + bias in the dtype of x (of its carrier): x [..., i], weight [o, i], i and o multiples of 16.
 
-    `rows`: a scale per row, otherwise one per tensor. `wide_gradient`: the weight's gradient is a product of wide
-    numbers (x8 widened again), not of 8-bit ones. An x that comes quantised has a scale per row.
+    `rowwise`: a scale per token and per row of the weight, otherwise one per tensor. `wide_gradient`: the weight's
+    gradient is a product of wide numbers (x8 widened again), not of 8-bit ones. An x that comes quantised has a
+    scale per token.
     """
-    return _linear(*(x if isinstance(x, Quantized) else quantize(x, rows)), weight, bias, rows, wide_gradient)
+    x = x if isinstance(x, Quantized) else quantized(x, rowwise)
+    return _linear(*x, weight, bias, rowwise, wide_gradient)
 
 
-def quantize(x: Tensor, rows: bool = True) -> Quantized:
-    """x in 8 bits, one scale per row or per tensor; its gradient comes through the carrier unchanged."""
-    values, scale = round_to(x.detach().flatten(0, -2), rows)
-    scale = scale.view(*x.shape[:-1], 1) if rows else scale
-    return Quantized(values.view(x.shape), scale, _Carrier.apply(x, x.dtype))
+def quantized(x: Tensor, rowwise: bool) -> Quantized:
+    """x in 8 bits, one scale per token or for all; its gradient comes through the carrier unchanged."""
+    values, scale = quantize(x.detach().flatten(0, -2), rowwise)
+    scale = scale.view(*x.shape[:-1], 1) if rowwise else scale
+    return Quantized(values.view(x.shape), scale, Carrier.apply(x, x.dtype))
 
 
 def refusal(x: Tensor | Quantized, weight: Tensor, *_, **__) -> str | None:
@@ -45,16 +44,6 @@ def refusal(x: Tensor | Quantized, weight: Tensor, *_, **__) -> str | None:
         return f"the weight is on {weight.device.type}, not on a CUDA GPU"
     capability = torch.cuda.get_device_capability(weight.device)
     return None if capability >= (8, 9) else f"compute capability {capability[0]}.{capability[1]} is below 8.9"
-
-
-def round_to(x: Tensor, rows: bool, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
-    """x [r, c] over the largest number of each row, or of all, rounded once; and float32 scales [r or 1, 1]."""
-    if kernel.refusal(x) is None:
-        return kernel.quantize(x, rows, dtype)
-    wide, top = x.float(), torch.finfo(dtype).max
-    largest = (wide.abs().amax(1, keepdim=True) if rows else wide.abs().amax().view(1, 1)).clamp_min(_SMALLEST)
-    values = (wide * (top / largest)).clamp(-top, top)
-    return values.to(dtype, memory_format=torch.contiguous_format), largest / top
 
 
 def product(
@@ -80,15 +69,15 @@ def _forward(
     carrier: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    rows: bool,
+    rowwise: bool,
     wide_gradient: bool,
 ) -> Tensor:
-    weight8, weight_scale = round_to(weight, rows)
+    weight8, weight_scale = quantize(weight, rowwise)
     flat = values.flatten(0, -2), weight8, scale.flatten(0, -2), weight_scale
     return product(*flat, bias, carrier.dtype, fast=True).view(*values.shape[:-1], len(weight))
 
 
-def _forward_fake(values, scale, carrier, weight, bias, rows, wide_gradient):
+def _forward_fake(values, scale, carrier, weight, bias, rowwise, wide_gradient):
     return carrier.new_empty(*values.shape[:-1], weight.shape[0])
 
 
@@ -97,7 +86,7 @@ def _backward(
     values: Tensor,
     scale: Tensor,
     weight: Tensor,
-    rows: bool,
+    rowwise: bool,
     wide_gradient: bool,
     x_wanted: bool,
     weight_wanted: bool,
@@ -105,31 +94,31 @@ def _backward(
     """Gradients of x, weight and bias; empty where they are not wanted."""
     dx, dw, db = (dy.new_empty(0) for _ in range(3))
     flat = dy.flatten(0, -2)
-    kind = E4M3 if rows else E5M2
+    kind = E4M3 if rowwise else E5M2
     if x_wanted:
-        dy8, dy_scale = round_to(flat, rows, kind)
-        weight8, weight_scale = round_to(weight.t(), rows)
+        dy8, dy_scale = quantize(flat, rowwise, kind)
+        weight8, weight_scale = quantize(weight.t(), rowwise)
         dx = product(dy8, weight8, dy_scale, weight_scale, None, dy.dtype, fast=False).view(values.shape)
     if weight_wanted:
-        dw = _weight_gradient(flat, values.flatten(0, -2), scale.flatten(0, -2), rows, wide_gradient, kind)
+        dw = _weight_gradient(flat, values.flatten(0, -2), scale.flatten(0, -2), rowwise, wide_gradient, kind)
         dw, db = dw.to(weight.dtype), flat.sum(0, dtype=torch.float32).to(weight.dtype)
     return dx, dw, db
 
 
 def _weight_gradient(
-    dy: Tensor, values: Tensor, scale: Tensor, rows: bool, wide_gradient: bool, kind: torch.dtype
+    dy: Tensor, values: Tensor, scale: Tensor, rowwise: bool, wide_gradient: bool, kind: torch.dtype
 ) -> Tensor:
     wide = values.to(dy.dtype).mul_(scale)
     if wide_gradient:
         return dy.t() @ wide
     # the sum runs over tokens; zeros fill them up
     extra = -len(dy) % MULTIPLE
-    dy8, dy_scale = round_to(F.pad(dy.t(), (0, extra)), rows, kind)
-    x8, x_scale = round_to(F.pad(wide.t(), (0, extra)), rows)
+    dy8, dy_scale = quantize(F.pad(dy.t(), (0, extra)), rowwise, kind)
+    x8, x_scale = quantize(F.pad(wide.t(), (0, extra)), rowwise)
     return product(dy8, x8, dy_scale, x_scale, None, dy.dtype, fast=False)
 
 
-def _backward_fake(dy, values, scale, weight, rows, wide_gradient, x_wanted, weight_wanted):
+def _backward_fake(dy, values, scale, weight, rowwise, wide_gradient, x_wanted, weight_wanted):
     return (
         dy.new_empty(values.shape if x_wanted else 0),
         weight.new_empty(weight.shape if weight_wanted else 0),
@@ -138,15 +127,14 @@ def _backward_fake(dy, values, scale, weight, rows, wide_gradient, x_wanted, wei
 
 
 def _setup(ctx, inputs, output):
-    values, scale, _, weight, bias, ctx.rows, ctx.wide_gradient = inputs
-    ctx.has_bias = bias is not None
+    values, scale, _, weight, _bias, ctx.rowwise, ctx.wide_gradient = inputs
     ctx.save_for_backward(values, scale, weight)
 
 
 def _gradients(run, ctx, dy):
     _, _, x_wanted, weight_wanted, bias_wanted, _, _ = ctx.needs_input_grad
     wanted = x_wanted, weight_wanted or bias_wanted
-    dx, dw, db = run(dy, *ctx.saved_tensors, ctx.rows, ctx.wide_gradient, *wanted)
+    dx, dw, db = run(dy, *ctx.saved_tensors, ctx.rowwise, ctx.wide_gradient, *wanted)
     given = dx if x_wanted else None, dw if weight_wanted else None, db if bias_wanted else None
     return None, None, *given, None, None
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-E4M3_MAX = 448.0
+from unity.kernels.quantized import E4M3_MAX, Carrier, Quantized
+from unity.kernels.rotary import Rotary
 
 
 def modulated_layernorm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
@@ -45,34 +46,23 @@ def qk_norm_rope(
     k: Tensor,
     q_weight: Tensor,
     k_weight: Tensor,
-    grid: tuple[int, int, int],
-    streams: int,
-    num_heads: int,
-    theta: float = 1e4,
+    rotary: Rotary,
     eps: float = 1e-6,
-    per_head: bool = False,
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """RMSNorm and 3-D rotary positions of queries and keys: [b, l, d] → [b, l, n, k], l = streams·t·h·w.
-
-    RMSNorm runs over the full width (weight [d], as in Wan) or per head (weight [k]). Stream s lies at width
-    positions s·w … s·w + w - 1, which is what concatenating the streams along width means to attention.
+    """RMSNorm over the full width (weight [d], as in Wan) and 3-D rotary positions: [b, l, d] → [b, l, n, k].
 
     `inplace`, for calls without gradients, writes the results over q and k and returns views of them.
     """
     if inplace:
         refuse_gradients(q, k, q_weight, k_weight)
-    cos, sin = rope_table(grid, streams, q.shape[-1] // num_heads, theta, q.device)
+    heads = rotary.num_heads, q.shape[-1] // rotary.num_heads
+    cos, sin = rotary.angles(heads[1], q.device)
 
     def one(x: Tensor, weight: Tensor) -> Tensor:
-        wide = _wide(x)
-        if not per_head:
-            wide = rms_norm(wide, weight, eps)
-        wide = wide.unflatten(-1, (num_heads, -1))
-        if per_head:
-            wide = rms_norm(wide, weight, eps)
+        wide = rms_norm(_wide(x), weight, eps).unflatten(-1, heads)
         result = rotate(wide, cos, sin).to(x.dtype)
-        return x.unflatten(-1, (num_heads, -1)).copy_(result) if inplace else result
+        return x.unflatten(-1, heads).copy_(result) if inplace else result
 
     return one(q, q_weight), one(k, k_weight)
 
@@ -83,27 +73,6 @@ def refuse_gradients(*inputs: Tensor) -> None:
         raise ValueError(
             "an input of an op in place requires a gradient: leave inplace out, or use torch.no_grad()"
         )
-
-
-def rope_table(
-    grid: tuple[int, int, int], streams: int, head_dim: int, theta: float, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, float64 [l, k/2], as Wan forms them.
-
-    A head of k numbers is split into k - 4(k//6) for frames, 2(k//6) for rows and 2(k//6) for columns.
-    """
-    t, h, w = grid
-    part = 2 * (head_dim // 6)
-    sizes = (head_dim - 2 * part, part, part)
-    frames = torch.arange(t, device=device).view(1, t, 1, 1).expand(streams, t, h, w)
-    rows = torch.arange(h, device=device).view(1, 1, h, 1).expand(streams, t, h, w)
-    columns = torch.arange(streams * w, device=device).view(streams, 1, 1, w).expand(streams, t, h, w)
-    angles = []
-    for position, size in zip((frames, rows, columns), sizes, strict=True):
-        exponent = torch.arange(0, size, 2, dtype=torch.float64, device=device) / size
-        angles.append(position.reshape(-1, 1).double() * theta**-exponent)
-    angle = torch.cat(angles, dim=1)
-    return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -147,74 +116,49 @@ def dual_cross_attention(
     return F.scaled_dot_product_attention(q, key, value, attn_mask=mask).transpose(1, 2)
 
 
-def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of x [..., d] over a 448th of their largest number, rounded once to e4m3: values, scale, carrier.
-
-    The carrier holds no memory (its strides are 0); it stands for x in `dtype` where a gradient is to reach x.
-    """
-    largest = x.detach().abs().amax(-1, keepdim=True).clamp_min(1e-12)
-    values = (x.detach() * (E4M3_MAX / largest)).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    return values, (largest / E4M3_MAX).float(), _Carrier.apply(x, dtype)
-
-
-def modulated_layernorm_fp8(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`modulated_layernorm` as e4m3 rows, quantised before it is rounded to any wide dtype."""
-    return quantize_rows(modulated_layernorm(_wide(x), scale, shift, eps), x.dtype)
+def modulated_layernorm_fp8(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> Quantized:
+    """`modulated_layernorm` in e4m3, quantised before it is rounded to any wide dtype."""
+    return _quantize(modulated_layernorm(_wide(x), scale, shift, eps), x.dtype)
 
 
 def gated_residual_layernorm_fp8(
     x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`gated_residual_layernorm` with the second result as e4m3 rows: residual, values, scale, carrier."""
+) -> tuple[Tensor, Quantized]:
+    """`gated_residual_layernorm` with the second result in e4m3."""
     residual = gated_residual(x, y, gate)
-    return residual, *modulated_layernorm_fp8(residual, scale, shift, eps)
+    return residual, modulated_layernorm_fp8(residual, scale, shift, eps)
 
 
-def gelu_fp8(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`gelu` as e4m3 rows."""
-    return quantize_rows(gelu(_wide(x)), x.dtype)
-
-
-def unequal_groups(op, rows: tuple, tables: tuple, offsets: Tensor, *rest) -> Tensor | tuple:
-    """An op on groups of unequal length: rows [total, d] cut at offsets [g + 1], tables [g, d]."""
-    parts, bounds = [], offsets.tolist()
-    for group, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        cut = [x[first:last].unsqueeze(0) for x in rows]
-        parts.append(op(*cut, *(x[group : group + 1] for x in tables), *rest))
-    if isinstance(parts[0], Tensor):
-        return torch.cat([x.squeeze(0) for x in parts])
-    return tuple(torch.cat([x.squeeze(0) for x in column]) for column in zip(*parts, strict=True))
+def gelu_fp8(x: Tensor) -> Quantized:
+    """`gelu` in e4m3."""
+    return _quantize(gelu(_wide(x)), x.dtype)
 
 
 def linear_fp8(
-    x: Tensor | tuple, weight: Tensor, bias: Tensor | None, rows: bool = True, wide_gradient: bool = True
+    x: Tensor | Quantized, weight: Tensor, bias: Tensor | None, rowwise: bool = True, wide_gradient: bool = True
 ) -> Tensor:
-    """x·weightᵀ + bias of x and weight as e4m3 over a largest number of 448, of each row or of the whole tensor.
+    """x·weightᵀ + bias of x and weight as e4m3 over a largest number of 448, rowwise or of the whole tensor.
 
     Values only: what the gradients round is said, and tested, at `kernels.linear_fp8`.
     """
 
     def rounded(tensor: Tensor) -> Tensor:
-        largest = tensor.abs().amax(-1, keepdim=True) if rows else tensor.abs().amax()
+        largest = tensor.abs().amax(-1, keepdim=True) if rowwise else tensor.abs().amax()
         scale = largest.clamp_min(1e-12) / E4M3_MAX
         return (tensor / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).to(tensor.dtype) * scale
 
-    wide = x[0].float() * x[1] if isinstance(x, tuple) else rounded(_wide(x))
-    dtype = x[2].dtype if isinstance(x, tuple) else x.dtype
+    if isinstance(x, Quantized):
+        wide, dtype = x.values.float() * x.scale, x.carrier.dtype
+    else:
+        wide, dtype = rounded(_wide(x)), x.dtype
     return F.linear(wide, rounded(_wide(weight)), None if bias is None else _wide(bias)).to(dtype)
 
 
-class _Carrier(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, dtype):
-        ctx.dtype = x.dtype
-        return x.new_empty_strided(x.shape, (0,) * x.ndim, dtype=dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.to(ctx.dtype), None
+def _quantize(x: Tensor, dtype: torch.dtype) -> Quantized:
+    """x [..., d] over a 448th of its largest number along d, rounded once to e4m3; its carrier is in `dtype`."""
+    largest = x.detach().abs().amax(-1, keepdim=True).clamp_min(1e-12)
+    values = (x.detach() * (E4M3_MAX / largest)).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return Quantized(values, (largest / E4M3_MAX).float(), Carrier.apply(x, dtype))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every back end of self-attention that is present here against float64, dense and packed."""
+"""Every back end of self-attention that is present here against float64."""
 
 import sys
 import types
@@ -12,7 +12,6 @@ from unity import attention, ops
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6}
-LENGTHS = (37, 1, 90)
 EACH = pytest.mark.parametrize("backend", attention.BACKENDS, ids=lambda backend: backend.name)
 
 
@@ -55,16 +54,12 @@ def test_dense(backend, head):
 
 
 @EACH
-def test_packed(backend):
-    offsets = torch.tensor([0, *LENGTHS], dtype=torch.int32, device=DEVICE).cumsum(0, dtype=torch.int32)
-    inputs = slices(sum(LENGTHS), 2, 64)
-    skip_if_refused(backend, *inputs, offsets, max(LENGTHS))
-
-    def one_by_one(*x):
-        samples = zip(*(y.split(LENGTHS) for y in x), strict=True)
-        return torch.cat([truth(*(y.unsqueeze(0) for y in sample)).squeeze(0) for sample in samples])
-
-    assert_agrees(lambda *x: backend.run(*x, offsets, max(LENGTHS)), one_by_one, inputs)
+def test_fewer_queries_than_keys(backend):
+    """Those of the wanted streams alone ask; all streams answer."""
+    q, k, v = slices(2, 70, 3, 64)
+    q = q[:, 35:]
+    skip_if_refused(backend, q, k, v)
+    assert_agrees(backend.run, truth, (q, k, v))
 
 
 def test_nothing_is_copied_to_change_the_layout(monkeypatch):
@@ -91,18 +86,16 @@ def test_a_flash_package_is_called_by_its_own_names(monkeypatch, pair):
     def answer(out):
         return (out, None) if pair else out
 
-    def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, deterministic=False):
-        assert cu_seqlens_q is cu_seqlens_k and max_seqlen_q == max_seqlen_k == 5 and deterministic
-        return answer(q + v)
+    def attend(q, k, v, *, deterministic=False):
+        return answer(q + v if deterministic else q - v)
 
-    module = types.SimpleNamespace(flash_attn_func=lambda q, k, v: answer(q - v), flash_attn_varlen_func=varlen)
+    module = types.SimpleNamespace(flash_attn_func=attend)
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
     backend = attention.BACKENDS[0]
     q, k, v = torch.randn(3, 1, 5, 2, 64).unbind(0)
     assert torch.equal(backend.run(q, k, v), q - v)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    packed = [x.squeeze(0) for x in (q, k, v)]
-    assert torch.equal(backend.run(*packed, torch.tensor([0, 5]), 5), packed[0] + packed[2])
+    assert torch.equal(backend.run(q, k, v), q + v)
 
 
 def test_cross_attention_on_a_cpu_holds_no_weights_of_all_queries():

@@ -1,6 +1,7 @@
 """Who may import whom, read from the sources: the table is the architecture."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,14 @@ def test_imports_follow_the_table(path):
 
 
 def test_the_reference_needs_torch_only():
-    roots = {name.split(".")[0] for name in imports(ROOT / "kernels/reference.py")}
-    assert roots == {"torch"}
+    """And the values that it takes and gives, which every form of an op shares, beside it the standard library."""
+    shared = {"rotary", "quantized", "arguments"}
+    for part in ("reference", *shared):
+        found = imports(ROOT / f"kernels/{part}.py")
+        found = {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
+        ours = {name for name in found if name.startswith("unity.kernels.")}
+        assert {name.split(".")[2] for name in ours} <= shared
+        assert {name.split(".")[0] for name in found - ours} == {"torch"}
 
 
 @pytest.mark.parametrize("folder", ["kernels", "tests"])

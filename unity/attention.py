@@ -1,8 +1,7 @@
 """Self-attention by whatever computes it best here: FlashAttention 3 or 4, cuDNN, FlashAttention 2, torch.
 
-One convention for all: tokens, heads, head size. Dense tensors are [b, l, n, k]; packed ones [total, n, k] with
-offsets [b + 1] in int32, sample i being tokens offsets[i] to offsets[i + 1], and the length of the longest. All
-of them are read and written as they lie: no back end gets a transposed copy.
+One convention for all: queries [b, m, n, k], keys and values [b, l, n, k]. All of them are read and written as
+they lie: no back end gets a transposed copy.
 """
 
 import functools
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,7 +26,7 @@ class Backend(NamedTuple):
 
 
 class _Library(NamedTuple):
-    """A package with flash_attn_func and flash_attn_varlen_func, and the GPUs (major version) it is for."""
+    """A package with flash_attn_func, and the GPUs (major version) it is for."""
 
     module: str
     least: int
@@ -64,49 +64,39 @@ def _absent(module: str) -> str | None:
 def _library(name: str) -> Backend:
     module, least, most = _LIBRARIES[name]
 
-    def refusal(q, k, v, offsets=None, longest=None):
+    def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return _refuse_gpu(q, least, most, _LARGEST_HEAD) or _absent(module)
 
-    def run(q, k, v, offsets=None, longest=None):
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         package = importlib.import_module(module)
         options = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
-        if offsets is None:
-            out = package.flash_attn_func(q, k, v, **options)
-        else:
-            places = {"cu_seqlens_q": offsets, "cu_seqlens_k": offsets}
-            options |= places | {"max_seqlen_q": longest, "max_seqlen_k": longest}
-            out = package.flash_attn_varlen_func(q, k, v, **options)
+        out = package.flash_attn_func(q, k, v, **options)
         # versions differ in whether they return the log-sum-exp too
         return out[0] if isinstance(out, tuple) else out
 
     return Backend(name, refusal, run)
 
 
-def _refuse_cudnn(q, k, v, offsets=None, longest=None):
-    if offsets is not None:
-        return "packed samples go to it through torch"
+def _refuse_cudnn(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return _refuse_gpu(q, 9, 12, _CUDNN_LARGEST_HEAD)
 
 
-def _run_cudnn(q, k, v):
+def _run_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         return _run_torch(q, k, v)
 
 
-def _run_torch(q, k, v, offsets=None, longest=None):
-    if offsets is None:
-        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
-    if _refuse_gpu(q, 8, 12, _LARGEST_HEAD) is None:
-        from torch.nn.attention.varlen import varlen_attn
-
-        return varlen_attn(q, k, v, offsets, offsets, longest, longest)
-    lengths = offsets.diff().tolist()
-    samples = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
-    return torch.cat([_run_torch(*(x.unsqueeze(0) for x in sample)).squeeze(0) for sample in samples])
+def _run_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
-def cross_attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """torch's attention of [g, l, n, k] to keys [g, m, n, k] with a float32 bias [g, m] on the logits.
+def cross_attention(
+    q: Float[Tensor, "g l n k"],
+    key: Float[Tensor, "g m n k"],
+    value: Float[Tensor, "g m n k"],
+    bias: Float[Tensor, "g m"],
+) -> Float[Tensor, "g l n k"]:
+    """torch's attention with a float32 bias on the logits.
 
     In 16 bits torch takes a bias of 16 bits only, which would miss log(count) by up to 2%. The last key, the one
     that stands for many, is therefore given twice, with a rounded part of the count and with the rest.
@@ -128,5 +118,5 @@ BACKENDS = (
     _library("flash-attention 4"),
     Backend("cudnn", _refuse_cudnn, _run_cudnn),
     _library("flash-attention 2"),
-    Backend("torch", lambda *_, **__: None, _run_torch),
+    Backend("torch", lambda *_: None, _run_torch),
 )

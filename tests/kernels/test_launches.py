@@ -7,7 +7,7 @@ import torch
 
 from unity import ops
 from unity.config import MODELS
-from unity.kernels import aot, fp8, rows
+from unity.kernels import aot, fp8, passes
 from unity.model.fp8 import Fp8Config, convert
 from unity.model.layers import Block
 from unity.model.layout import Conditioning, Layout, Pending
@@ -31,7 +31,7 @@ class Attend(torch.autograd.Function):
 @pytest.fixture
 def launches(monkeypatch):
     """The launches of a block of so many keys, as on an H100."""
-    monkeypatch.setattr(rows, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(passes, "_multiprocessors", lambda device: 132)
     monkeypatch.setattr(fp8, "refusal", lambda x: None)
     stub = ops.Implementation("library", lambda *_: None, Attend.apply)
     monkeypatch.setitem(ops.IMPLEMENTATIONS, "self_attention", (stub,))

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from unity.kernels import aot
-from unity.kernels.quantize import quantize
+from unity.kernels.quantize import launch
 
 TOKENS = 65520
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-def compiled(x, by_row, dtype):
-    launches = aot.launches_of(quantize, x, by_row, dtype)
+def compiled(x, rowwise, dtype):
+    launches = aot.launches_of(launch, x, rowwise, dtype)
     return [aot.compile_launch(launch) for launch in launches]
 
 
@@ -29,11 +29,11 @@ def test_rows_take_one_pass_without_spills(rows, columns):
     assert set(report.widths) == {"128", "64", "32"} and report.widths["32"] == 1
 
 
-@pytest.mark.parametrize("by_row, dtype", [(True, E4M3), (False, E4M3), (False, E5M2)])
+@pytest.mark.parametrize("rowwise, dtype", [(True, E4M3), (False, E4M3), (False, E5M2)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_tiles_are_read_and_written_side_by_side(by_row, dtype, transposed):
-    if by_row and not transposed:
+def test_tiles_are_read_and_written_side_by_side(rowwise, dtype, transposed):
+    if rowwise and not transposed:
         pytest.skip("rows take the other kernel")
-    (report,) = compiled(matrix(4096, 14336, transposed), by_row, dtype)
+    (report,) = compiled(matrix(4096, 14336, transposed), rowwise, dtype)
     assert report.name == "tile_kernel" and report.spills == 0
     assert "128" in report.widths and not {"U16", "U8"} & set(report.widths)

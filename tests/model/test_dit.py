@@ -99,10 +99,11 @@ def test_contiguous_streams_equal_concatenation_along_width(monkeypatch):
         out = F.scaled_dot_product_attention(*(rearrange(z, "b l n k -> b n l k") for z in (q, k, v)))
         return rearrange(out, "b n (t h s w) k -> b (s t h w) n k", s=2, t=3, h=2, w=3)
 
-    def norm_rope(q, k, wq, wk, grid_of_one, streams, *rest, inplace):
-        t, h, w = grid_of_one
-        assert grid_of_one == grid and streams == 2
-        return qk_norm_rope(interleave(q), interleave(k), wq, wk, (t, h, 2 * w), 1, *rest)
+    def norm_rope(q, k, wq, wk, rotary, eps, inplace):
+        t, h, w = rotary.grid
+        assert rotary.grid == grid and rotary.streams == 2
+        one = replace(rotary, grid=(t, h, 2 * w), streams=1, count=None)
+        return qk_norm_rope(interleave(q), interleave(k), wq, wk, one, eps)
 
     monkeypatch.setattr(ops, "qk_norm_rope", norm_rope)
     monkeypatch.setattr(ops, "self_attention", lambda q, k, v: attend(q, k, interleave(v)))

@@ -17,13 +17,14 @@ from torch import nn
 from unity import ops
 from unity.config import MODELS
 from unity.kernels import linear_fp8
-from unity.kernels.linear_fp8 import E4M3, E5M2, quantize, round_to
+from unity.kernels.linear_fp8 import E4M3, E5M2, quantized
+from unity.kernels.quantize import quantize
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, Fp8FeedForward, Fp8Linear, convert, describe
 from unity.model.layers import Linear
 
-MODES = [(rows, wide) for rows in (True, False) for wide in (True, False)]
-EACH_MODE = pytest.mark.parametrize("rows, wide", MODES)
+MODES = [(rowwise, wide) for rowwise in (True, False) for wide in (True, False)]
+EACH_MODE = pytest.mark.parametrize("rowwise, wide", MODES)
 
 
 def problem(tokens=50, d_in=64, d_out=96, dtype=torch.float32):
@@ -39,31 +40,31 @@ def relative(a, b):
 
 def test_numbers_are_rounded_to_the_nearest_of_eight_bits():
     x = torch.randn(7, 40) * torch.logspace(-3, 3, 7).unsqueeze(1)
-    values, scale = round_to(x, rows=True)
+    values, scale = quantize(x, rowwise=True)
     # 3 bits of mantissa: half a step is a sixteenth of the number, or of the smallest normal one, 2^-6
     assert ((values.float() * scale - x).abs() <= x.abs().clamp_min(scale * 2**-6) / 16 * 1.0001).all()
     assert values.float().abs().amax(1).eq(448).all()
-    whole, one = round_to(x, rows=False, dtype=E5M2)
+    whole, one = quantize(x, rowwise=False, dtype=E5M2)
     assert one.shape == (1, 1) and whole.float().abs().max() == 57344
 
 
 @pytest.mark.parametrize("x", [[1e30, -1e30], [0.0, 0.0], [1e-30, 2e-30]], ids=str)
 def test_saturation_and_nothing_at_all(x):
-    values, scale = round_to(torch.tensor([x, [1.0, 2.0]]), rows=True)
+    values, scale = quantize(torch.tensor([x, [1.0, 2.0]]), rowwise=True)
     assert values.float().isfinite().all() and scale.isfinite().all()
     torch.testing.assert_close(values[1].float() * scale[1], torch.tensor([1.0, 2.0]))
 
 
 @EACH_MODE
-def test_error_bounds_of_values_and_gradients(rows, wide):
+def test_error_bounds_of_values_and_gradients(rowwise, wide):
     x, weight, bias, slope = problem()
-    out = ops.linear_fp8(x, weight, bias, rows, wide)
+    out = ops.linear_fp8(x, weight, bias, rowwise, wide)
     exact = F.linear(x, weight, bias)
     ours = torch.autograd.grad(out, (x, weight, bias), slope)
     truth = torch.autograd.grad(exact, (x, weight, bias), slope)
     # two factors, each with an error spread evenly within a sixteenth: about 0.037 of the whole
     assert 0.01 < relative(out, exact) < 0.04
-    gradient_bound = 0.04 if rows else 0.08
+    gradient_bound = 0.04 if rowwise else 0.08
     assert 0.01 < relative(ours[0], truth[0]) < gradient_bound
     # one rounded factor if it is wide; otherwise two, of which x is rounded twice
     assert 0.01 < relative(ours[1], truth[1]) < (0.03 if wide else gradient_bound + 0.01)
@@ -71,44 +72,44 @@ def test_error_bounds_of_values_and_gradients(rows, wide):
 
 
 @EACH_MODE
-def test_the_emulation_is_the_product_of_the_rounded_numbers(rows, wide):
+def test_the_emulation_is_the_product_of_the_rounded_numbers(rowwise, wide):
     x, weight, bias, slope = (y.detach().double() for y in problem(tokens=24))
     x, slope = x.flatten(0, 1), slope.flatten(0, 1)
 
     def rounded(y, dtype=E4M3):
-        values, scale = round_to(y.float(), rows, dtype)
+        values, scale = quantize(y.float(), rowwise, dtype)
         return values.double() * scale
 
     given = [y.float().requires_grad_() for y in (x, weight, bias)]
-    out = ops.linear_fp8(*given, rows, wide)
+    out = ops.linear_fp8(*given, rowwise, wide)
     torch.testing.assert_close(out.double(), rounded(x) @ rounded(weight).t() + bias, atol=1e-5, rtol=1e-5)
     dx, dw, _ = torch.autograd.grad(out, given, slope.float())
-    kind = E4M3 if rows else E5M2
+    kind = E4M3 if rowwise else E5M2
     torch.testing.assert_close(dx.double(), rounded(slope, kind) @ rounded(weight.t()).t(), atol=1e-5, rtol=1e-5)
     expected = slope.t() @ rounded(x) if wide else rounded(slope.t(), kind) @ rounded(rounded(x).t()).t()
     torch.testing.assert_close(dw.double(), expected, atol=1e-4, rtol=1e-4)
 
 
 @EACH_MODE
-def test_torch_multiplies_the_same_on_this_machine(rows, wide):
+def test_torch_multiplies_the_same_on_this_machine(rowwise, wide):
     """The emulation against torch._scaled_mm itself, where its CPU form is right: float32 results."""
     x, weight, *_ = (y.detach() for y in problem())
-    (a, a_scale), (b, b_scale) = round_to(x[0], rows), round_to(weight, rows)
+    (a, a_scale), (b, b_scale) = quantize(x[0], rowwise), quantize(weight, rowwise)
     theirs = torch._scaled_mm(a, b.t(), scale_a=a_scale, scale_b=b_scale.t().contiguous(), out_dtype=torch.float32)
     ours = linear_fp8.product(a, b, a_scale, b_scale, None, torch.float32, fast=False)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
 
 
 @EACH_MODE
-def test_nothing_wide_and_no_copy_of_the_weight_is_kept(rows, wide):
+def test_nothing_wide_and_no_copy_of_the_weight_is_kept(rowwise, wide):
     x, weight, bias, slope = problem(dtype=torch.bfloat16)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        out = ops.linear_fp8(x, weight, bias, rows, wide)
+        out = ops.linear_fp8(x, weight, bias, rowwise, wide)
     owners = [t for t in kept if t.data_ptr() == weight.data_ptr()]
     others = [t for t in kept if t.data_ptr() != weight.data_ptr()]
     assert len(owners) == 1 and owners[0].shape == weight.shape
-    scales = x[..., 0].numel() if rows else 1
+    scales = x[..., 0].numel() if rowwise else 1
     assert sum(t.untyped_storage().nbytes() for t in others) <= x.numel() + 4 * scales
     out.backward(slope)
     assert weight.grad.dtype == x.grad.dtype == torch.bfloat16
@@ -125,9 +126,9 @@ def test_the_weight_is_read_again_in_the_backward():
     assert torch.equal(torch.autograd.grad(out, x, slope)[0], expected)
 
 
-def test_quantised_rows_are_taken_as_they_come():
+def test_quantised_tokens_are_taken_as_they_come():
     x, weight, bias, slope = problem()
-    shared = quantize(x)
+    shared = quantized(x, rowwise=True)
     both = ops.linear_fp8(shared, weight, bias) + ops.linear_fp8(shared, weight, bias)
     alone = ops.linear_fp8(x, weight, bias)
     torch.testing.assert_close(both, 2 * alone)

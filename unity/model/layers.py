@@ -80,10 +80,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b l d"] | Quantized, layout: Layout) -> Float[Tensor, "b m d"]:
         """Of l = streams·tokens of the layout, those of the wanted streams."""
         c = self.config
-        q, k = ops.qk_norm_rope(
-            self.q(x), self.k(x), self.norm_q.weight, self.norm_k.weight,
-            layout.grid, layout.streams, c.num_heads, c.rope_theta, c.eps, inplace=not torch.is_grad_enabled(),
-        )  # fmt: skip
+        place = layout.start, layout.tokens
+        rotary = ops.Rotary(layout.grid, layout.streams, c.num_heads, c.rope_theta, *place)
+        norms = self.norm_q.weight, self.norm_k.weight
+        q, k = ops.qk_norm_rope(self.q(x), self.k(x), *norms, rotary, c.eps, inplace=not torch.is_grad_enabled())
         v = rearrange(self.v(x), "b l (n k) -> b l n k", n=c.num_heads)
         attended = ops.self_attention(layout.pick_tokens(q), k, v)
         return self.o(rearrange(attended, "b l n k -> b l (n k)"))

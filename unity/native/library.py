@@ -16,7 +16,7 @@ _BUILDER = _HERE.parents[1] / "csrc" / "build.py"
 
 # The struct that each C function takes: the codes of Python's struct module (i int, q int64, f float, P pointer),
 # and S for a Shape, R for rows of a Tensor, T for a Table of csrc/rows.h.
-_PARTS = {"S": "iiqqqqP", "R": "Pqq", "T": "Pq"}
+_PARTS = {"S": "iiqqqq", "R": "Pqq", "T": "Pq"}
 _ARGUMENTS = {
     "layernorm_forward": "S RR TTT PPP f",
     "layernorm_backward": "S RRRR TT PPPP",
@@ -24,8 +24,8 @@ _ARGUMENTS = {
     "residual_backward": "S RR T PP",
     "rms_norm_forward": "S R PP f",
     "rms_norm_backward": "S RR PPP f",
-    "rope_forward": "S qqqPPPq qf RPR RPR",
-    "rope_backward": "S qqqPPPq qf RqRPP RqRPP P",
+    "rope_forward": "S qqqqqPPPq f RPR RPR",
+    "rope_backward": "S qqqqqPPPq f RqRPP RqRPP P",
     "gelu_forward": "S R P",
     "gelu_backward": "S RR P",
     "flow_noise": "S PPPPP",

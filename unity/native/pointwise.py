@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unity.kernels.differentiable import differentiable, library_op
+from unity.native import refusals
 from unity.native.library import run
 from unity.native.tensors import dense_like, flat_readable, flat_rows, flat_shape, pointers, vector
 
@@ -16,16 +17,32 @@ def gelu(x: Tensor) -> Tensor:
     return _gelu(x)
 
 
+def gelu_refusal(x: Tensor) -> str | None:
+    """Why `gelu` cannot take x, or None."""
+    return refusals.common(x) or refusals.storage(x) or refusals.spacing(x)
+
+
 def flow_noise(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     """(1 - time)·data + time·noise, and noise - data: data and noise [b, s, ...], time [b, s]. No gradient."""
     run_op = _flow_noise.traced if torch.compiler.is_compiling() else _flow_noise.direct
     return run_op(data, noise, time)
 
 
+def noise_refusal(data: Tensor, noise: Tensor, time: Tensor) -> str | None:
+    """Why `flow_noise` cannot take these, or None."""
+    if data.requires_grad or noise.requires_grad or time.requires_grad:
+        return "noising has no gradient in C++"
+    if not (data.is_contiguous() and noise.is_contiguous()):
+        return "data or noise is not contiguous"
+    return refusals.common(data, noise, time) or refusals.storage(data, noise)
+
+
 def _flow_noise_forward(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     outputs = _flow_noise_fake(data, noise, time)
-    time = vector(time)
-    shape = (data.dtype is torch.bfloat16, time.numel(), 1, data[0, 0].numel(), BLOCK, 0)
+    streams = data.shape[0] * data.shape[1]
+    time = vector(time, streams)
+    flat_shape(data, noise)
+    shape = (data.dtype is torch.bfloat16, streams, 1, data.numel() // max(1, streams), BLOCK)
     run("flow_noise", *shape, *pointers(data, noise, time, *outputs))
     return outputs
 
@@ -36,7 +53,7 @@ def _flow_noise_fake(data, noise, time):
 
 def _gelu_forward(x: Tensor) -> Tensor:
     out = dense_like(x)
-    run("gelu_forward", *flat_shape(x, _chunk(x)), *flat_rows(x), out.data_ptr())
+    run("gelu_forward", *flat_shape(x, chunk=_chunk(x)), *flat_rows(x), out.data_ptr())
     return out
 
 
@@ -46,7 +63,8 @@ def _gelu_forward_fake(x):
 
 def _gelu_backward(d_out: Tensor, x: Tensor) -> Tensor:
     d_out, d_x = flat_readable(d_out), dense_like(x)
-    run("gelu_backward", *flat_shape(x, _chunk(x)), *flat_rows(d_out), *flat_rows(x), d_x.data_ptr())
+    shape = flat_shape(x, d_out, chunk=_chunk(x))
+    run("gelu_backward", *shape, *flat_rows(d_out), *flat_rows(x), d_x.data_ptr())
     return d_x
 
 

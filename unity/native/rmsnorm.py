@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unity.kernels.differentiable import differentiable, library_op
+from unity.native import refusals
 from unity.native.library import run
 from unity.native.tensors import dense_like, flat_readable, flat_rows, flat_shape, pointers, vector
 
@@ -13,8 +14,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     return _rms_norm(x, weight, eps)
 
 
+def refusal(x: Tensor, weight: Tensor, eps: float = 1e-6) -> str | None:
+    """Why it cannot take these, or None."""
+    return refusals.common(x, weight) or refusals.storage(x) or refusals.spacing(x)
+
+
 def _forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    out, weight = dense_like(x), vector(weight)
+    out, weight = dense_like(x), vector(weight, x.shape[-1])
     run("rms_norm_forward", *flat_shape(x), *flat_rows(x), *pointers(weight, out), eps)
     return out
 
@@ -25,9 +31,9 @@ def _forward_fake(x, weight, eps):
 
 def _backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     outputs = _backward_fake(d_out, x, weight, eps)
-    d_out, weight = flat_readable(d_out), vector(weight)
+    d_out, weight = flat_readable(d_out), vector(weight, x.shape[-1])
     reads = (*flat_rows(d_out), *flat_rows(x), weight.data_ptr())
-    run("rms_norm_backward", *flat_shape(x), *reads, *pointers(*outputs), eps)
+    run("rms_norm_backward", *flat_shape(x, d_out), *reads, *pointers(*outputs), eps)
     return outputs
 
 

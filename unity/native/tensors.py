@@ -1,4 +1,8 @@
-"""How tensors are handed to C: the parts of the structs of csrc/rows.h."""
+"""How tensors are handed to C: the parts of the structs of csrc/rows.h.
+
+C reads as far as the first tensor of an op reaches. What is handed over beside it must therefore have its sizes,
+and is refused with a ValueError here, at the last place that knows them.
+"""
 
 import torch
 from torch import Tensor
@@ -7,25 +11,28 @@ from torch import Tensor
 CHUNK = 32
 
 
-def shape(x: Tensor, offsets: Tensor | None = None) -> tuple:
-    """Of [groups, rows, width], or of [rows, width] cut at int32 offsets [groups + 1]."""
-    if offsets is None:
-        return x.dtype is torch.bfloat16, *x.shape, CHUNK, 0
-    return x.dtype is torch.bfloat16, len(offsets) - 1, *x.shape, CHUNK, offsets.data_ptr()
+def shape(x: Tensor, *beside: Tensor | None) -> tuple:
+    """Of [groups, rows, width, ...], which the tensors `beside` it have too, some perhaps with the width split."""
+    for other in beside:
+        if other is not None and (other.shape[:2] != x.shape[:2] or other.numel() != x.numel()):
+            raise ValueError(f"a tensor beside one of {list(x.shape)} is {list(other.shape)}")
+    groups, rows, *rest = x.shape
+    width = rest[0] if len(rest) == 1 else rest[0] * rest[1]
+    return x.dtype is torch.bfloat16, groups, rows, width, CHUNK
 
 
-def flat_shape(x: Tensor, chunk: int = CHUNK) -> tuple:
-    """Of [..., width], whose rows are one group."""
+def flat_shape(x: Tensor, *beside: Tensor, chunk: int = CHUNK) -> tuple:
+    """Of [..., width], whose rows are one group, and of the tensors `beside` it."""
+    for other in beside:
+        if other.shape != x.shape:
+            raise ValueError(f"a tensor beside one of {list(x.shape)} is {list(other.shape)}")
     width = x.shape[-1]
-    return x.dtype is torch.bfloat16, 1, x.numel() // max(1, width), width, chunk, 0
+    return x.dtype is torch.bfloat16, 1, x.numel() // max(1, width), width, chunk
 
 
 def rows(x: Tensor | None) -> tuple[int, int, int]:
-    """Address and strides of [groups, rows, ..., width] or [rows, width]; an absent tensor is all zeros."""
-    if x is None:
-        return 0, 0, 0
-    strides = x.stride()
-    return (x.data_ptr(), 0, strides[0]) if len(strides) == 2 else (x.data_ptr(), *strides[:2])
+    """Address and strides of [groups, rows, ..., width]; an absent tensor is all zeros."""
+    return (0, 0, 0) if x is None else (x.data_ptr(), *x.stride()[:2])
 
 
 def flat_rows(x: Tensor) -> tuple[int, int, int]:
@@ -34,9 +41,13 @@ def flat_rows(x: Tensor) -> tuple[int, int, int]:
     return x.data_ptr(), 0, next((stride for size, stride in outer if size != 1), 0)
 
 
-def table(x: Tensor | None) -> tuple[int, int]:
-    """Address and stride of [groups, width]."""
-    return (0, 0) if x is None else (x.data_ptr(), x.stride(0))
+def table(x: Tensor | None, of: Tensor) -> tuple[int, int]:
+    """Address and stride of [groups, width], for `of` [groups, rows, width]."""
+    if x is None:
+        return 0, 0
+    if x.shape != (of.shape[0], of.shape[-1]):
+        raise ValueError(f"a table for {list(of.shape)} is {list(x.shape)}")
+    return x.data_ptr(), x.stride(0)
 
 
 def pointers(*tensors: Tensor) -> list[int]:
@@ -44,19 +55,11 @@ def pointers(*tensors: Tensor) -> list[int]:
     return [x.data_ptr() for x in tensors]
 
 
-def vector(weight: Tensor) -> Tensor:
-    """A weight as C reads it: dense float32."""
+def vector(weight: Tensor, size: int) -> Tensor:
+    """So many weights as C reads them: dense float32."""
+    if weight.numel() != size:
+        raise ValueError(f"{weight.numel()} weights for {size} numbers")
     return weight.float().contiguous()
-
-
-def bounds(offsets: Tensor | None, x: Tensor) -> Tensor | None:
-    """Offsets as C reads them: dense int32. C trusts that they cut the rows of x into groups."""
-    if offsets is None:
-        return None
-    found = offsets.tolist()
-    if found[0] != 0 or found[-1] != len(x) or sorted(found) != found:
-        raise ValueError(f"offsets {found} do not rise from 0 to the {len(x)} rows that they cut into groups")
-    return offsets.int().contiguous()
 
 
 def dense_like(x: Tensor) -> Tensor:

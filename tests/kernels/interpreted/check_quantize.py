@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from unity.kernels.quantize import quantize, refusal
+from unity.kernels.quantize import launch, quantize, refusal
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-def truth(x, by_row, dtype):
+def truth(x, rowwise, dtype):
     wide, top = x.float(), torch.finfo(dtype).max
-    largest = (wide.abs().amax(1, keepdim=True) if by_row else wide.abs().amax().view(1, 1)).clamp_min(1e-12)
+    largest = (wide.abs().amax(1, keepdim=True) if rowwise else wide.abs().amax().view(1, 1)).clamp_min(1e-12)
     return (wide * (top / largest)).clamp(-top, top).to(dtype), largest / top
 
 
@@ -24,14 +24,14 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [(1, 8), (5, 136), (70, 200)], ids=str)
-@pytest.mark.parametrize("by_row, kind", [(True, E4M3), (True, E5M2), (False, E4M3), (False, E5M2)])
-def test_equals_torch(size, layout, dtype, by_row, kind):
+@pytest.mark.parametrize("rowwise, kind", [(True, E4M3), (True, E5M2), (False, E4M3), (False, E5M2)])
+def test_equals_torch(size, layout, dtype, rowwise, kind):
     # rounding to bf16 keeps the strides
     x = LAYOUTS[layout](*size)
     x = x.to(dtype) if dtype != x.dtype else x
     assert refusal(x) is None
-    values, scale = quantize(x, by_row, kind)
-    expected, expected_scale = truth(x, by_row, kind)
+    values, scale = launch(x, rowwise, kind)
+    expected, expected_scale = truth(x, rowwise, kind)
     assert values.dtype == kind and values.is_contiguous()
     torch.testing.assert_close(scale, expected_scale, rtol=1e-6, atol=0)
     # where a quotient lies between two 8-bit numbers, it may fall to either side: then both are as near
@@ -43,10 +43,17 @@ def test_equals_torch(size, layout, dtype, by_row, kind):
 
 def test_nothing_at_all_and_far_from_one():
     x = torch.tensor([[0.0] * 8, [1e30] * 8, [-1e-30] * 8])
-    for by_row in (True, False):
-        values, scale = quantize(x, by_row)
+    for rowwise in (True, False):
+        values, scale = launch(x, rowwise)
         assert values.float().isfinite().all() and scale.isfinite().all()
         assert values[0].float().eq(0).all()
+
+
+def test_what_no_kernel_takes_is_rounded_by_torch():
+    x = torch.randn(8, 8, 2)[..., 0]
+    assert refusal(x) is not None
+    for ours, theirs in zip(quantize(x, True, E5M2), truth(x, True, E5M2), strict=True):
+        assert torch.equal(ours.float(), theirs.float())
 
 
 def test_refusals_say_why():

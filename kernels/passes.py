@@ -1,4 +1,4 @@
-"""What the row-wise kernels share: how a row lies in registers, and how rows are dealt to programs.
+"""What every pass over tokens shares: how a row lies in registers, and how rows are dealt to programs.
 
 Triton tensors have power-of-two sizes. A row of d numbers is therefore held as two of them, A and B: A is the
 largest power of two in d and B the rest, so that d = 5120 = 4096 + 1024 wastes no lane (one padded tensor would
@@ -76,24 +76,12 @@ def standardize(a, b, eps, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr, T:
 
 
 @triton.jit
-def segment(offsets, group, n, UNEQUAL: tl.constexpr):
-    """First row (int64) and number of rows of a group."""
-    if UNEQUAL:
-        first = tl.load(offsets + group).to(tl.int64)
-        count = (tl.load(offsets + group + 1) - first).to(tl.int32)
-    else:
-        first = group.to(tl.int64) * n
-        count = n
-    return first, count
-
-
-@triton.jit
-def origin(group, first, group_stride, row_stride, UNEQUAL: tl.constexpr):
+def origin(group, first, group_stride, row_stride):
     """Where row 0 of all rows would lie for the rows of this group, counted from `first`, to be found.
 
     Strides come in units of eight numbers, which tells the compiler the alignment.
     """
-    return first * 0 if UNEQUAL else (group.to(tl.int64) * group_stride - first * row_stride) * 8
+    return (group.to(tl.int64) * group_stride - first * row_stride) * 8
 
 
 class Walk(NamedTuple):
@@ -134,8 +122,8 @@ def eights(table: Tensor) -> int:
 
 
 def strides(x: Tensor) -> tuple[int, int]:
-    """Strides between the groups and between the rows of [g, n, d] or [total, d], in units of eight numbers."""
-    return x.stride(0) // 8, x.stride(-2) // 8
+    """Strides between the groups and between the rows of [g, n, d], in units of eight numbers."""
+    return x.stride(0) // 8, x.stride(1) // 8
 
 
 def empty_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +139,7 @@ def readable(x: Tensor) -> Tensor:
 def refusal(
     rows: dict[str, Tensor], tables: dict[str, Tensor] | None = None, widest: int = MAX_WIDTH
 ) -> str | None:
-    """Why the row kernels cannot take these tensors, or None. Rows are [..., n, d], tables [g, d]."""
+    """Why the passes cannot take these tensors, or None. Rows are [g, n, d], tables [g, d]."""
     tensors = {**rows, **(tables or {})}
     width = next(iter(rows.values())).shape[-1]
     if width % 8 or not 8 <= width <= widest:
