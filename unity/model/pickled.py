@@ -16,8 +16,8 @@ _MOST_PICKLE = 16 << 20
 _MOST_DIRECTORY = 16 << 20
 # what tensors and their containers are rebuilt with; all else a pickle may call is refused
 _CALLS = re.compile(
-    r"torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|torch Size|torch device"
-    r"|torch (\w+Storage|float\d+|bfloat16|int\d+|uint8|bool)|torch\.storage (Untyped|Typed)Storage"
+    r"torch\._utils _rebuild_(tensor_v[23]|parameter)|collections OrderedDict|torch Size|torch device"
+    r"|torch (\w+Storage|float\d+\w*|bfloat16|int\d+|uint8|bool)|torch\.storage (Untyped|Typed)Storage"
 )
 # entries of a training checkpoint that hold its model, averaged weights first
 _CONTAINERS = ("ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "state_dict", "model_state_dict")
@@ -33,12 +33,21 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     data = _checked_pickle(path)
     _check_calls(path, data)
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        value = _load(path)
     # a damaged pickle can fail in its reader in any way
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} cannot be read as weights ({words}); it is damaged, copy it again") from error
     return _state(path, value)
+
+
+def _load(path: Path) -> Any:
+    how: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+    if path.suffix != ".safetensors":
+        return torch.load(path, mmap=True, **how)
+    # by that suffix torch would take it for what it is not; a file has none
+    with path.open("rb") as file:
+        return torch.load(file, **how)
 
 
 def _checked_pickle(path: Path) -> bytes:
@@ -59,6 +68,8 @@ def _checked_pickle(path: Path) -> bytes:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo], names: set[str], pickles: int) -> None:
+    if "constants.pkl" in names:
+        raise ValueError(f"{path} is a compiled program (TorchScript): give the state dict that it was made of")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         total = sum(entry.file_size for entry in entries)
         raise ValueError(
@@ -67,8 +78,6 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo], names: set[str], 
         )
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ValueError(f"{path} is an archive that says it holds more than it does: do not use it")
-    if "constants.pkl" in names:
-        raise ValueError(f"{path} is a compiled program (TorchScript): give the state dict that it was made of")
     if pickles != 1:
         what = "numpy arrays" if any(name.endswith(".npy") for name in names) else "files"
         raise ValueError(f"{path} is an archive of {what} and not a checkpoint: unpack it and give what is inside")
