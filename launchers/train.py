@@ -13,9 +13,9 @@ def main() -> None:
     except MissingExtra as error:
         sys.exit(f"train: {error}")
     # imported late: where the extra is missing, that is the answer and not a traceback
-    from unity.train.config import parse
-    from unity.train.engine import start_world, stop_world
     from unity.train.loop import train
+    from unity.train.options import parse
+    from unity.train.zero import start_world, stop_world
 
     # the deepspeed launcher puts this before our own flags
     args = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]

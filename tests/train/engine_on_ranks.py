@@ -9,7 +9,7 @@ import torch
 
 from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
-from unity.train import engine as zero
+from unity.train import zero
 from unity.train.ema import Ema
 from unity.train.optim import OptimConfig, adamw
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unity.train.engine import settings
+from unity.train.zero import settings
 
 BASE = json.loads((Path(__file__).parents[2] / "launchers/zero3.json").read_text())
 SIZES = dict(precision="bf16", batch_size=8, micro_batch=2, world_size=2, clip=1.0)

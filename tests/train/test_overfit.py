@@ -14,10 +14,9 @@ from unity.modality.table import MODALITIES
 from unity.routing import RoutingConfig
 from unity.sampler import Guidance, sample
 from unity.tasks import TASKS
-from unity.train import engine as zero
-from unity.train import loop
-from unity.train.config import TrainConfig, resolve
+from unity.train import loop, zero
 from unity.train.optim import OptimConfig
+from unity.train.options import TrainConfig, resolve
 from unity.train.signals import StopRequest
 
 NAMES = ("depth", "flow", "segmentation")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unity.train import checkpoint
-from unity.train.engine import Fragment, World, _cut, _whole
+from unity.train.zero import Fragment, World, _cut, _whole
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (1,), "d": (4, 4)}
 

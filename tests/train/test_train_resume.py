@@ -22,10 +22,9 @@ from safetensors.torch import load_file
 from unity.config import MODELS
 from unity.model.fp8 import Fp8Config
 from unity.model.weights import load_model
-from unity.train import checkpoint, loop
-from unity.train import engine as zero
-from unity.train.config import TrainConfig, read_config, resolve
+from unity.train import checkpoint, loop, zero
 from unity.train.optim import OptimConfig
+from unity.train.options import TrainConfig, read_config, resolve
 
 ROOT = Path(__file__).parents[2]
 

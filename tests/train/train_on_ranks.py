@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from unity.config import MODELS
-from unity.train import engine, loop
-from unity.train.config import TrainConfig, resolve
+from unity.train import loop, zero
 from unity.train.optim import OptimConfig
+from unity.train.options import TrainConfig, resolve
 from unity.train.signals import StopRequest
 
 
@@ -22,7 +22,7 @@ def short_run(data: Path, out: Path, **changes) -> TrainConfig:
     )  # fmt: skip
 
 
-def check_resume(world: engine.World, data: Path, folder: Path):
+def check_resume(world: zero.World, data: Path, folder: Path):
     """Leaves the runs `unbroken` and `cut`, the latter resumed after step 3, for the test to compare."""
     config = short_run(data, folder / "unbroken")
     loop.train(config, world)
@@ -33,7 +33,7 @@ def check_resume(world: engine.World, data: Path, folder: Path):
     loop.train(replace(config, out=folder / "cut", resume=folder / "cut"), world)
 
 
-def check_non_finite(world: engine.World, data: Path, folder: Path):
+def check_non_finite(world: zero.World, data: Path, folder: Path):
     """NaN on rank 1 in the second micro-batch: both ranks stop, naming it, with every weight as it was."""
     run = loop.build(resolve(short_run(data, folder / "broken")), world)
     before = [flat.clone() for flats in loop._shards(run).values() for flat in flats]

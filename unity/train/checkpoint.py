@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unity.train.engine import Flats, Fragment, World
+from unity.train.zero import Flats, Fragment, World
 
 
 def save(

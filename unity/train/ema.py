@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from unity.train.engine import Flats
+from unity.train.zero import Flats
 
 
 class Ema:

@@ -26,15 +26,14 @@ from unity.model.text import load_text
 from unity.model.weights import ModelCard, load_model, save_model
 from unity.objective import routed_loss
 from unity.routing import Route, draw_route
-from unity.train import checkpoint
-from unity.train import engine as zero
-from unity.train.config import MACHINES, SIMULATED, TrainConfig, resolve, write_config
+from unity.train import checkpoint, zero
 from unity.train.ema import Ema
-from unity.train.engine import Flats, World
 from unity.train.metrics import Journal, Tally, require_finite_norm
 from unity.train.optim import adamw, learning_rate
+from unity.train.options import MACHINES, SIMULATED, TrainConfig, resolve, write_config
 from unity.train.pictures import Pictures
 from unity.train.signals import StopRequest, deaf_children
+from unity.train.zero import Flats, World
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from unity.modality.table import MODALITIES
 from unity.tasks import TASKS
-from unity.train.engine import World
+from unity.train.zero import World
 
 # tally columns: the losses' sums and counts per task, then per modality
 _KINDS = [*(f"loss/{name}" for name in TASKS), *(f"loss/{name}" for name in MODALITIES)]

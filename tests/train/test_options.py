@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from unity.config import MODELS
-from unity.train import config as cfg
-from unity.train.config import find_run, parse, read_config, resolve, write_config
+from unity.train import options as cfg
 from unity.train.optim import OptimConfig, adamw, learning_rate
+from unity.train.options import find_run, parse, read_config, resolve, write_config
 
 
 @pytest.fixture

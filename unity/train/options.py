@@ -13,8 +13,8 @@ from unity.flow_matching import TimeConfig
 from unity.model.fp8 import Fp8Config
 from unity.model.weights import read_card
 from unity.routing import RoutingConfig
-from unity.train.engine import device_kind
 from unity.train.optim import OptimConfig
+from unity.train.zero import device_kind
 
 SIMULATED = Path("data/simulated")
 
