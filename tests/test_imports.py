@@ -1,6 +1,7 @@
 """Who may import whom, read from the sources: the table is the architecture."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +41,21 @@ EVERYWHERE = {"unity.files", "unity.command", "unity.extras"}
 # these may import what the row above allows, but never these parts
 NEVER = {name: {"unity.train"} for name in ("unity.infer", "unity.evaluate", "unity.report")}
 OUTSIDE = {"launchers", "benchmarks", "tests"}
+# inference and what is built on it start without these, also indirectly: they are not in the core install
+LIGHT = ("infer", "generate", "evaluate", "report", "apps")
+HEAVY = (
+    "unity.train",
+    "unity.data.simulate",
+    "deepspeed",
+    "streaming",
+    "nvidia.dali",
+    "mujoco",
+    "numba",
+    "ray",
+    "tensorboard",
+    "matplotlib",
+    "torchvision",
+)
 
 
 def sources():
@@ -88,6 +104,29 @@ def test_imports_follow_the_table(path):
         )
         for never in NEVER.get(part, ()):
             assert not within(imported, never), f"{name} imports {imported}"
+
+
+def test_light_parts_load_nothing_heavy():
+    light = [
+        name_of(path)
+        for path in sources()
+        if name_of(path).split(".")[1:2] and name_of(path).split(".")[1] in LIGHT
+    ]
+    assert {"unity.infer", "unity.generate", "unity.evaluate.metrics", "unity.report.page"} <= set(light)
+    code = f"import sys, {', '.join(light)}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert [name for name in loaded if any(within(name, heavy) for heavy in HEAVY)] == []
+
+
+def test_help_is_there_at_once():
+    """No torch for a question about flags."""
+    code = "import sys, unity.infer; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "tyro" in loaded and not {"torch", "transformers", "diffusers", "scipy"} & set(loaded)
 
 
 def test_the_reference_needs_torch_only():

@@ -134,7 +134,7 @@ def _use_dali(decode: str) -> bool:
     installed = bool(find_spec("nvidia") and find_spec("nvidia.dali"))
     if decode == "dali" and not installed:
         raise ValueError(
-            "decode is 'dali', which is not installed; pip install nvidia-dali-cuda130, or use 'pyav'"
+            "decode is 'dali', which is not installed; pip install 'unity-video[train]', or use 'pyav'"
         )
     return installed and decode != "pyav"
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt32
 from unity.data.clips import MODALITY_NAMES, Clip
 from unity.data.shards.columns import STREAMS, check_video, from_bytes, read_clip
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
+from unity.extras import extra
 
 
 class Shards:
@@ -151,7 +152,8 @@ def _offsets(head: bytes, shard: Shard) -> UInt32[np.ndarray, " samples_and_1"]:
 
 def _download(address: str, local: Path):
     # seconds of imports that only a remote dataset needs
-    from streaming.base.storage.download import CloudDownloader
+    with extra("train"):
+        from streaming.base.storage.download import CloudDownloader
 
     try:
         CloudDownloader.direct_download(address, str(local))
