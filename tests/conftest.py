@@ -7,7 +7,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook(
-    ["unity.model", "unity.flow_matching", "unity.objective", "unity.routing", "unity.sampler"],
-    "beartype.beartype",
-)
+_MODEL = ["unity.model", "unity.flow_matching", "unity.objective", "unity.routing", "unity.sampler"]
+_DATA = [f"unity.data.{name}" for name in ("shards", "plan", "loader", "endings")]
+install_import_hook(_MODEL + _DATA, "beartype.beartype")

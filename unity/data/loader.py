@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from unity.config import StageConfig
 from unity.data.clips import MODALITY_NAMES, SOURCES
+from unity.data.endings import Failure, ending, shared, start
 from unity.data.plan import Plan, Row, window_start
 from unity.data.shards import Shards, open_shards
+from unity.data.shards.index import MOST_PIXELS
 from unity.data.video import DaliDecoder, decode_all, resize
 
 DECODERS = ("auto", "pyav", "dali")
@@ -82,11 +84,11 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
     )
     # workers fork here, before DALI starts its threads
-    batches = iter(loader)
+    received = start(loader)
     if not dali:
-        return batches
+        return ending(received, received)
     collate.decode = DaliDecoder(2 * local, threads=max(1, reading.workers)).decode
-    return _one_ahead(collate, batches)
+    return ending(_one_ahead(collate, received), received)
 
 
 class _Samples(Dataset):
@@ -95,8 +97,11 @@ class _Samples(Dataset):
     def __init__(self, shards: Shards):
         self.shards = shards
 
-    def __getitem__(self, row: Row) -> dict:
-        sample = self.shards.sample(SOURCES[row.source], row.index)
+    def __getitem__(self, row: Row) -> dict | Failure:
+        try:
+            sample = self.shards.sample(SOURCES[row.source], row.index)
+        except ValueError as error:
+            return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
         return {"row": row, "caption": sample["caption"], "name": sample["name"], **videos}
 
@@ -105,24 +110,39 @@ class _Collate:
     """Samples to a batch: decodes the frames that each sample shows, fits and stacks them."""
 
     def __init__(self, about: dict, reading: Reading, seed: int):
-        self.stored, self.size, self.seed = about["frames"], reading.size or tuple(about["size"]), seed
-        self.frames = reading.frames or self.stored
+        self.stored, self.seed = (about["frames"], *about["size"]), seed
+        self.frames, self.size = reading.frames or self.stored[0], reading.size or self.stored[1:]
         self.decode = decode_all
-        if not 1 <= self.frames <= self.stored or self.frames % 4 != 1:
+        if not 1 <= self.frames <= self.stored[0] or self.frames % 4 != 1:
             raise ValueError(
-                f"clips of {self.frames} frames cannot be cut from {self.stored} stored ones; "
-                f"frames must be 4k+1, at most {(self.stored - 1) // 4 * 4 + 1}"
+                f"clips of {self.frames} frames cannot be cut from {self.stored[0]} stored ones; "
+                f"frames must be 4k+1, at most {(self.stored[0] - 1) // 4 * 4 + 1}"
             )
+        if not all(1 <= edge <= MOST_PIXELS for edge in self.size):
+            raise ValueError(f"a size of {self.size} is no (height, width) of 1 to {MOST_PIXELS} pixels")
 
-    def __call__(self, samples: list[dict]) -> dict:
+    def __call__(self, samples: list[dict | Failure]) -> dict | Failure:
+        for sample in samples:
+            if isinstance(sample, Failure):
+                return sample
+        try:
+            return self._batch(samples)
+        except ValueError as error:
+            names = ", ".join(sample["name"] for sample in samples)
+            return Failure(f"cannot decode one of the clips {names}: {error}")
+
+    def _batch(self, samples: list[dict]) -> dict:
         rows = [sample["row"] for sample in samples]
-        choices = self.stored - self.frames + 1
+        choices = self.stored[0] - self.frames + 1
         starts = [window_start(self.seed, row.step, row.slot, choices) for row in rows]
         videos = [sample[stream] for stream in ("rgb", "aux") for sample in samples]
         decoded = self.decode(videos, starts * 2, self.frames)
+        # a frame's own header may differ from its container's
+        if wrong := {v.shape[:3] for v in decoded} - {(self.frames, *self.stored[1:])}:
+            raise ValueError(f"it decodes to {wrong.pop()}, not {self.frames} frames of {self.stored[1:]}")
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
         fitted = [resize(v, self.size, n) for v, n in zip(decoded, names, strict=True)]
-        rgb, aux = rearrange(torch.from_numpy(np.stack(fitted)), "(s b) t h w c -> s b t h w c", s=2)
+        rgb, aux = rearrange(shared(torch.from_numpy(np.stack(fitted))), "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
         return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}

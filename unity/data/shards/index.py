@@ -24,7 +24,9 @@ _MOST_JSON = 1 << 27
 # MDS counts bytes in 32 bits; a sample has at least its offset and a head
 _MOST_SHARD, _LEAST_SAMPLE = (1 << 32) - 1, 64
 _MOST_CLIPS = 1 << 26
-_MOST_FRAMES, _MOST_PIXELS, _MOST_FPS = 1 << 16, 1 << 14, 1000
+_MOST_FRAMES, _MOST_FPS = 1 << 16, 1000
+# of an edge: what video codecs can do
+MOST_PIXELS = 1 << 14
 _ROW = {
     "column_encodings", "column_names", "column_sizes", "compression", "format", "hashes", "raw_data", "samples",
     "size_limit", "version", "zip_data",
@@ -150,7 +152,7 @@ def _check_about(about: dict):
     _check(_whole(about["frames"], 1, _MOST_FRAMES), f"its frames are {about['frames']!r}")
     size, fps, seed = about["size"], about["fps"], about.get("seed")
     _check(isinstance(size, list) and len(size) == 2, f"its size is {size!r}")
-    _check(all(_whole(edge, 1, _MOST_PIXELS) for edge in size), f"its size is {size!r}")
+    _check(all(_whole(edge, 1, MOST_PIXELS) for edge in size), f"its size is {size!r}")
     _check(type(fps) in (int, float) and 0 < fps <= _MOST_FPS, f"its fps are {fps!r}")
     _check(seed is None or type(seed) is int, f"its seed is {seed!r}")
     _check(isinstance(about["sources"], dict) and about["sources"], "it has no sources")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from unity.data.errors import WorkerEnded
+
 # calls its second argument whenever a piece is done
 Work = Callable[[object, Callable[[], None]], None]
 
@@ -20,7 +22,7 @@ Work = Callable[[object, Callable[[], None]], None]
 def run_shares(work: Work, shares: Sequence[object], done: Callable[[], None]) -> None:
     """Do `work(share, done)` for every share in a process of its own; `done` is called here.
 
-    Raises what the first process that fails raised, or ChildProcessError where one was killed. Whatever happens,
+    Raises what the first process that fails raised, or WorkerEnded where one was killed. Whatever happens,
     none is left at the end; if this process is killed, they end too.
     """
     running: dict[Connection, BaseProcess] = {}
@@ -56,7 +58,7 @@ def _hear(pipe: Connection, running: dict[Connection, BaseProcess], done: Callab
         process = running.pop(pipe)
         process.join()
         if process.exitcode:
-            raise ChildProcessError(
+            raise WorkerEnded(
                 f"a worker was ended ({_cause(process.exitcode)}) and nothing is written; "
                 f"where memory is short, give fewer --workers or a smaller --size"
             ) from None
