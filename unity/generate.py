@@ -10,9 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unity.modality.table import MODALITIES
+from unity.model.card import ModelCard
 from unity.model.codec import Codec, load_codec, to_frames, to_pixels
 from unity.model.text import load_text
-from unity.model.weights import ModelCard, load_model
+from unity.model.weights import load_model
 from unity.sampler import Guidance, sample
 
 Frames = UInt8[np.ndarray, "b t h w 3"]
@@ -47,7 +48,7 @@ def load_generator(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model, card = load_model(_model_path(Path(checkpoint)), device, dtype)
+    model, card = load_model(checkpoint, device, dtype)
     return Generator(
         path=Path(checkpoint),
         model=model,
@@ -113,7 +114,7 @@ def generate(
     check_request(generator, modality, frames, size)
     batch, device = len(captions), generator.device
     latents = {name: encode(generator, video) for name, video in given.items() if video is not None}
-    texts = (captions, [MODALITIES[modality].type_prompt] * batch, [""] * batch)
+    texts = (captions, [generator.card.modality(modality).type_prompt] * batch, [""] * batch)
     sampled = sample(
         generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
         *(words(generator, list(text)) for text in texts), **latents,
@@ -122,11 +123,6 @@ def generate(
     )  # fmt: skip
     pairs = zip(given.values(), sampled, strict=True)
     return tuple(decode(generator, latent) if video is None else video for video, latent in pairs)
-
-
-def _model_path(checkpoint: Path) -> Path:
-    """Run folders, and the checkpoints in them, hold a folder `model`."""
-    return checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
 
 
 def _latent_shape(generator: Generator, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unity.data.video import count_frames, read_video, write_video
+from unity.modality.base import Modality
 from unity.modality.files import replacing
 from unity.modality.table import MODALITIES
 from unity.report.strip import labelled_strip
@@ -129,7 +130,8 @@ def infer(
         progress=partial(tqdm, desc="sampling", unit="step"),
     )  # fmt: skip
     record = _record(request, task, guidance, fps, generator)
-    return _write(request, task, {"rgb": rgb[0], request.modality: aux[0]}, record)
+    row = generator.card.modality(request.modality)
+    return _write(request, row, task, {"rgb": rgb[0], request.modality: aux[0]}, record)
 
 
 def main() -> None:
@@ -244,9 +246,9 @@ def _record(
     }
 
 
-def _write(request: Request, task: str, video: dict[str, Video], record: dict) -> Result:
+def _write(request: Request, row: Modality, task: str, video: dict[str, Video], record: dict) -> Result:
     """Videos, values, one picture and the record, in a folder that appears when it is whole."""
-    row, fps = MODALITIES[request.modality], record["fps"]
+    fps = record["fps"]
     how = {name: "sampled" if noisy else "given" for name, noisy in zip(video, TASKS[task].noisy, strict=True)}
     rows = {f"{name}, {how[name]}": frames for name, frames in video.items()}
     values = None

@@ -85,7 +85,7 @@ def latent_errors(
 
 def _texts(generator: Generator, task: str, modality: str, clips: Sequence[Clip]) -> tuple[Tensor, ...]:
     captions = [clip.caption if TASKS[task].captioned else "" for clip in clips]
-    prompts = [MODALITIES[modality].type_prompt] * len(clips)
+    prompts = [generator.card.modality(modality).type_prompt] * len(clips)
     return *words(generator, captions), *words(generator, prompts)
 
 

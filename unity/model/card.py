@@ -5,12 +5,14 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from unity.config import ModelConfig
 from unity.files import write_json
+from unity.modality.base import Modality
+from unity.modality.encodings import ENCODINGS, OURS
 from unity.modality.table import MODALITIES
 
 NAME = "config.json"
@@ -37,6 +39,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "learning_rate": (1e-12, 10),
 }
 _DEFAULT_BOUNDS = (0, 1 << 20)
+# entries that name modalities
+_BY_MODALITY = ("modalities", "type_prompts", "encodings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +57,21 @@ class ModelCard:
     data: str = ""
     # the rate at which it was trained, where that is known
     learning_rate: float | None = None
-    # modality → the words that stand for it (C_m of the paper); what is left out is as in unity.modality
+    # modality → the words that stand for it (C_m of the paper), and how its video is drawn, a name in
+    # unity.modality.encodings; what is left out is ours
     type_prompts: dict[str, str] = field(default_factory=dict)
+    encodings: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        words = {name: self.type_prompts.get(name, MODALITIES[name].type_prompt) for name in self.modalities}
-        object.__setattr__(self, "type_prompts", words)
+        words = {name: MODALITIES[name].type_prompt for name in self.modalities}
+        drawn = dict.fromkeys(self.modalities, OURS)
+        object.__setattr__(self, "type_prompts", words | self.type_prompts)
+        object.__setattr__(self, "encodings", drawn | self.encodings)
+
+    def modality(self, name: str) -> Modality:
+        """The modality as this checkpoint knows it: its own words and its own colours."""
+        row = ENCODINGS[name][self.encodings.get(name, OURS)]
+        return replace(row, type_prompt=self.type_prompts.get(name, row.type_prompt))
 
 
 def write_card(card: ModelCard, folder: Path) -> Path:
@@ -104,13 +117,19 @@ def _checked(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     missing = sorted(needed - values.keys() - {"model"})
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if "modalities" in values:
-        strange = [name for name in values["modalities"] if name not in MODALITIES]
-        if strange:
-            raise ValueError(
-                f"it has modalities {_short(strange)}, and this version knows {', '.join(MODALITIES)}"
-            )
+    _check_names(values)
     return values
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    strange = sorted(name for key in _BY_MODALITY for name in values.get(key, ()) if name not in MODALITIES)
+    if strange:
+        raise ValueError(f"it has modalities {_short(strange)}, and this version knows {', '.join(MODALITIES)}")
+    for name, encoding in values.get("encodings", {}).items():
+        if encoding not in ENCODINGS[name]:
+            raise ValueError(
+                f"{name} is drawn as {_short(encoding)}, which is none of {', '.join(ENCODINGS[name])}"
+            )
 
 
 def _value(name: str, value: Any, hint: Any) -> Any:

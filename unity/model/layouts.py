@@ -184,6 +184,14 @@ RELEASE_MODALITIES = {
     "skeleton": "skeleton",
     "segmentation": "segmentation",
 }
+# the words that it was trained with
+_RELEASE_PROMPTS = {
+    "depth": "depth map visualization, scene depth from camera, near in warm colors and far in cool colors.",
+    "densepose": "densepose visualization with body part UV coordinates.",
+    "flow": "optical flow visualization showing motion direction with color and magnitude with intensity.",
+    "segmentation": "segmentation mask of foreground objects against background.",
+    "skeleton": "human skeleton pose visualization with body keypoints and limbs.",
+}
 LAYOUTS: dict[str, WeightLayout] = {
     "this project": WeightLayout(
         recognises=lambda names: "modality_embedding" in names, read=lambda state, config: dict(state)
@@ -193,7 +201,15 @@ LAYOUTS: dict[str, WeightLayout] = {
         read=_from_release,
         patches="base.patch_embedding.weight",
         settings={"input": "expert", "output": "expert", "clean_time": "shared"},
-        card={"modalities": tuple(RELEASE_MODALITIES), "frames": 33, "size": (256, 256)},
+        card={
+            "modalities": tuple(RELEASE_MODALITIES),
+            "frames": 33,
+            "size": (256, 256),
+            "learning_rate": 5e-5,
+            "type_prompts": _RELEASE_PROMPTS,
+            # see unity.modality.encodings for what is known of them
+            "encodings": {"depth": "spectral", "flow": "linear"},
+        },
     ),
     "diffusers": WeightLayout(
         recognises=lambda names: "condition_embedder.time_proj.weight" in names,

@@ -1,0 +1,124 @@
+"""What belongs to a checkpoint travels in its card: words, colours, conventions and rate."""
+
+import json
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unity.config import MODELS
+from unity.generate import Generator, generate
+from unity.modality.encodings import ENCODINGS, OURS
+from unity.modality.table import MODALITIES
+from unity.model.card import ModelCard, read_card_file, write_card
+from unity.model.codec import load_codec
+from unity.model.dit import UnityDiT
+from unity.model.heritage import heritage
+from unity.model.layouts import LAYOUTS, RELEASE_MODALITIES
+from unity.model.weights import save_model
+
+TINY = replace(MODELS["debug"], num_layers=1)
+CARD = ModelCard(model=TINY, modalities=tuple(MODALITIES), stage=2, step=3, frames=5, size=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """Headers as those of the authors' checkpoint: whole in shape, its data a hole in the file."""
+    path = tmp_path_factory.mktemp("release") / "model.safetensors"
+    config = replace(MODELS["5b"], num_layers=1)
+    with torch.device("meta"):
+        model = UnityDiT(config)
+    wan = LAYOUTS["Wan"].write(model.state_dict(), config)
+    state: dict[str, Tensor] = {f"base.{name}": value for name, value in wan.items()}
+    state |= {
+        name.replace(".0.", f".{i}."): v for name, v in state.items() for i in range(30) if ".blocks.0." in name
+    }
+    d, c = config.dim, config.latent_channels
+    state |= {"flow_patch_embedding.weight": torch.empty(d, c, 1, 2, 2, device="meta")}
+    write_hollow(path, state)
+    return path
+
+
+def write_hollow(path, state) -> None:
+    """A safetensors file in bf16 whose data are zeros that take no place on the disk."""
+    header, end = {}, 0
+    for name, value in state.items():
+        start, end = end, end + 2 * value.numel()
+        header[name] = {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+def test_the_release_brings_its_words_colours_and_conventions(release):
+    """Nothing but its header is read: it has 10 GB."""
+    assert release.stat().st_size > 9e9
+    found = heritage(release)
+    card = found.card
+    assert found.preset == "5b" and card.learning_rate == 5e-5 and card.modalities == tuple(RELEASE_MODALITIES)
+    assert (card.model.clean_time, card.model.input, card.model.prediction) == ("shared", "expert", "velocity")
+    assert card.modality("depth").type_prompt.endswith("near in warm colors and far in cool colors.")
+    assert card.modality("depth").decode is ENCODINGS["depth"]["spectral"].decode
+    assert card.modality("flow").decode is ENCODINGS["flow"]["linear"].decode
+    assert card.modality("skeleton").decode is MODALITIES["skeleton"].decode
+    line = found.line(5e-5)
+    assert "5b" in line and "clean_time shared" in line and "lr 5e-05" in line and "depth, flow: our words" in line
+
+
+def test_trained_on_our_data_the_words_follow_what_is_drawn(release):
+    words = heritage(release).type_prompts
+    assert "depth" not in words and "flow" not in words
+    assert words["densepose"] == "densepose visualization with body part UV coordinates."
+
+
+def test_a_size_may_be_named_if_it_is_the_weights_own(release):
+    assert heritage(release, "5b").preset == "5b"
+    with pytest.raises(ValueError, match="30 blocks of width 3072, 5b, and not tiny: leave --model out"):
+        heritage(release, "tiny")
+
+
+def test_weights_of_a_shape_of_their_own_are_near_a_preset(tmp_path):
+    save_model(UnityDiT(TINY).state_dict(), replace(CARD, learning_rate=2e-3), tmp_path / "model")
+    found = heritage(tmp_path / "model")
+    assert found.preset == "debug" and found.card.learning_rate == 2e-3
+    with pytest.raises(ValueError, match="1 blocks of width 64 and not debug"):
+        heritage(tmp_path / "model", "debug")
+
+
+def test_a_card_comes_back_whole_and_speaks_our_words_where_it_says_nothing(tmp_path):
+    card = replace(
+        CARD, type_prompts={"depth": "far is blue"}, encodings={"depth": "spectral"}, learning_rate=1e-3
+    )
+    write_card(card, tmp_path)
+    assert read_card_file(tmp_path) == card
+    assert card.modality("depth").type_prompt == "far is blue" and card.encodings["flow"] == OURS
+    for name, row in MODALITIES.items():
+        assert CARD.modality(name) == row
+
+
+def test_generation_speaks_the_checkpoints_words():
+    said = []
+
+    def text(words):
+        said.extend(words)
+        return torch.zeros(len(words), 1, TINY.text_dim), torch.ones(len(words), dtype=torch.long)
+
+    card = replace(CARD, type_prompts={"depth": "far is blue"})
+    model = UnityDiT(TINY).requires_grad_(False)
+    parts = {"codec": load_codec(TINY.codec), "text": text, "device": torch.device("cpu"), "dtype": torch.float32}
+    generator = Generator(path=None, model=model, card=card, **parts)
+    generate(generator, "estimate", "depth", [""], rgb=np.zeros((1, 5, 16, 16, 3), np.uint8), steps=1)
+    assert "far is blue" in said
+
+
+def test_wan_alone_has_learnt_no_modality(tmp_path):
+    config = replace(TINY, prediction="velocity", rope_theta=1e4)
+    state = {k: v.contiguous() for k, v in LAYOUTS["Wan"].write(UnityDiT(config).state_dict(), config).items()}
+    save_file(state, tmp_path / "wan.safetensors")
+    with pytest.raises(ValueError, match="are none of debug, tiny"):
+        heritage(tmp_path / "wan.safetensors")
