@@ -3,7 +3,6 @@
 C++ and Triton read as far as the first tensor of an op reaches: a shorter one would be read past its end.
 """
 
-import torch
 from torch import Tensor
 
 # op → names and axes of its tensors, in the order of its arguments. The same letter is the same size; `...` stands
@@ -25,8 +24,7 @@ TENSORS = {
 }  # fmt: skip
 for _op in ("modulated_layernorm", "gated_residual_layernorm"):
     TENSORS[f"{_op}_fp8"] = TENSORS[_op]
-_ROWS = {op: [(name, axes.split()) for name, axes in given.items()] for op, given in TENSORS.items()}
-_OPTIONAL = {("linear_fp8", "bias"), ("dual_cross_attention", "weight")}
+_ROWS = {op: [(name, tuple(axes.split())) for name, axes in given.items()] for op, given in TENSORS.items()}
 _OPTIONAL = {("linear_fp8", "bias"), ("dual_cross_attention", "weight")}
 # An 8-bit product's sizes are multiples of this.
 MULTIPLE = 16
@@ -35,18 +33,14 @@ MULTIPLE = 16
 def check(op: str, *tensors: Tensor | None, eps: float = 1e-6) -> None:
     """ValueError, in a sentence, unless these are floating point, on one device, and fit the op and each other."""
     sizes = {}
-    device = tensors[0].device if isinstance(tensors[0], Tensor) else None
     for (name, axes), x in zip(_ROWS[op], tensors, strict=True):
         if x is None and (op, name) in _OPTIONAL:
             continue
-        if not isinstance(x, Tensor):
-            raise ValueError(f"{op}: {name} is {type(x).__name__}, not a tensor")
-        if not x.is_floating_point():
-            raise ValueError(f"{op}: {name} is {x.dtype}, not floating point")
-        if x.device != device:
-            raise ValueError(f"{op}: {name} is on {x.device}, {next(iter(TENSORS[op]))} on {device}")
-        if not _fits(x.shape, axes, sizes):
-            raise ValueError(f"{op}: {name} is {list(x.shape)}, {_wanted(axes, sizes)}")
+        reason = _kind(x, tensors[0])
+        if reason is None and not _fits(x.shape, axes, sizes):
+            reason = _unfit(op, name, tensors)
+        if reason is not None:
+            raise ValueError(f"{op}: {name} is {reason}")
     if not eps >= 0:
         raise ValueError(f"{op}: eps is {eps}; it must not be negative")
 
@@ -65,25 +59,38 @@ def check_product(weight: Tensor) -> None:
         raise ValueError(f"linear_fp8: weight is {list(weight.shape)}; both must be multiples of {MULTIPLE}")
 
 
-def _fits(shape: torch.Size, axes: list[str], sizes: dict[str, object]) -> bool:
+def _kind(x: object, first: Tensor) -> str | None:
+    """What x is instead of a floating-point tensor where the first one lies, or None."""
+    if not isinstance(x, Tensor):
+        return f"{type(x).__name__}, not a tensor"
+    if not x.is_floating_point():
+        return f"{x.dtype}, not floating point"
+    return None if x is first or x.device == first.device else f"on {x.device}, the first tensor on {first.device}"
+
+
+def _fits(shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, object]) -> bool:
     """Whether a shape has these axes, with the sizes known so far; notes the others."""
     if "..." in axes:
         before, after = axes.index("..."), len(axes) - axes.index("...") - 1
         if len(shape) < before + after:
             return False
-        middle = shape[before : len(shape) - after]
-        shape = (*shape[:before], tuple(middle), *shape[len(shape) - after :])
+        middle = tuple(shape[before : len(shape) - after])
+        shape = (*shape[:before], middle, *shape[len(shape) - after :])
     if len(shape) != len(axes):
         return False
     for axis, size in zip(axes, shape, strict=True):
-        if axis == "n·k":
-            if size != sizes["n"] * sizes["k"]:
-                return False
-        elif sizes.setdefault(axis, size) != size:
+        if (sizes["n"] * sizes["k"] if axis == "n·k" else sizes.setdefault(axis, size)) != size:
             return False
     return True
 
 
-def _wanted(axes: list[str], sizes: dict[str, object]) -> str:
+def _unfit(op: str, name: str, tensors: tuple[Tensor | None, ...]) -> str:
+    """The shape of a tensor that does not fit, its axes, and the sizes of them that the tensors before it have."""
+    sizes = {}
+    for (other, axes), x in zip(_ROWS[op], tensors, strict=True):
+        if other == name:
+            break
+        if x is not None:
+            _fits(x.shape, axes, sizes)
     known = ", ".join(f"{axis} = {sizes[axis]}" for axis in "·".join(axes).split("·") if axis in sizes)
-    return f"not [{', '.join(axes)}]" + (f" with {known}" if known else "")
+    return f"{list(x.shape)}, not [{', '.join(axes)}]" + (f" with {known}" if known else "")

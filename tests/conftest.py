@@ -5,8 +5,18 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from jaxtyping import install_import_hook
+import jaxtyping
+import pytest
 
+_OPS = ["unity.ops", "unity.attention"]
 _MODEL = ["unity.model", "unity.flow_matching", "unity.objective", "unity.routing", "unity.sampler"]
 _DATA = [f"unity.data.{name}" for name in ("shards", "plan", "loader", "endings")]
-install_import_hook(_MODEL + _DATA, "beartype.beartype")
+jaxtyping.install_import_hook(_OPS + _MODEL + _DATA, "beartype.beartype")
+
+
+@pytest.fixture
+def unchecked():
+    """Call public functions as users do, with no check of their annotations: of their own errors, or traced."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -97,7 +97,9 @@ def kind_of(path: Path) -> str:
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
         raise ValueError(f"{path} is a web page, saved in place of the weights: download the file itself")
     if _is_text(start):
-        raise ValueError(f"{path} cannot be read as weights, it is text: give a model folder, a .safetensors or a .pt file")
+        raise ValueError(
+            f"{path} cannot be read as weights, it is text: give a model folder, a .safetensors or a .pt file"
+        )
     raise ValueError(
         f"{path} is no file of weights that is known here; give a model folder, a .safetensors or a .pt file"
     )
