@@ -94,6 +94,7 @@ setup(
         "filelock",
         "tqdm",
         "tyro",
+        "ftfy",
     ],
     extras_require=EXTRAS,
 )

@@ -1,10 +1,14 @@
+import html
+import re
+
+import ftfy
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from unity.model import text
-from unity.model.text import check_sha256, load_text
+from unity.model.text import check_sha256, clean, load_text
 
 TEXTS = ["depth map", "a dense depth map of a person", "a man walks his dog", ""]
 
@@ -65,6 +69,50 @@ def test_long_texts_are_cut_at_512_tokens(minilm, umt5_folder):
 def test_spaces_and_entities_are_cleaned(minilm):
     a, b = minilm(["a cat &amp; a dog"])[0], minilm(["  a cat &\n a  dog "])[0]
     assert torch.equal(a, b)
+
+
+# (as it is given, as it is read)
+PROMPTS = [
+    ("  a \n\t b  ", "a b"),
+    ("a &amp; b", "a & b"),
+    ("a &amp;amp; b", "a & b"),
+    ("a &amp;lt;b&amp;gt;", "a <b>"),
+    ("l\u2019homme", "l'homme"),
+    ("\u201cquoted\u201d", '"quoted"'),
+    ("schÃ¶n", "schön"),
+    ("naÃ¯ve cafÃ©", "naïve café"),
+    ("\ufb01lm", "film"),
+    ("ｗｉｄｅ", "wide"),
+    ("a\u00a0b\u3000c", "a b c"),
+    ("\x1b[31mred\x1b[0m", "red"),
+    ("🐈", "🐈"),
+    ("日本語の猫", "日本語の猫"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize("given, read", PROMPTS)
+def test_prompts_are_cleaned_as_wan_cleans_them(given, read):
+    # basic_clean and whitespace_clean of Wan's tokenizers.py
+    theirs = re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(given))).strip()).strip()
+    assert clean(given) == theirs == read
+
+
+def test_a_text_that_is_cut_is_said_once_with_its_count(minilm, capsys):
+    for _ in range(2):
+        minilm(["walk " * 700])
+    assert capsys.readouterr().err.count("a text of 702 tokens is cut after 512") == 1
+    minilm(["walk " * 300, "walk " * 510])
+    assert not capsys.readouterr().err
+
+
+def test_words_that_the_encoder_does_not_know_are_said(minilm, capsys):
+    cat, car = minilm(["a 🐈"])[0], minilm(["a 🚗"])[0]
+    assert torch.equal(cat, car)
+    said = capsys.readouterr().err
+    assert "does not know 🐈," in said and "does not know 🚗," in said
+    minilm(["a cat"])
+    assert not capsys.readouterr().err
 
 
 def test_umt5_from_a_folder_of_wan(umt5_folder):

@@ -3,10 +3,13 @@
 import hashlib
 import html
 import importlib.util
+import os
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -36,10 +39,11 @@ class TextEncoder:
         self.device = torch.device(device)
         self.dim: int = model.config.hidden_size
         self._cache: OrderedDict[str, Float[Tensor, "l d"]] = OrderedDict()
+        self._said: set[str] = set()
 
     def __call__(self, texts: list[str]) -> tuple[Float[Tensor, "b l d"], Int64[Tensor, "b"]]:
         """fp32 states, zero beyond each text's length, and the lengths; l is the greatest length, at most 512."""
-        states = [self._states(" ".join(html.unescape(text).split())) for text in texts]
+        states = [self._states(clean(text)) for text in texts]
         lengths = torch.tensor([len(state) for state in states], device=self.device)
         return pad_sequence(states, batch_first=True).to(self.device), lengths
 
@@ -53,10 +57,34 @@ class TextEncoder:
 
     @torch.no_grad()
     def _encode(self, text: str) -> Float[Tensor, "l d"]:
+        self._warn(text)
         tokens = self.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         names = ("input_ids", "attention_mask")
         output = self.model(**{name: tokens[name].to(self.device) for name in names})
         return output.last_hidden_state[0].float().cpu()
+
+    def _warn(self, text: str) -> None:
+        """Say once what of a text the encoder will not read."""
+        found = self.tokenizer(text, verbose=False)["input_ids"]
+        if len(found) > MAX_TOKENS:
+            self._say(
+                f"a text of {len(found)} tokens is cut after {MAX_TOKENS}; the rest is not read: {text[:60]}..."
+            )
+        if (unknown := self.tokenizer.unk_token_id) is not None and unknown in found:
+            words = sorted({w for w in text.split() if unknown in self.tokenizer(w, verbose=False)["input_ids"]})
+            self._say(
+                f"the text encoder does not know {' '.join(words)[:200]}, all the same to it: use other words"
+            )
+
+    def _say(self, words: str) -> None:
+        if words not in self._said and os.environ.get("RANK", "0") == "0":
+            self._said.add(words)
+            print(f"unity.text: {words}", file=sys.stderr)
+
+
+def clean(text: str) -> str:
+    """A prompt as Wan cleans it: broken encodings mended, entities unescaped twice, white space made single."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def load_text(name: str, weights: Path | None = None, device: str | torch.device = "cpu") -> TextEncoder:
