@@ -80,9 +80,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b l d"] | Quantized, layout: Layout) -> Float[Tensor, "b m d"]:
         """Of l = streams·tokens of the layout, those of the wanted streams."""
         c = self.config
-        place = layout.start, layout.tokens
-        rotary = ops.Rotary(layout.grid, layout.streams, c.num_heads, c.rope_theta, *place)
-        norms = self.norm_q.weight, self.norm_k.weight
+        norms, rotary = (self.norm_q.weight, self.norm_k.weight), layout.rotary(c)
         q, k = ops.qk_norm_rope(self.q(x), self.k(x), *norms, rotary, c.eps, inplace=not torch.is_grad_enabled())
         v = rearrange(self.v(x), "b l (n k) -> b l n k", n=c.num_heads)
         attended = ops.self_attention(layout.pick_tokens(q), k, v)

@@ -10,7 +10,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unity.ops import Quantized
+from unity.config import ModelConfig
+from unity.ops import Quantized, Rotary
 
 
 class Layout(NamedTuple):
@@ -35,6 +36,10 @@ class Layout(NamedTuple):
         """Of one stream, in this slice."""
         t, h, w = self.grid
         return (t * h * w if self.stop is None else self.stop) - self.start
+
+    def rotary(self, config: ModelConfig) -> Rotary:
+        """The positions of these tokens, for queries and keys of a model."""
+        return Rotary(self.grid, self.streams, config.num_heads, config.rope_theta, self.start, self.tokens)
 
     def of_all(self) -> "Layout":
         """The same tokens, every stream wanted."""
