@@ -87,7 +87,6 @@ def _end_all() -> None:
 
 def _end(received: Iterator) -> None:
     """Ask the workers to end, and end those that do not: one may be stuck, or deaf to SIGTERM."""
-    _running.discard(received)
     workers = getattr(received, "_workers", [])
     with suppress(RuntimeError):
         # what torch itself does when the iterator is forgotten, which a traceback may put off for ever
@@ -96,3 +95,5 @@ def _end(received: Iterator) -> None:
         if worker.is_alive():
             worker.kill()
             worker.join()
+    # last: if this is interrupted, the end of the program does it again
+    _running.discard(received)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def training_batches(
         batch_sampler=(plan.batch(step)[share.rank * local :][:local] for step in itertools.count(start_step)),
         collate_fn=list if dali else collate,
         num_workers=reading.workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle_in,
         pin_memory=torch.cuda.is_available(),
     )
     # workers fork here, before DALI starts its threads
@@ -182,5 +183,7 @@ def _local(batch_size: int, sources: int, share: Share) -> int:
     return batch_size // world
 
 
-def _one_thread(worker: int):
+def _settle_in(worker: int):
     cv2.setNumThreads(0)
+    # Ctrl-C reaches all of a terminal's processes; a worker that it ends may hold a lock that others wait for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
