@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from unity import ops
 from unity.data.clips import Clip
-from unity.evaluate.metrics import mean_score
+from unity.evaluate.metrics import clip_scores, summary
 from unity.flow_matching import draw_noise
 from unity.generate import Frames, Generator, decode, encode, generate, words
 from unity.modality.table import MODALITIES
+from unity.objective import routed_velocity
 from unity.routing import fixed_route
 from unity.sampler import Guidance
 from unity.tasks import TASKS
@@ -40,19 +40,25 @@ def read_values(modality: str, video: Frames, clips: Sequence[Clip]) -> list[np.
 def estimate_scores(
     generator: Generator, modality: str, video: Frames, clips: Sequence[Clip]
 ) -> dict[str, dict[str, float]]:
-    """Mean scores over clips with exact values: `model` of the estimated `video`, `trivial` of knowing nothing.
+    """Mean scores over clips with exact values, see `scores_by_clip`."""
+    scores = scores_by_clip(generator, modality, video, clips)
+    return {who: {name: summary(values).mean for name, values in found.items()} for who, found in scores.items()}
+
+
+def scores_by_clip(
+    generator: Generator, modality: str, video: Frames, clips: Sequence[Clip]
+) -> dict[str, dict[str, list[float]]]:
+    """Scores of each clip with exact values: `model` of the estimated `video`, and those of the row's baselines.
 
     `codec` is what a perfect model would score: the true video, through codec and decoder.
     """
-    guess = MODALITIES[modality].baselines["trivial"]
     truth = [clip.values[modality] for clip in clips]
     through = decode(generator, encode(generator, stacked(clips, modality)))
-    predictions = {
-        "model": read_values(modality, video, clips),
-        "trivial": [guess.predict(clip.video["rgb"], clip.values[modality]) for clip in clips],
-        "codec": read_values(modality, through, clips),
-    }
-    return {name: mean_score(modality, zip(values, truth, strict=True)) for name, values in predictions.items()}
+    predictions = {"model": read_values(modality, video, clips)}
+    for name, guess in MODALITIES[modality].baselines.items():
+        predictions[name] = [guess.predict(clip.video["rgb"], clip.values[modality]) for clip in clips]
+    predictions["codec"] = read_values(modality, through, clips)
+    return {name: clip_scores(modality, zip(values, truth, strict=True)) for name, values in predictions.items()}
 
 
 @torch.no_grad()
@@ -72,10 +78,7 @@ def latent_errors(
     for time in TIMES:
         level = torch.full((len(clips),), time, device=generator.device)
         route = fixed_route(task, level, generator.card.model.clean_time)
-        noisy, target = ops.flow_noise(latents, noise, route.time)
-        streams = noisy[:, 0], noisy[:, 1]
-        velocity = generator.model(*streams, route.model_time, ids, *texts, wanted=route.wanted)
-        velocity = torch.stack(velocity, dim=1)
+        velocity, target, noisy = routed_velocity(generator.model, latents, noise, route, ids, texts)
         scored = route.noisy[0]
         # the clean latent is the noisy one less time·velocity
         for errors, guess in ((model, velocity), (trivial, _best_multiple(noisy, target))):

@@ -83,5 +83,6 @@ def _interval(columns: np.ndarray, value, seed: int) -> tuple[float, float]:
     # the worst score may be inf, and so the ends of an interval
     with np.errstate(invalid="ignore"):
         found = value(columns[:, chosen].mean(-1))
-        low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+        defined = found[~np.isnan(found)]
+        ends = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
+    return float(ends[0]), float(ends[1])

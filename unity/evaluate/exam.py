@@ -1,0 +1,158 @@
+"""The exams of a checkpoint on held-out clips: does it estimate, does it follow, do its two streams agree.
+
+estimate  the modality of each clip's video against the exact values, beside what needs no model
+control   a video made to follow a clip's modality: the modality is estimated anew from it, by the model itself,
+          and its error is told as a share of the same for a video made from the caption alone
+joint     a video and its modality made from words: the modality estimated from that video against the one that
+          came with it, as a share of the same against the one of another clip
+
+A share below 1 says that the condition, or the other stream, counts; near 1, that it does not. Both judge with the
+model's own estimates, so they mean little where those are not better than the trivial guess.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unity.data.clips import Clip
+from unity.evaluate.held_out import draw, latent_errors, read_values, scores_by_clip
+from unity.evaluate.metrics import Mean, clip_scores, ratio, summary
+from unity.generate import Frames, Generator, generate
+from unity.modality.table import MODALITIES
+from unity.sampler import Guidance
+from unity.tasks import TASKS
+
+EXAMS = ("estimate", "control", "joint", "errors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How the clips are sampled: a result is a function of these and of the clips."""
+
+    steps: int = 12
+    # where a caption is read
+    guidance: float = 3.0
+    seed: int = 0
+    # clips at a time
+    batch: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of one modality; what was not asked for is empty."""
+
+    clips: int
+    # who → measure: model, the row's baselines, codec
+    scores: dict[str, dict[str, Mean]]
+    # measure → the model's error as a share of the trivial guess's
+    share_of_trivial: dict[str, Mean]
+    # measure → error as a share of the same without the condition, and of the same with another clip's stream
+    control: dict[str, Mean]
+    joint: dict[str, Mean]
+    # task → model, trivial: squared error of the clean latent, see `latent_errors`
+    errors: dict[str, dict[str, float]]
+
+
+def sit(
+    generator: Generator,
+    modality: str,
+    clips: Sequence[Clip],
+    effort: Effort = Effort(),
+    exams: Sequence[str] = EXAMS,
+    say: Callable[[str], None] = lambda words: None,
+) -> Result:
+    """Examine the modality on clips that hold its exact values, all of one size and length."""
+    result: dict[str, dict] = {name: {} for name in ("scores", "share_of_trivial", "control", "joint", "errors")}
+    if "estimate" in exams:
+        say(f"{modality}: estimating {len(clips)} clips")
+        result |= _estimate(generator, modality, clips, effort)
+    if "control" in exams or "joint" in exams:
+        say(f"{modality}: generating {len(clips)} clips from their captions")
+        free = _drawn(generator, "joint", modality, clips, effort)
+        read = _estimated(generator, modality, free[0], clips, effort)
+    if "control" in exams:
+        say(f"{modality}: generating {len(clips)} clips that follow")
+        led, _ = _drawn(generator, "control", modality, clips, effort)
+        truth = [clip.values[modality] for clip in clips]
+        result["control"] = _share(modality, _estimated(generator, modality, led, clips, effort), read, truth)
+    if "joint" in exams:
+        beside = read_values(modality, free[1], clips)
+        # the clip before: of the same kind, mostly
+        result["joint"] = _share(modality, read, [read[i - 1] for i in range(len(read))], beside)
+    if "errors" in exams:
+        say(f"{modality}: errors at all levels of noise")
+        result["errors"] = {task: _errors(generator, task, modality, clips, effort) for task in TASKS}
+    return Result(clips=len(clips), **result)
+
+
+def _estimate(generator: Generator, modality: str, clips: Sequence[Clip], effort: Effort) -> dict[str, dict]:
+    parts = [
+        scores_by_clip(generator, modality, draw(generator, "estimate", modality, part, **_how(effort))[1], part)
+        for part in _parts(clips, effort)
+    ]
+    scores = {
+        who: {name: [value for part in parts for value in part[who][name]] for name in parts[0][who]}
+        for who in parts[0]
+    }
+    measures = MODALITIES[modality].measures
+    errors = {
+        who: {name: [measures[name].error(value) for value in values] for name, values in scores[who].items()}
+        for who in ("model", "trivial")
+    }
+    return {
+        "scores": {who: {name: summary(values) for name, values in row.items()} for who, row in scores.items()},
+        "share_of_trivial": {name: ratio(errors["model"][name], errors["trivial"][name]) for name in measures},
+    }
+
+
+def _share(
+    modality: str, right: Sequence[np.ndarray], other: Sequence[np.ndarray], truth: Sequence[np.ndarray]
+) -> dict[str, Mean]:
+    """Error of `right` against `truth` over that of `other`, for every measure."""
+    measures = MODALITIES[modality].measures
+    scores = [clip_scores(modality, zip(values, truth, strict=True)) for values in (right, other)]
+    return {
+        name: ratio(*([measure.error(value) for value in found[name]] for found in scores))
+        for name, measure in measures.items()
+    }
+
+
+def _drawn(
+    generator: Generator, task: str, modality: str, clips: Sequence[Clip], effort: Effort
+) -> tuple[Frames, Frames]:
+    pairs = [draw(generator, task, modality, part, **_how(effort)) for part in _parts(clips, effort)]
+    rgb, aux = (np.concatenate(videos) for videos in zip(*pairs, strict=True))
+    return rgb, aux
+
+
+def _estimated(
+    generator: Generator, modality: str, video: Frames, clips: Sequence[Clip], effort: Effort
+) -> list[np.ndarray]:
+    """The model's estimates of videos that were generated for the clips."""
+    found: list[np.ndarray] = []
+    for start in range(0, len(clips), effort.batch):
+        rgb = video[start : start + effort.batch]
+        _, aux = generate(
+            generator, "estimate", modality, [""] * len(rgb), rgb=rgb, guidance=Guidance(scale=1.0),
+            steps=effort.steps, seed=effort.seed,
+        )  # fmt: skip
+        found += read_values(modality, aux, clips[start : start + effort.batch])
+    return found
+
+
+def _errors(
+    generator: Generator, task: str, modality: str, clips: Sequence[Clip], effort: Effort
+) -> dict[str, float]:
+    parts = _parts(clips, effort)
+    found = [latent_errors(generator, task, modality, part, effort.seed) for part in parts]
+    weights = [len(part) for part in parts]
+    return {who: float(np.average([errors[who] for errors in found], weights=weights)) for who in found[0]}
+
+
+def _parts(clips: Sequence[Clip], effort: Effort) -> list[Sequence[Clip]]:
+    return [clips[start : start + effort.batch] for start in range(0, len(clips), effort.batch)]
+
+
+def _how(effort: Effort) -> dict:
+    return {"steps": effort.steps, "guidance": effort.guidance, "seed": effort.seed}
