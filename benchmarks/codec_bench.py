@@ -70,8 +70,8 @@ def pixels(video: np.ndarray) -> torch.Tensor:
     return rearrange(torch.from_numpy(video).float() / 127.5 - 1, "t h w c -> c t h w")
 
 
-def through(codec: Codec, video: np.ndarray) -> np.ndarray:
-    decoded = codec.decode(codec.encode(pixels(video)[None]))[0]
+def through(codec: Codec, video: np.ndarray, stream: str) -> np.ndarray:
+    decoded = codec.decode(codec.encode(pixels(video)[None], [stream]), [stream])[0]
     return rearrange(((decoded + 1) * 127.5).round().byte(), "c t h w -> t h w c").numpy()
 
 
@@ -79,11 +79,11 @@ def score_rows(codec: Codec, options: Options) -> list[dict]:
     rows = []
     for size in options.sizes:
         real = [video for path in options.videos for video in windows(path, size)]
-        rows.append(_row("real", size, [(through(codec, video), video) for video in real]))
+        rows.append(_row("real", size, [(through(codec, video, "rgb"), video) for video in real]))
         clips = simulated(options, size)
         for kind in ("rgb", *MODALITIES):
             having = [clip for clip in clips if kind in clip.video]
-            pairs = [(through(codec, clip.video[kind]), clip.video[kind]) for clip in having]
+            pairs = [(through(codec, clip.video[kind], kind), clip.video[kind]) for clip in having]
             rows.append(_row(kind, size, pairs))
             if kind in MODALITIES:
                 rows[-1] |= _value_scores(kind, having, [decoded for decoded, _ in pairs])

@@ -34,7 +34,7 @@ from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, convert
 from unity.objective import routed_loss
 from unity.routing import fixed_route
-from unity.train.optim import OptimConfig, adamw
+from unity.train.optim import OptimConfig, optimizer
 
 SHAPES = {"cpu": ["tiny", "1.3b"], "cuda": ["10b", "5b", "1.3b"]}
 TOKENS = {"cpu": [1152], "cuda": [65520, 37440, 1152]}
@@ -66,15 +66,15 @@ class Update:
         masters = {
             n: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for n, p in named.items()
         }
-        return list(named.values()), list(masters.values()), adamw(OptimConfig(lr=5e-5), masters.items())
+        return list(named.values()), list(masters.values()), optimizer(OptimConfig(lr=5e-5), masters.items())
 
     @torch.no_grad()
     def __call__(self) -> None:
         nn.utils.clip_grad_norm_(self.weights, OptimConfig.clip)
-        for weights, masters, optimizer in self.parts:
+        for weights, masters, update in self.parts:
             for weight, master in zip(weights, masters, strict=True):
                 master.grad = weight.grad.float()
-            optimizer.step()
+            update.step()
             for weight, master in zip(weights, masters, strict=True):
                 if master is not weight:
                     weight.copy_(master)

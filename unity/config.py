@@ -39,7 +39,11 @@ class ModelConfig:
     # what the head gives: the velocity (Wan), or the clean latent, from which the velocity follows. A narrow model
     # cannot carry a token's noise beside what it knows, and learns far faster when it need not (arXiv 2511.13720).
     prediction: Literal["velocity", "data"] = "velocity"
-    codec: Literal["dct", "wan2.1", "wan2.2"] = "wan2.1"
+    # features of the convolutional stem and head around the transformer (unity.model.stem); 0: none, as in Wan
+    stem: int = 0
+    # residual blocks on each side
+    stem_blocks: int = 2
+    codec: Literal["cells", "dct", "wan2.1", "wan2.2"] = "wan2.1"
     text: Literal["minilm", "umt5"] = "umt5"
 
     def __post_init__(self):
@@ -48,6 +52,11 @@ class ModelConfig:
                 f"dim {self.dim} over {self.num_heads} heads gives no even head size of at least 6; "
                 f"choose num_heads so that dim / num_heads is even"
             )
+        if self.stem and (self.patch[0], self.input, self.output) != (1, "shared", "expert"):
+            raise ValueError(
+                f"a stem has patches of one latent frame, a shared input and expert outputs, not {self.patch}, "
+                f"input {self.input}, output {self.output}; leave them, or choose stem 0"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -55,12 +64,15 @@ class ModelConfig:
 
 
 # On a grid of few columns, slow rotations could not tell neighbours apart: hence the small theta.
-_EMBEDDED = dict(latent_channels=48, text_dim=384, rope_theta=16.0, prediction="data", codec="dct", text="minilm")
+_EMBEDDED = dict(
+    latent_channels=192, patch=(1, 4, 4), text_dim=384, rope_theta=16.0, prediction="data", codec="cells",
+    text="minilm",
+)  # fmt: skip
 
 MODELS: dict[str, ModelConfig] = {
-    "debug": ModelConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, **_EMBEDDED),
-    "tiny": ModelConfig(dim=256, ffn_dim=1024, num_heads=4, num_layers=8, **_EMBEDDED),
-    "small": ModelConfig(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, **_EMBEDDED),
+    "debug": ModelConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, stem=16, stem_blocks=1, **_EMBEDDED),
+    "tiny": ModelConfig(dim=192, ffn_dim=768, num_heads=3, num_layers=6, stem=96, **_EMBEDDED),
+    "small": ModelConfig(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, stem=192, **_EMBEDDED),
     "1.3b": ModelConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
     "5b": ModelConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48, codec="wan2.2"),
     "10b": ModelConfig(dim=4096, ffn_dim=14336, num_heads=32, num_layers=40),

@@ -21,17 +21,23 @@ class TimeConfig:
     # > 1 moves times towards noise: t → shift·t / (1 + (shift - 1)·t). 5 is the 5B release's: what one stream
     # tells about the other counts where there is much noise.
     shift: float = 5.0
+    # the same for estimates, whose RGB tells nearly all from the first step on; by default no other
+    estimate_shift: float | None = None
 
 
-def draw_time(config: TimeConfig, quantile: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+def draw_time(
+    config: TimeConfig, quantile: Float[Tensor, "*b"], estimate: Bool[Tensor, "*b"] | None = None
+) -> Float[Tensor, "*b"]:
     """Times in [0, 1] at the given quantiles of the distribution (inverse transform)."""
     time = quantile
     if config.kind == "logit_normal":
         time = torch.sigmoid(config.mean + config.std * torch.special.ndtri(quantile))
-    return shift_time(time, config.shift)
+    if estimate is None or config.estimate_shift is None:
+        return shift_time(time, config.shift)
+    return shift_time(time, torch.where(estimate, config.estimate_shift, config.shift).to(time))
 
 
-def shift_time(time: Tensor, shift: float) -> Tensor:
+def shift_time(time: Tensor, shift: float | Tensor) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 

@@ -113,7 +113,8 @@ def generate(
     size = tuple(size or generator.card.size)
     check_request(generator, modality, frames, size)
     batch, device = len(captions), generator.device
-    latents = {name: encode(generator, video) for name, video in given.items() if video is not None}
+    shown = {"rgb": "rgb", "aux": modality}
+    latents = {name: encode(generator, video, shown[name]) for name, video in given.items() if video is not None}
     texts = (captions, [generator.card.modality(modality).type_prompt] * batch, [""] * batch)
     sampled = sample(
         generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
@@ -121,8 +122,10 @@ def generate(
         shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, shift=shift,
         guidance=guidance, clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
     )  # fmt: skip
-    pairs = zip(given.values(), sampled, strict=True)
-    return tuple(decode(generator, latent) if video is None else video for video, latent in pairs)
+    streams = zip(given.items(), sampled, strict=True)
+    return tuple(
+        decode(generator, latent, shown[name]) if video is None else video for (name, video), latent in streams
+    )
 
 
 def _latent_shape(generator: Generator, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
@@ -136,14 +139,14 @@ def words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
     return states.to(generator.device), length.to(generator.device)
 
 
-def encode(generator: Generator, video: Frames) -> Float[Tensor, "b c u v x"]:
-    """Latents of clips, on the generator's device."""
+def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b c u v x"]:
+    """Latents of clips that show "rgb" or a modality, on the generator's device."""
     frames = torch.from_numpy(np.ascontiguousarray(video)).to(generator.device)
     with torch.no_grad():
-        return generator.codec.encode(to_pixels(frames)).float()
+        return generator.codec.encode(to_pixels(frames), [stream] * len(frames)).float()
 
 
-def decode(generator: Generator, latent: Float[Tensor, "b c u v x"]) -> Frames:
-    """Clips of latents."""
+def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str) -> Frames:
+    """Clips of latents of one kind of stream."""
     with torch.no_grad():
-        return to_frames(generator.codec.decode(latent)).cpu().numpy()
+        return to_frames(generator.codec.decode(latent, [stream] * len(latent))).cpu().numpy()

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     CAPTION = 6
     PROMPT = 7
     NOISE = 8
+    DISTURB = 12
     # the noise that sampling starts from (unity.sampler)
     SAMPLE = 9
     # of exams (unity.evaluate)

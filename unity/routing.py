@@ -70,7 +70,8 @@ def draw_route(
 
     edges = torch.tensor(config.weights, dtype=torch.float64).cumsum(0)
     task = torch.bucketize(draw(Purpose.TASK), edges[:-1], right=True)
-    times = torch.stack([draw_time(time, draw(Purpose.TIME, stream)) for stream in range(2)], dim=1)
+    estimate = task == list(TASKS).index("estimate")
+    times = torch.stack([draw_time(time, draw(Purpose.TIME, stream), estimate) for stream in range(2)], dim=1)
     captioned = draw(Purpose.CAPTION) >= config.caption_dropout
     if not config.any2any:
         captioned &= torch.tensor([row.captioned for row in TASKS.values()])[task]

@@ -146,7 +146,7 @@ def test_absent_wrong_and_unknown_weights(tmp_path):
     small_wan("wan2.1").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not wan2.2"):
         load_codec("wan2.2", tmp_path)
-    with pytest.raises(ValueError, match="choose dct, wan2.1, wan2.2"):
+    with pytest.raises(ValueError, match="choose cells, dct, wan2.1, wan2.2"):
         load_codec("vqgan")
 
 

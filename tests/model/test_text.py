@@ -128,8 +128,9 @@ def test_umt5_from_a_folder_of_wan(umt5_folder):
 
 
 def test_each_text_is_encoded_once_and_the_oldest_forgotten(umt5_folder, monkeypatch):
-    monkeypatch.setattr(text, "_CACHED", 2)
     encoder = load_text("umt5", umt5_folder)
+    # two letters and their ends: of four states in all
+    monkeypatch.setattr(text, "_CACHED", 4 * encoder.dim * 4)
     seen = []
     encode = encoder._encode
     monkeypatch.setattr(encoder, "_encode", lambda words: seen.append(words) or encode(words))

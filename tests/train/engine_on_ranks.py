@@ -11,10 +11,12 @@ from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
 from unity.train import zero
 from unity.train.ema import Ema
-from unity.train.optim import OptimConfig, adamw
+from unity.train.muon import orthogonal
+from unity.train.optim import OptimConfig, is_hidden, optimizer
 
 OPTIM = OptimConfig(lr=1e-3, warmup=0, clip=0.5, weight_decay=0.1)
-SHAPE = replace(MODELS["debug"], input="expert", cross_attention="separate", cross_modulation=True)
+SMALL = replace(MODELS["debug"], latent_channels=48)
+SHAPE = replace(SMALL, stem=0, patch=(1, 2, 2), input="expert", cross_attention="separate", cross_modulation=True)
 STEPS, ACCUMULATION, MICRO = 4, 2, 2
 SETTINGS = json.loads((Path(__file__).parents[2] / "launchers/zero3.json").read_text())
 
@@ -52,28 +54,51 @@ def random_weights(shape: ModelConfig = SHAPE) -> dict:
     return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(shape).named_parameters()}
 
 
-def build(world: zero.World, precision: str, shape: ModelConfig = SHAPE):
+def build(world: zero.World, precision: str, shape: ModelConfig = SHAPE, optim: OptimConfig = OPTIM):
     settings = zero.settings(
         SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
         world_size=world.size, clip=OPTIM.clip,
     )  # fmt: skip
-    engine = zero.build_engine(lambda: UnityDiT(shape), lambda named: adamw(OPTIM, named), settings, seed=0)
+    engine = zero.build_engine(lambda: UnityDiT(shape), lambda named: optimizer(optim, named), settings, seed=0)
+    zero.set_learning_rate(engine, optim.lr)
     zero.scatter(world, zero.layout(engine), zero.masters(engine), lambda: random_weights(shape))
     zero.refresh(engine)
     return engine
 
 
-def plain_torch(size: int, shape: ModelConfig, wanted: Callable) -> tuple[list[float], dict, dict]:
+class PlainMuon:
+    """The update as its papers write it, matrix by matrix."""
+
+    def __init__(self, matrices: list, optim: OptimConfig):
+        self.momenta, self.optim = {matrix: torch.zeros_like(matrix) for matrix in matrices}, optim
+
+    @torch.no_grad()
+    def step(self) -> None:
+        beta, rate = self.optim.momentum, self.optim.lr * self.optim.muon_scale
+        for matrix, momentum in self.momenta.items():
+            momentum.copy_(beta * momentum + (1 - beta) * matrix.grad)
+            ahead = (1 - beta) * matrix.grad + beta * momentum
+            rows, columns = matrix.flatten(1).shape
+            step = orthogonal(ahead.flatten(1).unsqueeze(0))[0].view_as(matrix)
+            matrix.mul_(1 - rate * self.optim.weight_decay)
+            matrix.sub_(rate * 0.2 * max(rows, columns) ** 0.5 * step)
+
+
+def plain_torch(
+    size: int, shape: ModelConfig, wanted: Callable, optim: OptimConfig
+) -> tuple[list[float], dict, dict]:
     """Gradient norms, final weights and their average, in one process and without DeepSpeed."""
     model = UnityDiT(shape)
     model.load_state_dict(random_weights(shape))
     named = dict(model.named_parameters())
-    decaying = {name: name.endswith("weight") and p.dim() > 1 for name, p in named.items()}
+    hidden = {n: p for n, p in named.items() if optim.kind == "muon" and is_hidden(n, p.shape)}
+    muon, rest = PlainMuon(list(hidden.values()), optim), {n: p for n, p in named.items() if n not in hidden}
+    decaying = {name: name.endswith("weight") and p.dim() > 1 for name, p in rest.items()}
     groups = [
-        {"params": [p for n, p in named.items() if decaying[n] == flag], "weight_decay": decay}
+        {"params": [p for n, p in rest.items() if decaying[n] == flag], "weight_decay": decay}
         for flag, decay in ((True, OPTIM.weight_decay), (False, 0.0))
     ]
-    optimizer = torch.optim.AdamW(groups, lr=OPTIM.lr, betas=OPTIM.betas, eps=OPTIM.eps, foreach=False)
+    adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=False)
     average, norms = {n: p.detach().clone() for n, p in named.items()}, []
     for step in range(STEPS):
         # zeros, not None: an expert without a sample still has its moments decayed
@@ -84,7 +109,8 @@ def plain_torch(size: int, shape: ModelConfig, wanted: Callable) -> tuple[list[f
                 loss = loss_of(model, inputs(step, part, rank, size), wanted(step, part, rank))
                 (loss / ACCUMULATION / size).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(named.values(), OPTIM.clip)))
-        optimizer.step()
+        adamw.step()
+        muon.step()
         decay = min(OPTIM.ema, (1 + step) / (10 + step))
         for name, p in named.items():
             average[name] = decay * average[name] + (1 - decay) * p.detach()
@@ -92,17 +118,25 @@ def plain_torch(size: int, shape: ModelConfig, wanted: Callable) -> tuple[list[f
 
 
 def check_against_torch(world: zero.World):
-    engine, ema, average = against_torch(world, SHAPE, both)
+    engine, ema, average = against_torch(world, SHAPE, both, OPTIM)
     check_exchange(world, engine, ema, average)
 
 
 def check_streams_that_not_every_rank_wants(world: zero.World):
     """A rank that skips a stream still gives all of its parameters a gradient, as ZeRO-3 needs."""
-    against_torch(world, replace(SHAPE, cross_attention="shared"), some)
+    against_torch(world, replace(SHAPE, cross_attention="shared"), some, OPTIM)
 
 
-def against_torch(world: zero.World, shape: ModelConfig, wanted: Callable) -> tuple:
-    engine = build(world, "fp32", shape)
+def check_muon(world: zero.World):
+    """Matrices cut up over the ranks are orthogonalised as if they were whole."""
+    # products in bfloat16 turn roundings of the gradient into slightly larger ones
+    against_torch(world, SMALL, some, replace(OPTIM, kind="muon"), atol=2e-5)
+
+
+def against_torch(
+    world: zero.World, shape: ModelConfig, wanted: Callable, optim: OptimConfig, atol: float = 2e-6
+) -> tuple:
+    engine = build(world, "fp32", shape, optim)
     ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
     for step in range(STEPS):
         for part in range(ACCUMULATION):
@@ -116,12 +150,14 @@ def against_torch(world: zero.World, shape: ModelConfig, wanted: Callable) -> tu
     weights = dict(zero.gather(world, fragments, zero.masters(engine)))
     average = dict(zero.gather(world, fragments, ema.flats))
     if world.leads:
-        expected_norms, expected_weights, expected_average = plain_torch(world.size, shape, wanted)
+        expected_norms, expected_weights, expected_average = plain_torch(world.size, shape, wanted, optim)
         torch.testing.assert_close(norms, expected_norms, rtol=1e-5, atol=0)
         for found, expected in ((weights, expected_weights), (average, expected_average)):
             assert found.keys() == expected.keys()
             for name in expected:
-                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=2e-6, msg=name)
+                torch.testing.assert_close(
+                    found[name], expected[name], rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}"
+                )
     return engine, ema, average
 
 
@@ -159,7 +195,7 @@ def check_initial_weights(world: zero.World):
     settings = zero.settings(
         SETTINGS, precision="fp32", batch_size=world.size, micro_batch=1, world_size=world.size, clip=1.0
     )
-    engine = zero.build_engine(lambda: UnityDiT(SHAPE), lambda named: adamw(OPTIM, named), settings, seed=3)
+    engine = zero.build_engine(lambda: UnityDiT(SHAPE), lambda named: optimizer(OPTIM, named), settings, seed=3)
     found = dict(zero.gather(world, zero.layout(engine), zero.masters(engine)))
     if world.leads:
         torch.manual_seed(3)
@@ -168,4 +204,10 @@ def check_initial_weights(world: zero.World):
             torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=0, msg=name)
 
 
-CHECKS = (check_initial_weights, check_against_torch, check_streams_that_not_every_rank_wants, check_bf16)
+CHECKS = (
+    check_initial_weights,
+    check_against_torch,
+    check_streams_that_not_every_rank_wants,
+    check_muon,
+    check_bf16,
+)

@@ -8,7 +8,7 @@ import pytest
 
 from unity.config import MODELS
 from unity.train import options as cfg
-from unity.train.optim import OptimConfig, adamw, learning_rate
+from unity.train.optim import OptimConfig, learning_rate, optimizer
 from unity.train.options import find_run, parse, read_config, resolve, write_config
 
 
@@ -49,10 +49,11 @@ def test_a_resolved_configuration_is_complete(on_cpu, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "model", "precision", "rate"), [("cpu", "tiny", "fp32", 3e-3), ("cuda", "small", "bf16", 4e-4)]
+    ("kind", "model", "precision", "rate"), [("cpu", "tiny", "fp32", 3e-3), ("cuda", "small", "bf16", 1e-3)]
 )
 def test_the_machine_decides_what_is_left_out(monkeypatch, kind, model, precision, rate):
     monkeypatch.setattr(cfg, "device_kind", lambda: kind)
+    monkeypatch.setattr(cfg, "computes_bf16", lambda: kind == "cuda")
     config = resolve(parse([]))
     assert (config.model, config.precision, config.optim.lr) == (model, precision, rate)
     assert config.architecture == MODELS[model]
@@ -143,9 +144,9 @@ def test_only_matrices_decay():
 
     model = UnityDiT(MODELS["debug"])
     named = dict(model.named_parameters())
-    groups = adamw(OptimConfig(lr=1.0, weight_decay=0.3), named.items()).param_groups
+    groups = optimizer(OptimConfig(lr=1.0, weight_decay=0.3), named.items()).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decay) == len(named)
-    tables = ("modulation.table", "modality_embedding", "bias", "norm_q.weight", "norm_k.weight", "norm3.weight")
+    tables = ("modulation.table", "modality_embedding", "stem.embedding", "bias", "norm_q.weight", "norm_k.weight", "norm3.weight")
     for name, parameter in named.items():
         assert decay[id(parameter)] == (0.0 if name.endswith(tables) else 0.3), name

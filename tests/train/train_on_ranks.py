@@ -40,10 +40,10 @@ def check_non_finite(world: zero.World, data: Path, folder: Path):
     batch = next(loop.batches(run))
     encode, calls = loop.Run.encode, []
 
-    def broken(self, video):
+    def broken(self, video, streams):
         calls.append(video)
         # rgb and aux are encoded one after the other, so the third call is in the second micro-batch
-        return encode(self, video) * (float("nan") if world.rank == 1 and len(calls) == 3 else 1.0)
+        return encode(self, video, streams) * (float("nan") if world.rank == 1 and len(calls) == 3 else 1.0)
 
     loop.Run.encode = broken
     try:

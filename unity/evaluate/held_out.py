@@ -53,7 +53,7 @@ def scores_by_clip(
     `codec` is what a perfect model would score: the true video, through codec and decoder.
     """
     truth = [clip.values[modality] for clip in clips]
-    through = decode(generator, encode(generator, stacked(clips, modality)))
+    through = decode(generator, encode(generator, stacked(clips, modality), modality), modality)
     predictions = {"model": read_values(modality, video, clips)}
     for name, guess in MODALITIES[modality].baselines.items():
         predictions[name] = [guess.predict(clip.video["rgb"], clip.values[modality]) for clip in clips]
@@ -70,7 +70,7 @@ def latent_errors(
     The mean over `TIMES`. Trivial is the multiple of the noisy latent itself that comes nearest, chosen anew for
     every time and stream with the answer in hand: all that can be said without looking at a picture.
     """
-    latents = torch.stack([encode(generator, stacked(clips, name)) for name in ("rgb", modality)], dim=1)
+    latents = torch.stack([encode(generator, stacked(clips, name), name) for name in ("rgb", modality)], dim=1)
     noise = draw_noise(seed, 0, range(len(clips)), latents.shape[1:]).to(latents)
     texts = _texts(generator, task, modality, clips)
     ids = torch.full((len(clips),), list(MODALITIES).index(modality), device=generator.device)

@@ -73,6 +73,8 @@ class Modality:
     flat_colours: bool = False
     # what other datasets call it
     also_called: tuple[str, ...] = ()
+    # mean and deviation of the encoded video's pixels in [-1, 1], over simulated clips
+    spread: tuple[float, float]
     constants: Callable[[np.ndarray, tuple[int, int]], Constants]
     unknown_constants: Callable[[int, int], Constants]
     encode: Callable[[np.ndarray, Constants], Video]

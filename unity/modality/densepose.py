@@ -91,6 +91,7 @@ DENSEPOSE = Modality(
     pixel_aligned=True,
     of_people=True,
     flat_colours=True,
+    spread=(-0.918, 0.369),
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,

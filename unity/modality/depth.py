@@ -129,6 +129,7 @@ DEPTH = Modality(
     type_prompt="a depth map, near surfaces bright and far ones dark",
     meaning="near is bright, far is dark, black is the sky",
     pixel_aligned=True,
+    spread=(-0.189, 0.627),
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,

@@ -146,6 +146,7 @@ FLOW = Modality(
     meaning="the hue is the direction of motion, the saturation its speed, and white stands still",
     pixel_aligned=True,
     also_called=("raft",),
+    spread=(0.751, 0.297),
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,

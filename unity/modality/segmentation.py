@@ -85,6 +85,7 @@ SEGMENTATION = Modality(
     meaning="every colour is one object, black is the background",
     pixel_aligned=False,
     flat_colours=True,
+    spread=(-0.925, 0.38),
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,

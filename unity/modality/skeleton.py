@@ -136,6 +136,7 @@ SKELETON = Modality(
     meaning="discs are joints, lines are limbs, each in its own colour",
     pixel_aligned=False,
     of_people=True,
+    spread=(-0.915, 0.363),
     constants=constants,
     unknown_constants=unknown_constants,
     encode=encode,

@@ -1,15 +1,20 @@
 """The one door to video codecs: pixels ↔ latents."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from unity.modality.table import MODALITIES
 from unity.model import dct
 from unity.model.pretrained import load_pretrained
+
+Pixels = Float[Tensor, "b 3 t h w"]
+Latent = Float[Tensor, "b c u v x"]
 
 # name → the hub's repository, latent channels, stride over t, h, w
 WAN = {
@@ -17,34 +22,39 @@ WAN = {
     "wan2.2": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", 48, (4, 16, 16)),
 }
 
+# frames, rows and columns of a cell
+CELL = (4, 4, 4)
+# stream → mean and deviation of its pixels in [-1, 1]; of rgb, as those of the modalities, over simulated clips
+SPREADS = {"rgb": (0.188, 0.394)} | {name: row.spread for name, row in MODALITIES.items()}
+
 
 @runtime_checkable
 class Codec(Protocol):
     """What the rest of the project asks of a codec.
 
     Latents have about unit variance per channel; the first frame has a latent frame of its own, each further one
-    covers stride[0] frames.
+    covers stride[0] frames. `streams` names what each sample shows, "rgb" or a modality: some codecs care.
     """
 
     channels: int
     stride: tuple[int, int, int]
 
-    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
+    def encode(self, video: Pixels, streams: Sequence[str]) -> Latent:
         """Latents [b, c, 1 + (t-1)/stride, h/stride, w/stride] of pixels in [-1, 1]; always the same ones.
 
         Raises ValueError unless t is 4k+1 and h, w are multiples of the stride: the rest would be lost silently.
         """
 
-    def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
+    def decode(self, latent: Latent, streams: Sequence[str]) -> Pixels:
         """Pixels, clipped to [-1, 1]."""
 
 
-def to_pixels(frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
+def to_pixels(frames: UInt8[Tensor, "b t h w 3"]) -> Pixels:
     """Frames as a codec takes them, in [-1, 1]."""
     return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
 
 
-def to_frames(pixels: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+def to_frames(pixels: Pixels) -> UInt8[Tensor, "b t h w 3"]:
     """A codec's pixels as frames."""
     grey = (pixels.float() + 1) * 127.5
     return rearrange(grey.round().clamp(0, 255).byte(), "b c t h w -> b t h w c")
@@ -53,7 +63,7 @@ def to_frames(pixels: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
 def load_codec(
     name: str, weights: Path | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Codec:
-    """The codec `dct` (embedded, no weights), `wan2.1` or `wan2.2`.
+    """The codec `cells` or `dct` (embedded, no weights), `wan2.1` or `wan2.2`.
 
     `weights` is a folder with the VAE of a Wan repository in the diffusers layout, with or without the folder
     `vae` around it; without it the hub's cache on this machine is looked at. Nothing is downloaded. `dtype` is
@@ -61,11 +71,11 @@ def load_codec(
 
     Raises ValueError for an unknown name, and with the way to get them if the weights are not there.
     """
-    if name == "dct":
-        return DCTCodec(device)
+    if name in EMBEDDED:
+        return EMBEDDED[name](device)
     if name in WAN:
         return WanCodec(name, weights, device, dtype)
-    raise ValueError(f"unknown codec {name!r}; choose dct, {', '.join(WAN)}")
+    raise ValueError(f"unknown codec {name!r}; choose {', '.join((*EMBEDDED, *WAN))}")
 
 
 def check_size(t: int, h: int, w: int, stride: tuple[int, int, int]) -> None:
@@ -82,6 +92,42 @@ def check_size(t: int, h: int, w: int, stride: tuple[int, int, int]) -> None:
         )
 
 
+class CellsCodec:
+    """Space and time to channels, each stream standardised by one mean and one deviation.
+
+    A clip's pixels come back as they were, to float32 rounding.
+    """
+
+    channels, stride = 3 * CELL[0] * CELL[1] * CELL[2], CELL
+
+    def __init__(self, device: str | torch.device):
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def encode(self, video: Pixels, streams: Sequence[str]) -> Latent:
+        check_size(*video.shape[2:], CELL)
+        mean, deviation = self._spread(streams)
+        # the first frame fills a cell of its own, four times the same
+        first = repeat(video[:, :, 0], "b c h w -> b c a h w", a=CELL[0] - 1)
+        a, p, q = CELL
+        cells = rearrange(
+            torch.cat((first, video), dim=2), "b c (u a) (v p) (w q) -> b (c a p q) u v w", a=a, p=p, q=q
+        )
+        return (cells.to(self.device).float() - mean) / deviation
+
+    @torch.no_grad()
+    def decode(self, latent: Latent, streams: Sequence[str]) -> Pixels:
+        mean, deviation = self._spread(streams)
+        a, p, q = CELL
+        cells = latent.to(self.device).float() * deviation + mean
+        video = rearrange(cells, "b (c a p q) u v w -> b c (u a) (v p) (w q)", c=3, a=a, p=p, q=q)
+        return torch.cat((video[:, :, :a].mean(2, keepdim=True), video[:, :, a:]), dim=2).clamp(-1, 1)
+
+    def _spread(self, streams: Sequence[str]) -> Float[Tensor, "2 b 1 1 1 1"]:
+        spreads = torch.tensor([SPREADS[stream] for stream in streams], device=self.device)
+        return rearrange(spreads, "b two -> two b 1 1 1 1")
+
+
 class DCTCodec:
     """The strongest coefficients of a 3-D DCT of 4x8x8 patches (unity.model.dct): embedded, linear, no weights."""
 
@@ -91,14 +137,14 @@ class DCTCodec:
         self.channels, self.stride = len(self.basis), dct.PATCH
 
     @torch.no_grad()
-    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
+    def encode(self, video: Pixels, streams: Sequence[str] = ()) -> Latent:
         check_size(*video.shape[2:], self.stride)
         coefficients = dct.patches(video.to(self.basis)) @ self.basis.T
         # contiguous, as the fused ops want it
         return rearrange((coefficients - self.mean) / self.std, "b u v w c -> b c u v w").contiguous()
 
     @torch.no_grad()
-    def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
+    def decode(self, latent: Latent, streams: Sequence[str] = ()) -> Pixels:
         coefficients = rearrange(latent.to(self.basis), "b c u v w -> b u v w c") * self.std + self.mean
         return dct.unpatch(coefficients @ self.basis).clamp(-1, 1)
 
@@ -126,12 +172,15 @@ class WanCodec:
         )
 
     @torch.no_grad()
-    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c u v x"]:
+    def encode(self, video: Pixels, streams: Sequence[str] = ()) -> Latent:
         check_size(*video.shape[2:], self.stride)
         latent = self.vae.encode(video.to(self.mean.device, self.vae.dtype)).latent_dist.mode()
         return (latent.float() - self.mean) / self.std
 
     @torch.no_grad()
-    def decode(self, latent: Float[Tensor, "b c u v x"]) -> Float[Tensor, "b 3 t h w"]:
+    def decode(self, latent: Latent, streams: Sequence[str] = ()) -> Pixels:
         latent = latent.to(self.mean.device).float() * self.std + self.mean
         return self.vae.decode(latent.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+
+EMBEDDED = {"cells": CellsCodec, "dct": DCTCodec}

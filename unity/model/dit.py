@@ -17,6 +17,7 @@ from unity.model.layers import (
     time_features,
 )
 from unity.model.layout import Conditioning, Layout, Pending
+from unity.model.stem import Stem, StemHead
 
 # Below it a predicted clean latent is taken as one of this time, so that no error is enlarged without bound.
 _LEAST_TIME = 0.1
@@ -35,7 +36,8 @@ class UnityDiT(nn.Module):
         self.config = config
         modalities = config.num_modalities
         self.rgb_id = modalities
-        self.patch_embedding = PatchEmbedding(config)
+        self.stem = Stem(config, modalities + 1) if config.stem else None
+        self.patch_embedding = None if config.stem else PatchEmbedding(config)
         self.patch_embedding_aux = PatchEmbedding(config, modalities) if config.input == "expert" else None
         self.text_embedding = FeedForward(config.text_dim, config.dim, config.dim, std=0.02)
         self.time_embedding = nn.Sequential(
@@ -47,8 +49,9 @@ class UnityDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), Linear32(config.dim, parts * config.dim, std=0.0))
         self.modality_embedding = nn.Parameter(torch.zeros(modalities + 1, config.dim))
         self.blocks = nn.ModuleList(Block(config, modalities + 1) for _ in range(config.num_layers))
-        self.head = Head(config)
-        self.head_aux = Head(config, modalities) if config.output == "expert" else None
+        self.stem_head = StemHead(config, modalities + 1) if config.stem else None
+        self.head = None if config.stem else Head(config)
+        self.head_aux = Head(config, modalities) if config.output == "expert" and not config.stem else None
 
     def forward(
         self,
@@ -78,11 +81,22 @@ class UnityDiT(nn.Module):
         text = self._text([(caption, caption_len), (prompt, prompt_len)][: layout.streams])
         given = Conditioning(modulation, stream_id, *text)
 
-        pending = Pending(self._tokens(rgb, aux, modality))
+        if self.stem is None:
+            pending, features = Pending(self._tokens(rgb, aux, modality)), None
+        else:
+            said = F.silu(rearrange(embedded, "b s d -> (b s) d"))
+            tokens, features = self.stem(torch.stack(latents, dim=1), stream_id, said)
+            pending = Pending(tokens)
         for block in self.blocks[:-1]:
             pending = block(pending, given, layout.of_all())
         pending = self.blocks[-1](pending, given, layout)
-        outputs = self._heads(pending, embedded, modality, layout)
+        if self.stem_head is None:
+            outputs = self._heads(pending, embedded, modality, layout)
+        else:
+            parts = map(layout.pick, (features, stream_id.flatten(), said))
+            found = self.stem_head(pending, *parts)
+            computed = iter(found.unflatten(0, (-1, sum(layout.wanted))).unbind(1))
+            outputs = [next(computed) if asked else found[:0] for asked in layout.wanted]
         velocities = map(self._velocity, outputs, latents, time.unbind(1))
         return next(velocities), next(velocities, None)
 
@@ -96,8 +110,8 @@ class UnityDiT(nn.Module):
                 f"latent of {sizes} (t, h, w) does not divide into patches of {self.config.patch}; "
                 "choose a video size that does"
             )
-        # separate cross-attentions must both take part in every step on every rank, as experts must
-        if self.config.cross_attention == "separate":
+        # separate cross-attentions and a stem must take part in every step on every rank, as experts must
+        if self.config.cross_attention == "separate" or (self.config.stem and torch.is_grad_enabled()):
             wanted = (True, True)
         t, h, w = (size // p for size, p in zip(sizes, self.config.patch, strict=True))
         return Layout((t, h, w), wanted[: len(latents)])

@@ -7,7 +7,7 @@ values are named tuples, so that ZeRO-3's hooks find the tensors in what modules
 from typing import NamedTuple
 
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unity.config import ModelConfig
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
         """The same tokens, every stream wanted."""
         return self._replace(wanted=(True,) * self.streams)
 
-    def pick(self, x: Float[Tensor, "g ..."]) -> Float[Tensor, "k ..."]:
+    def pick(self, x: Shaped[Tensor, "g ..."]) -> Shaped[Tensor, "k ..."]:
         """The groups of the wanted streams, as a view: all of them, or those of one stream."""
         return x if all(self.wanted) else x.unflatten(0, (-1, self.streams))[:, self.wanted.index(True)]
 

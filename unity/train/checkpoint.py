@@ -101,6 +101,9 @@ def load(world: World, checkpoint: Path, shards: Mapping[str, Flats], fragments:
     for kind, flats in shards.items():
         files = [safe_open(_shard(checkpoint, kind, rank), "pt") for rank in range(state["ranks"])]
         for name, piece in fragments.items():
+            # an optimizer need not keep every kind for every flat
+            if not flats[piece.flat].numel():
+                continue
             target = flats[piece.flat].narrow(0, piece.offset, piece.numel)
             target.copy_(_read(files, saved[name], world.rank * piece.numel, piece.numel))
 

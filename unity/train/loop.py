@@ -4,13 +4,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from unity.config import STAGES
@@ -27,9 +27,10 @@ from unity.model.weights import ModelCard, load_model, save_model
 from unity.objective import routed_loss
 from unity.routing import Route, draw_route
 from unity.train import checkpoint, zero
+from unity.train.augment import disturb
 from unity.train.ema import Ema
 from unity.train.metrics import Journal, Tally, require_finite_norm
-from unity.train.optim import adamw, learning_rate
+from unity.train.optim import learning_rate, optimizer
 from unity.train.options import MACHINES, SIMULATED, TrainConfig, resolve, write_config
 from unity.train.pictures import Pictures
 from unity.train.signals import StopRequest, deaf_children
@@ -51,11 +52,18 @@ class Run:
     # first step that is still to be done
     start: int = 0
 
-    def encode(self, video: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b c t h w"]:
-        return self.codec.encode(to_pixels(video.to(self.world.device)))
+    def encode(self, video: UInt8[Tensor, "b t h w 3"], streams: Sequence[str]) -> Float[Tensor, "b c t h w"]:
+        return self.codec.encode(to_pixels(video.to(self.world.device)), streams)
 
-    def decode(self, latent: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-        return to_frames(self.codec.decode(latent)).cpu()
+    def latents(self, batch: dict, clean: Bool[Tensor, " b"], step: int) -> Float[Tensor, "b 2 c t h w"]:
+        """Of both streams; RGB that is `clean` may be disturbed first."""
+        names = [list(MODALITIES)[m] for m in batch["modality"].tolist()]
+        position = self.config.seed, step, batch["slot"].tolist()
+        rgb = disturb(batch["rgb"], clean, self.config.augment, *position)
+        return torch.stack([self.encode(rgb, ["rgb"] * len(names)), self.encode(batch["aux"], names)], dim=1)
+
+    def decode(self, latent: Float[Tensor, "b c t h w"], streams: Sequence[str]) -> UInt8[Tensor, "b t h w 3"]:
+        return to_frames(self.codec.decode(latent, streams)).cpu()
 
     def refresh(self) -> None:
         zero.refresh(self.engine)
@@ -108,9 +116,10 @@ def train_step(run: Run, batch: dict, stop: StopRequest) -> tuple[dict[str, floa
     tally = Tally(run.world)
     parts = micro_batches(batch, engine.train_micro_batch_size_per_gpu())
     for i, part in enumerate(parts):
-        latents, slots = torch.stack([run.encode(part["rgb"]), run.encode(part["aux"])], 1), part["slot"].tolist()
-        clean_time = config.architecture.clean_time
-        route = draw_route(config.routing, config.time, clean_time, config.seed, step, slots).to(run.world.device)
+        slots, clean_time = part["slot"].tolist(), config.architecture.clean_time
+        route = draw_route(config.routing, config.time, clean_time, config.seed, step, slots)
+        latents = run.latents(part, ~route.noisy[:, 0], step)
+        route = route.to(run.world.device)
         noise = draw_noise(config.seed, step, slots, latents.shape[1:], run.world.device)
         modality = part["modality"].to(run.world.device)
         loss, losses = routed_loss(engine, latents, noise, route, modality, run.words(part, route))
@@ -139,7 +148,7 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
         if config.precision == "fp8":
             say(fp8.describe(model, fp8.convert(model, config.fp8)))
 
-    parts = partial(UnityDiT, shape), partial(adamw, config.optim)
+    parts = partial(UnityDiT, shape), partial(optimizer, config.optim)
     engine = zero.build_engine(*parts, settings, config.seed, adapt)
     run = Run(
         config=config,

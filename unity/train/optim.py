@@ -1,20 +1,27 @@
-"""The optimizer's settings, its learning rate as a function of the step, and which parameters decay."""
+"""The optimizer's settings, its learning rate as a function of the step, and which parameters get what."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from unity.train.muon import Muon
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, its schedule, and the average that is kept of the weights."""
+    """The optimizer, its schedule, and the average that is kept of the weights."""
 
+    # muon: Muon for the matrices of the blocks, AdamW for the rest; by default that for the small models
+    kind: Literal["adamw", "muon"] | None = None
     # peak learning rate; by default 5e-5 (the paper), more for the small models that start from nothing
     lr: float | None = None
+    # the same for Muon's matrices, as a multiple of it
+    muon_scale: float = 1.7
+    momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -39,15 +46,33 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr * rising * (config.final + (1 - config.final) * cosine)
 
 
-def adamw(config: OptimConfig, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.AdamW:
-    """AdamW in which only matrices decay: no biases, norms, modulation tables or modality embeddings."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+def optimizer(config: OptimConfig, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    """What `kind` says; only matrices decay: no biases, norms, modulation tables or modality embeddings."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         # ZeRO-3 has already taken the values away, but remembers the shape
         shape = getattr(parameter, "ds_shape", parameter.shape)
-        groups[name.endswith("weight") and len(shape) > 1].append(parameter)
-    decay = {True: config.weight_decay, False: 0.0}
-    return torch.optim.AdamW(
-        [{"params": group, "weight_decay": decay[key]} for key, group in groups.items() if group],
-        lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
-    )  # fmt: skip
+        decays = name.endswith("weight") and len(shape) > 1
+        hidden = config.kind == "muon" and is_hidden(name, shape)
+        groups.setdefault((hidden, decays), []).append(parameter)
+    rows = [
+        {
+            "params": group,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "muon": hidden,
+            "scale": config.muon_scale if hidden else 1.0,
+        }
+        for (hidden, decays), group in sorted(groups.items(), reverse=True)
+    ]
+    if config.kind == "muon":
+        return Muon(rows, betas=config.betas, eps=config.eps, momentum=config.momentum)
+    return torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def is_hidden(name: str, shape: Sequence[int]) -> bool:
+    """Whether a parameter is a matrix between hidden features: of a block or beside one, a convolution's too.
+
+    What reads data, time or words, what writes latents, and the modulation are none.
+    """
+    inside = "blocks." in name or name in ("stem.down.weight", "stem_head.up.weight")
+    return inside and name.endswith("weight") and len(shape) in (2, 4) and "modulation" not in name

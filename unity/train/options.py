@@ -14,7 +14,7 @@ from unity.model.fp8 import Fp8Config
 from unity.model.weights import read_card
 from unity.routing import RoutingConfig
 from unity.train.optim import OptimConfig
-from unity.train.zero import device_kind
+from unity.train.zero import computes_bf16, device_kind
 
 SIMULATED = Path("data/simulated")
 
@@ -39,7 +39,8 @@ class TrainConfig:
     resume: Path | None = None
     # every random draw is a function of it and of where it is used
     seed: int = 0
-    # by default fp32 on a CPU, bf16 on a GPU; fp8: bf16 with the large Linears of the blocks in 8 bits
+    # by default bf16 where there are units for it (GPUs, newer CPUs), else fp32; fp8: bf16 with the large Linears
+    # of the blocks in 8 bits
     precision: Literal["fp32", "bf16", "fp8"] | None = None
     # samples per optimizer step, all ranks together
     batch_size: int | None = None
@@ -48,6 +49,8 @@ class TrainConfig:
     # frames (4k+1), height and width of what the model sees; by default the dataset's
     frames: int | None = None
     size: tuple[int, int] | None = None
+    # share of the estimates whose RGB is shown in other light, blurred, noisy or compressed (unity.train.augment)
+    augment: float = 0.0
     # processes per rank that read and decode
     workers: int | None = None
     # steps between checkpoints, pictures of samples, and progress lines; 0 for no pictures
@@ -69,13 +72,16 @@ class TrainConfig:
     # the model's shape; follows --model, and single settings can be changed
     architecture: ModelConfig = MODELS["tiny"]
 
+    def __post_init__(self):
+        if not 0 <= self.augment <= 1:
+            raise ValueError(f"augment is {self.augment}; give the share of estimates, from 0 to 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What a kind of machine can do in a sensible time."""
 
     model: str
-    precision: str
     batch_size: int
     workers: int
     # None: the stage's
@@ -87,17 +93,15 @@ class Machine:
 
 
 MACHINES = {
-    "cpu": Machine(
-        model="tiny", precision="fp32", batch_size=8, workers=0, steps=150, clips=16, frames=17, size=64
-    ),
-    "cuda": Machine(
-        model="small", precision="bf16", batch_size=32, workers=4, steps=None, clips=256, frames=33, size=128
-    ),
+    "cpu": Machine(model="tiny", batch_size=8, workers=0, steps=150, clips=16, frames=17, size=64),
+    "cuda": Machine(model="small", batch_size=32, workers=4, steps=None, clips=256, frames=33, size=128),
 }
 
 # models that start from nothing and learn faster; all others take the paper's rate
-LEARNING_RATES = {"debug": 4e-3, "tiny": 3e-3, "small": 4e-4}
+LEARNING_RATES = {"debug": 4e-3, "tiny": 3e-3, "small": 1e-3}
 PAPER_RATE = 5e-5
+# these models' times: their estimates need little more than a first step, from nearly pure noise
+SMALL_TIMES = TimeConfig(shift=3.0, estimate_shift=20.0)
 
 
 def parse(args: Sequence[str], talkative: bool = True) -> TrainConfig:
@@ -110,6 +114,8 @@ def parse(args: Sequence[str], talkative: bool = True) -> TrainConfig:
         raise ValueError("--resume and --init both name weights to start from; give one of them")
     base = TrainConfig() if given.resume is None else _resumed(given.resume, given.stage)
     base = replace(base, architecture=_architecture(given, base))
+    if base.architecture.stem and given.resume is None:
+        base = replace(base, time=SMALL_TIMES)
     return tyro.cli(TrainConfig, args=args, default=base, console_outputs=talkative)
 
 
@@ -121,6 +127,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     optim = config.optim
     optim = replace(
         optim,
+        kind=optim.kind or ("muon" if model in LEARNING_RATES else "adamw"),
         lr=LEARNING_RATES.get(model, PAPER_RATE) if optim.lr is None else optim.lr,
         warmup=min(200, steps // 10) if optim.warmup is None else optim.warmup,
     )
@@ -130,7 +137,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         steps=steps,
         out=_run_folder(config),
         data=config.data or SIMULATED,
-        precision=config.precision or machine.precision,
+        precision=config.precision or ("bf16" if computes_bf16() else "fp32"),
         batch_size=config.batch_size or machine.batch_size,
         workers=machine.workers if config.workers is None else config.workers,
         save_every=config.save_every or min(1000, max(1, steps // 2)),

@@ -42,16 +42,19 @@ class Pictures:
     @torch.no_grad()
     def draw(self, run: Run, path: Path) -> None:
         """Sample the three tasks with the averaged weights and write a PNG; all ranks must take part."""
-        truth = {stream: run.encode(self.clips[stream]) for stream in ("rgb", "aux")}
+        names = self._names()
+        streams = {"rgb": ["rgb"] * len(names), "aux": names}
+        truth = {stream: run.encode(self.clips[stream], shown) for stream, shown in streams.items()}
         run.engine.module.eval()
         with run.ema.in_place_of_weights(run.refresh):
             sampled = {task: self._sample(run, task, truth) for task in TASKS}
         run.engine.module.train()
         if run.world.leads:
             columns = [self.clips["rgb"], self.clips["aux"]]
-            columns += [run.decode(sampled[name][stream]) for name, stream in _DRAWN]
+            shown = tuple(streams.values())
+            columns += [run.decode(sampled[name][stream], shown[stream]) for name, stream in _DRAWN]
             path.parent.mkdir(exist_ok=True)
-            _sheet(columns, self._names()).save(path)
+            _sheet(columns, names).save(path)
 
     def _sample(self, run: Run, task: str, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         given = {

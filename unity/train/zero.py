@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unity.train.muon import Muon, Piece
+
 # one entry per flat
 Flats = list[Tensor]
 
@@ -78,6 +80,11 @@ def device_kind() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def computes_bf16() -> bool:
+    """Whether products in bfloat16 run on units of their own: on a GPU, and on CPUs since about 2021."""
+    return device_kind() == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def start_world() -> World:
     """Join the processes that a launcher started; without one, be a world of one."""
     os.environ.setdefault("DS_ACCELERATOR", device_kind())
@@ -130,6 +137,8 @@ def settings(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip,
         "bf16": {"enabled": precision != "fp32"},
+        # DeepSpeed only knows its own and torch's by name
+        "zero_allow_untested_optimizer": True,
     }
     if base.keys() & ours.keys():
         raise ValueError(f"leave {sorted(base.keys() & ours.keys())} out of the DeepSpeed file: flags decide them")
@@ -164,6 +173,8 @@ def build_engine(
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     assert engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()
     moments(engine)
+    if isinstance(optimizer, Muon):
+        tell_pieces(engine)
     return engine
 
 
@@ -173,15 +184,33 @@ def masters(engine) -> Flats:
 
 
 def moments(engine) -> dict[str, Flats]:
-    """This rank's moments of AdamW, made if the optimizer has not taken a step yet."""
-    states = []
-    for flat in engine.optimizer.fp32_partitioned_groups_flat:
-        state = engine.optimizer.optimizer.state[flat]
+    """This rank's moments, made if the optimizer has not taken a step yet; Muon's flats have no second one."""
+    inner, states = engine.optimizer.optimizer, []
+    for i, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
+        state = inner.state[flat]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
             state.update({name: torch.zeros_like(flat.data) for name in ("exp_avg", "exp_avg_sq")})
+            if _group(engine, i)["muon"]:
+                state["exp_avg_sq"] = flat.new_empty(0)
         states.append(state)
     return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
+
+
+def _group(engine, flat: int) -> dict:
+    return engine.optimizer.optimizer.param_groups[engine.optimizer.sub_group_to_group_id[flat]]
+
+
+def tell_pieces(engine) -> None:
+    """Tell Muon which matrices its flats are made of."""
+    flats = engine.optimizer.fp32_partitioned_groups_flat
+    pieces: dict[Tensor, list[Piece]] = {flat: [] for flat in flats}
+    for fragment in layout(engine).values():
+        if _group(engine, fragment.flat)["muon"]:
+            rows, columns = fragment.shape[0], torch.Size(fragment.shape[1:]).numel()
+            piece = Piece(offset=fragment.offset, numel=fragment.numel, shape=(rows, columns))
+            pieces[flats[fragment.flat]].append(piece)
+    engine.optimizer.optimizer.pieces = pieces
 
 
 def set_optimizer_step(engine, step: int) -> None:
@@ -192,7 +221,7 @@ def set_optimizer_step(engine, step: int) -> None:
 
 def set_learning_rate(engine, lr: float) -> None:
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["scale"]
 
 
 def layout(engine) -> dict[str, Fragment]:
