@@ -36,8 +36,8 @@ from unity.routing import RoutingConfig
 from unity.sampler import Guidance
 from unity.train import engine as zero
 from unity.train import loop
-from unity.train.config import SMALL_TIMES, TrainConfig, resolve
 from unity.train.optim import OptimConfig
+from unity.train.options import SMALL_TIMES, TrainConfig, resolve
 from unity.train.signals import StopRequest
 
 matplotlib.use("Agg")

@@ -79,11 +79,10 @@ def main(folder: Path):
 
 
 def train(data: Path, out: Path) -> list[dict]:
-    from unity.train.config import TrainConfig
-    from unity.train.engine import start_world, stop_world
-
     from unity.routing import RoutingConfig
     from unity.train import loop
+    from unity.train.options import TrainConfig
+    from unity.train.zero import start_world, stop_world
 
     world = start_world()
     config = TrainConfig(

@@ -147,6 +147,14 @@ def test_only_matrices_decay():
     groups = optimizer(OptimConfig(lr=1.0, weight_decay=0.3), named.items()).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decay) == len(named)
-    tables = ("modulation.table", "modality_embedding", "stem.embedding", "bias", "norm_q.weight", "norm_k.weight", "norm3.weight")
+    tables = (
+        "modulation.table",
+        "modality_embedding",
+        "stem.embedding",
+        "bias",
+        "norm_q.weight",
+        "norm_k.weight",
+        "norm3.weight",
+    )
     for name, parameter in named.items():
         assert decay[id(parameter)] == (0.0 if name.endswith(tables) else 0.3), name
