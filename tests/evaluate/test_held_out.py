@@ -55,10 +55,10 @@ def generator():
         model=MODELS["debug"], modalities=tuple(MODALITIES), stage=2, step=0, frames=FRAMES, size=SIZE
     )
     made = Generator(
-        path=Path("oracle"), model=no_words, card=card, codec=load_codec("dct"), text=no_words,
+        path=Path("oracle"), model=no_words, card=card, codec=load_codec("cells"), text=no_words,
         device=torch.device("cpu"), dtype=torch.float32,
     )  # fmt: skip
-    latents = [encode(made, stacked(clips(), stream)) for stream in ("rgb", "depth")]
+    latents = [encode(made, stacked(clips(), stream), stream) for stream in ("rgb", "depth")]
     return replace(made, model=Oracle(latents))
 
 
@@ -89,10 +89,10 @@ class Noise:
 
     channels, stride = 48, (4, 8, 8)
 
-    def encode(self, video):
+    def encode(self, video, streams):
         return torch.randn(len(video), 48, 2, 16, 16, generator=torch.Generator().manual_seed(5))
 
-    def decode(self, latent):
+    def decode(self, latent, streams):
         raise NotImplementedError("white noise is no picture")
 
 

@@ -22,7 +22,7 @@ def run(tmp_path, on_cpu) -> Path:
     """A stage 1 run folder with a configuration of its own."""
     flags = ["--model", "debug", "--steps", "7", "--seed", "3", "--optim.lr", "0.01", "--batch-size", "4"]
     folder = tmp_path / "first"
-    config = resolve(parse([*flags, "--out", str(folder), "--architecture.output", "shared"]))
+    config = resolve(parse([*flags, "--out", str(folder), "--architecture.cross-attention", "separate"]))
     (folder / "checkpoints").mkdir(parents=True)
     write_config(config, folder / "config.json")
     return folder
@@ -83,7 +83,7 @@ def test_unknown_flags_and_values_end_with_code_2(flags, capsys):
 
 def test_the_file_gives_back_the_configuration(run):
     config = read_config(run)
-    assert config.out == run and config.architecture.output == "shared" and config.seed == 3
+    assert config.out == run and config.architecture.cross_attention == "separate" and config.seed == 3
     write_config(config, run / "again.json")
     assert (run / "again.json").read_text() == (run / "config.json").read_text()
 
