@@ -101,9 +101,9 @@ class Oracle:
         return iter(())
 
 
-def latent(generator, video):
+def latent(generator, video, stream):
     frames = torch.from_numpy(video).permute(3, 0, 1, 2)[None].float()
-    return generator.codec.encode(frames / 127.5 - 1)
+    return generator.codec.encode(frames / 127.5 - 1, [stream])
 
 
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
@@ -112,7 +112,7 @@ def test_what_the_model_means_is_what_the_files_say(sampler, generator, film, tm
     inverse = np.broadcast_to(np.linspace(0.2, 0.9, SIZE[1], dtype=np.float32), (FRAMES, *SIZE))
     rgb = read_video(film, FRAMES, SIZE)
     aux = MODALITIES["depth"].encode(1 / inverse, {"near": 1.0, "far": 0.0})
-    oracle = Oracle(latent(generator, rgb), latent(generator, aux))
+    oracle = Oracle(latent(generator, rgb, "rgb"), latent(generator, aux, "depth"))
     knowing = replace(generator, model=oracle)
     request = Request(modality="depth", video=film, steps=3, sampler=sampler, out=tmp_path / "out")
     infer(request, knowing)
@@ -126,7 +126,7 @@ def test_what_the_model_means_is_what_the_files_say(sampler, generator, film, tm
 
 
 def test_no_words_cost_no_second_evaluation(generator, film, tmp_path, capsys):
-    zero = torch.zeros(1, 48, 3, 4, 6)
+    zero = torch.zeros(1, 192, 3, 8, 12)
     for prompt, guidance, evaluations in [("", 7.5, 3), ("a ball", 7.5, 6), ("a ball", 1.0, 3)]:
         oracle = Oracle(zero, zero)
         request = Request(
@@ -146,7 +146,7 @@ def test_the_model_is_asked_at_shifted_times(generator, film, tmp_path):
             times.append(time[0, 1].item())
             return super().__call__(rgb, aux, time, *rest, **options)
 
-    zero = torch.zeros(1, 48, 3, 4, 6)
+    zero = torch.zeros(1, 192, 3, 8, 12)
     request = Request(modality="flow", video=film, steps=4, shift=5.0, out=tmp_path / "out")
     result = infer(request, replace(generator, model=Listener(zero, zero)))
     # t → 5t / (1 + 4t) of 1, 3/4, 1/2, 1/4
