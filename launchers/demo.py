@@ -1,7 +1,8 @@
-"""The main job, small: make data, train both stages, infer, report. `make demo`, or `python launchers/demo.py`.
+"""The main job, small: what the model in the package can do, and how training changes it. `make demo`.
 
-Everything is made in one folder (runs/demo), in minutes on two cores; report.html there says what came out of it
-and how long each part took. Training goes on from the model in the package; `--scale fresh` learns from nothing.
+Everything is made in one folder (runs/demo), in minutes on two cores: clips are simulated, the shipped model
+estimates, controls and generates, is trained on for a few minutes, and another one learns from nothing.
+report.html there shows what came out of it and how long each part took.
 """
 
 import json
@@ -15,25 +16,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
+from unity.command import check_bounds, end, real, whole
 from unity.data.clips import Clip
 from unity.data.shards import open_shards
-from unity.evaluate.held_out import Exam, examine
+from unity.evaluate.held_out import Exam, draw, estimate_scores, examine
 from unity.extras import require
+from unity.files import write_json, write_text
 from unity.generate import Generator, load_generator
 from unity.infer import SAMPLE, SHIPPED, Request, infer
 from unity.modality.table import MODALITIES
-from unity.model.weights import read_card
-from unity.report.demo import Findings, lead, sections
+from unity.report.demo import Findings, Learner, lead, sections
 from unity.report.page import page
 
 TRAIN = Path(__file__).with_name("train.py")
 # marks a folder as an earlier demo's
 MARK = "demo.json"
+# what a demo makes beside it
+PARTS = ("train", "held_out", "longer", "fresh1", "fresh2", "real", "report.html", "report.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,69 +47,74 @@ class Scale:
     # clips of each source
     train: int
     held_out: int
-    # optimizer steps of stage 1 and stage 2
-    steps: tuple[int, int]
+    # optimizer steps: on from the shipped model, and of stages 1 and 2 from nothing
+    longer: int
+    fresh: tuple[int, int]
     # sampling steps
     sampling: int
-    rate: float
-    # weights that stage 1 starts from, or a size that starts from nothing
-    init: Path | None = None
+    # model that learns from nothing
     model: str = "tiny"
     frames: int = 17
     size: int = 64
-    # small batches: what a few hundred steps learn is limited by their number
-    batch: int = 4
+    batch: int = 8
+    # peak rate on from the shipped model, whose own rate has long fallen
+    rate: float = 5e-4
 
 
 SCALES = {
-    "full": Scale(train=40, held_out=4, steps=(100, 300), sampling=25, rate=5e-4, init=SHIPPED),
-    "fresh": Scale(train=40, held_out=4, steps=(250, 650), sampling=25, rate=3e-3),
+    "full": Scale(train=60, held_out=8, longer=60, fresh=(60, 140), sampling=10),
     # for the tests: everything runs, nothing is learnt
-    "quick": Scale(train=2, held_out=1, steps=(2, 2), sampling=2, rate=3e-3, model="debug", frames=9, size=32),
+    "quick": Scale(train=2, held_out=1, longer=2, fresh=(2, 2), sampling=2, model="debug", frames=9, size=32),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Simulate clips, train both stages, sample all tasks of all modalities, and write a report."""
+    """Show the shipped model, train on from it and from nothing, and write a report."""
 
-    # folder of everything that is made; an earlier demo in it is deleted first
+    # folder of everything that is made; what an earlier demo made in it is deleted first
     out: Path = Path("runs/demo")
-    # full goes on from the model in the package, fresh learns from nothing, quick only shows that all parts run
+    # full takes minutes, quick only shows that all parts run
     scale: Literal[tuple(SCALES)] = "full"
     # classifier-free guidance of the samples that have a caption
-    guidance: float = 3.0
+    guidance: Annotated[float, real(0, 100)] = 3.0
     # of the clips, the training and the samples
-    seed: int = 0
+    seed: Annotated[int, whole(0, 2**31)] = 0
 
 
 def main(options: Options) -> Path:
     """Run all parts and return the report's path; stops at the first part that fails."""
     require("train", "simulate", "report")
+    check_bounds(options)
     scale, out = SCALES[options.scale], options.out.absolute()
     _start_anew(out, options)
-    clock = Clock()
-    with clock("simulate clips to learn from"):
-        _simulate(out / "train", scale.train, scale, 2 * options.seed)
+    clock, seed = Clock(), options.seed
     with clock("simulate held-out clips"):
-        _simulate(out / "held_out", scale.held_out, scale, 2 * options.seed + 1, "--values")
-    for stage, steps in enumerate(scale.steps, start=1):
-        with clock(f"train stage {stage}, {steps} steps"):
-            _train(out, stage, steps, scale, options.seed)
-    with clock("sample and score held-out clips"):
-        generator = load_generator(out / "stage2")
-        exams = _examine(generator, out / "held_out", scale, options)
-    with clock("estimate on a real video"):
-        film = _film(generator, out / "real", scale, options)
+        _simulate(out / "held_out", scale.held_out, scale, 2 * seed + 1, "--values")
+    shipped = load_generator(SHIPPED)
+    with clock("the shipped model on held-out clips"):
+        exams = _examine(shipped, out / "held_out", scale, options)
+    with clock("the shipped model on a real video"):
+        film = _film(shipped, out / "real", scale, options)
+    with clock("simulate clips to learn from"):
+        _simulate(out / "train", scale.train, scale, 2 * seed)
+    learners = {"as shipped": Learner.of(shipped, {name: exam.scores["model"] for name, exam in exams.items()})}
+    with clock(f"train on from it, {scale.longer} steps"):
+        _train(out, "longer", 2, scale.longer, scale, "--init", SHIPPED, "--optim.lr", scale.rate)
+    with clock(f"train from nothing, {scale.fresh[0]} + {scale.fresh[1]} steps"):
+        _train(out, "fresh1", 1, scale.fresh[0], scale, "--model", scale.model)
+        _train(out, "fresh2", 2, scale.fresh[1], scale, "--resume", out / "fresh1")
+    with clock("what both have learnt"):
+        for title, runs in (("trained on", ("longer",)), ("from nothing", ("fresh1", "fresh2"))):
+            generator = load_generator(out / runs[-1])
+            journals = {name: _journal(out / name) for name in runs}
+            learners[title] = Learner.of(generator, _scores(generator, out / "held_out", scale, seed), journals)
     findings = Findings(
         machine=_machine(),
         seconds=clock.seconds,
-        start=None if scale.init is None else read_card(scale.init),
-        card=generator.card,
-        parameters=sum(p.numel() for p in generator.model.parameters()),
+        learners=learners,
         clips=sum(open_shards(out / "train").counts.values()),
         batch=scale.batch,
-        journals={stage: _journal(out / f"stage{stage}") for stage in (1, 2)},
         exams=exams,
         film=film,
         guidance=options.guidance,
@@ -135,13 +144,18 @@ def _worked() -> float:
 
 
 def _start_anew(out: Path, options: Options) -> None:
+    """Delete what an earlier demo made, and nothing else; refuse a folder that no demo made."""
     if out.exists() and any(out.iterdir()):
         if not (out / MARK).is_file():
             raise ValueError(f"{out} holds something else than an earlier demo; give another --out")
         print(f"deleting the earlier demo in {out}")
-        shutil.rmtree(out)
+        for path in (out / name for name in PARTS):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).write_text(json.dumps(asdict(options) | asdict(SCALES[options.scale]), default=str, indent=2))
+    write_json(out / MARK, json.loads(json.dumps(asdict(options) | asdict(SCALES[options.scale]), default=str)))
 
 
 def _simulate(folder: Path, clips: int, scale: Scale, seed: int, *more: str) -> None:
@@ -161,14 +175,10 @@ def _simulate(folder: Path, clips: int, scale: Scale, seed: int, *more: str) -> 
     )
 
 
-def _train(out: Path, stage: int, steps: int, scale: Scale, seed: int) -> None:
-    begin = ("--model", scale.model) if scale.init is None else ("--init", scale.init)
-    start = begin if stage == 1 else ("--resume", out / "stage1")
-    folders = ("--data", out / "train", "--out", out / f"stage{stage}")
-    amount = ("--steps", steps, "--batch-size", scale.batch, "--optim.lr", scale.rate)
-    rest = ("--seed", seed, "--picture-every", 0, "--save-every", steps)
-    launcher = Path(sys.executable).with_name("deepspeed")
-    _run(launcher, TRAIN, "--stage", stage, *start, *folders, *amount, *rest)
+def _train(out: Path, name: str, stage: int, steps: int, scale: Scale, *begin) -> None:
+    folders = ("--data", out / "train", "--out", out / name)
+    amount = ("--steps", steps, "--batch-size", scale.batch, "--picture-every", 0, "--save-every", steps)
+    _run(Path(sys.executable).with_name("deepspeed"), TRAIN, "--stage", stage, *begin, *folders, *amount)
 
 
 def _run(*command) -> None:
@@ -179,19 +189,33 @@ def _run(*command) -> None:
         raise ValueError(f"this command failed with exit code {done.returncode}: {' '.join(command)}")
 
 
-def _examine(generator: Generator, folder: Path, scale: Scale, options: Options) -> dict[str, Exam]:
+def _clips(folder: Path, modality: str) -> list[Clip]:
+    """The held-out clips that have a modality."""
     shards = open_shards(folder)
-    clips = [shards.clip(source, i) for source, count in shards.counts.items() for i in range(count)]
+    clips = (shards.clip(source, i) for source, count in shards.counts.items() for i in range(count))
+    return [clip for clip in clips if modality in clip.available]
+
+
+def _examine(generator: Generator, folder: Path, scale: Scale, options: Options) -> dict[str, Exam]:
     exams = {}
     for name in MODALITIES:
-        start = time.perf_counter()
-        having: list[Clip] = [clip for clip in clips if name in clip.available]
+        clips = _clips(folder, name)
         exams[name] = examine(
-            generator, name, having, steps=scale.sampling, guidance=options.guidance, seed=options.seed
+            generator, name, clips, steps=scale.sampling, guidance=options.guidance, seed=options.seed
         )
         scores = ", ".join(f"{k} {v:.3f}" for k, v in exams[name].scores["model"].items())
-        print(f"{name}, {len(having)} clips: {scores} ({time.perf_counter() - start:.0f} s)", flush=True)
+        print(f"{name}, {len(clips)} clips: {scores}", flush=True)
     return exams
+
+
+def _scores(generator: Generator, folder: Path, scale: Scale, seed: int) -> dict[str, dict[str, float]]:
+    """Modality → the scores of its estimates."""
+    found = {}
+    for name in MODALITIES:
+        clips = _clips(folder, name)
+        _, estimated = draw(generator, "estimate", name, clips, steps=scale.sampling, guidance=1.0, seed=seed)
+        found[name] = estimate_scores(generator, name, estimated, clips)["model"]
+    return found
 
 
 def _film(generator: Generator, folder: Path, scale: Scale, options: Options) -> dict:
@@ -223,21 +247,18 @@ def _text(path: str) -> str:
 
 def _write(findings: Findings, out: Path) -> Path:
     """report.html, and the same numbers in report.json."""
-    html = page("What the demo learnt", lead(findings), sections(findings))
+    html = page("What the model can do", lead(findings), sections(findings))
     numbers = {
         "machine": findings.machine,
         "seconds": findings.seconds,
         "scores": {name: exam.scores for name, exam in findings.exams.items()},
+        "learners": {name: learner.scores for name, learner in findings.learners.items()},
         "errors": {name: exam.errors for name, exam in findings.exams.items()},
     }
-    (out / "report.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    (out / "report.html").write_text(html)
+    write_json(out / "report.json", numbers)
+    write_text(out / "report.html", html)
     return out / "report.html"
 
 
 if __name__ == "__main__":
-    try:
-        print(f"\nreport: {main(tyro.cli(Options, description=__doc__))}")
-    except ValueError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        sys.exit(2)
+    end("demo", lambda: print(f"\nreport: {main(tyro.cli(Options, description=__doc__))}"))

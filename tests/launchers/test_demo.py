@@ -23,14 +23,15 @@ def test_quick_demo_runs_every_part_and_reports_it(tmp_path):
     numbers = json.loads((out / "report.json").read_text())
     for part in numbers["seconds"]:
         assert f"== {part}: " in done.stdout and part in html
-    assert len(numbers["seconds"]) == 6
-    # five modalities of six rows, six rows of the real video, two rows of curves
-    assert html.count("<img") == 5 * 6 + 6 + 2
+    assert len(numbers["seconds"]) == 7
+    # five modalities of three rows and of five, six rows of the real video, one row of curves
+    assert html.count("<img") == 5 * 3 + 5 * 5 + 6 + 1
+    assert set(numbers["learners"]) == {"as shipped", "trained on", "from nothing"}
     assert set(numbers["scores"]) == {"depth", "flow", "densepose", "skeleton", "segmentation"}
     for errors in numbers["errors"].values():
         assert set(errors) == {"joint", "control", "estimate"}
         assert all(0 < row["model"] < 20 for row in errors.values())
-    stage2 = [json.loads(line) for line in (out / "stage2" / "metrics.jsonl").read_text().splitlines()]
+    stage2 = [json.loads(line) for line in (out / "fresh2" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in stage2] == [0, 1]
     assert "starts from the weights" in done.stdout
 

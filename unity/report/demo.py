@@ -2,42 +2,53 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import UInt8
 
 from unity.evaluate.held_out import TIMES, Exam
+from unity.generate import Generator
 from unity.modality.depth import CAP
 from unity.modality.table import MODALITIES
 from unity.model.weights import ModelCard
-from unity.report.page import Curves, Section, Strips, Table, smooth
+from unity.report.page import Curves, Section, Strips, Table, number, smooth
 from unity.tasks import TASKS
 
 Video = UInt8[np.ndarray, "t h w 3"]
 
-# what the paper trained: steps of both stages, clips a step
-PAPER_STEPS, PAPER_BATCH = 56_000, 32
+# steps that a curve is averaged over
+WINDOW = 15
 
-# points that a curve is averaged over
-WINDOW = 25
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A model at some point of its training."""
+
+    card: ModelCard
+    parameters: int
+    # modality → measure → mean over the held-out clips
+    scores: Mapping[str, Mapping[str, float]]
+    # run → the lines of its metrics.jsonl, in the order of training
+    journals: Mapping[str, Sequence[Mapping[str, float]]]
+
+    @classmethod
+    def of(cls, generator: Generator, scores: Mapping, journals: Mapping = MappingProxyType({})) -> "Learner":
+        parameters = sum(p.numel() for p in generator.model.parameters())
+        return cls(card=generator.card, parameters=parameters, scores=scores, journals=journals)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that one run of the demo found out."""
+    """All that one run of the demo found out; the shipped model is the first learner, and took the exams."""
 
     machine: str
     # part → seconds, and seconds of all cores together
     seconds: Mapping[str, tuple[float, float]]
-    # the model that training started from, if any
-    start: ModelCard | None
-    card: ModelCard
-    parameters: int
+    learners: Mapping[str, Learner]
     # clips to learn from, clips a step
     clips: int
     batch: int
-    # stage → the lines of its metrics.jsonl
-    journals: Mapping[int, Sequence[Mapping[str, float]]]
     exams: Mapping[str, Exam]
     # the real video, and each modality estimated from it as the model drew it
     film: Mapping[str, Video]
@@ -46,71 +57,89 @@ class Findings:
 
 
 def lead(findings: Findings) -> str:
-    steps = sum(len(journal) for journal in findings.journals.values())
+    shipped = next(iter(findings.learners.values()))
     better, all_ = _tally(findings.exams)
-    start, card = findings.start, findings.card
-    begin = "from nothing" if start is None else f"on from stage {start.stage}, step {start.step:,}"
+    card, clips = shipped.card, max(exam.clips for exam in findings.exams.values())
     return (
-        f"A model of {findings.parameters / 1e6:.1f}M parameters, trained {begin} for {_minutes(findings)} "
-        f"on {findings.clips} simulated clips ({findings.machine}), and then asked for all five modalities in "
-        f"all three tasks on clips it had not seen.\n\n"
-        f"What to expect: {steps} steps of {findings.batch} clips here, where the paper's schedule has "
-        f"{PAPER_STEPS:,} of {PAPER_BATCH}, for a model a thousand times smaller, on {card.frames} frames of "
-        f"{card.size[0]}x{card.size[1]} pixels. In {better} of {all_} measures below the estimates are better "
-        f"than knowing nothing."
+        f"One model of {shipped.parameters / 1e6:.1f}M parameters estimates depth, optical flow, DensePose, "
+        f"skeletons and segmentation from video, makes video from any of them, and makes both from words. It is "
+        f"the model in the package (stage {card.stage}, step {card.step:,}, {card.frames} frames of "
+        f"{card.size[0]}x{card.size[1]} pixels), which learnt in a simulated world on a processor; the method is "
+        f"made for models a thousand times its size.\n\n"
+        f"Everything on this page was made just now, on {findings.machine}, from up to {clips} simulated clips "
+        f"that the model had never seen. In {better} of {all_} measures its estimates beat knowing nothing."
     )
 
 
 def sections(findings: Findings) -> list[Section]:
     return [
-        _learning(findings),
-        _estimates(findings.exams),
-        _errors(findings.exams),
-        *(_pictures(name, exam, findings) for name, exam in findings.exams.items()),
+        _seen(findings.exams),
         _film(findings),
+        _estimates(findings),
+        *(_pictures(name, exam, findings) for name, exam in findings.exams.items()),
+        _errors(findings.exams),
+        _learning(findings),
         _times(findings.seconds),
     ]
 
 
-def _learning(findings: Findings) -> Section:
-    panels = {}
-    for kind, names in (("task", TASKS), ("modality", MODALITIES)):
-        for stage, journal in findings.journals.items():
-            lines = {name: _line(journal, f"loss/{name}") for name in names}
-            panels[f"stage {stage}, by {kind}"] = {name: line for name, line in lines.items() if line}
-    rows = [list(panels.items())[i : i + 2] for i in range(0, len(panels), 2)]
+def _seen(exams: Mapping[str, Exam]) -> Section:
+    rows = {}
+    for name, exam in exams.items():
+        rows |= {
+            f"{name}: video": exam.shown.video["rgb"],
+            f"{name}: truth": exam.shown.video[name],
+            f"{name}: estimate": exam.samples["estimate"][1],
+        }
     text = (
-        "Stage 1 learns the pixel-aligned modalities on clips of one person, stage 2 all five on all four "
-        "sources. In every step each sample has a task of its own. The loss is the squared error of the velocity "
-        f"on the noisy streams; each line is the mean of its last {WINDOW} values, as a step's own is noisy."
+        "Held-out clips of the simulated world, the exact view of each, and what the model estimates from the "
+        "video alone."
     )
-    return Section(title="Learning", text=text, parts=[Curves(panels=dict(row)) for row in rows])
+    return Section(title="Estimates", text=text, parts=[Strips(rows=rows)])
 
 
-def _line(journal: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
-    return smooth([(record["step"] + 1, record[key]) for record in journal if key in record], WINDOW)
-
-
-def _estimates(exams: Mapping[str, Exam]) -> Section:
-    rows, better = [], set()
-    for modality, exam in exams.items():
-        for name, measure in MODALITIES[modality].measures.items():
-            model, trivial, codec = (exam.scores[who][name] for who in ("model", "trivial", "codec"))
-            if _beats(model, trivial, measure.more):
-                better.add((len(rows), 2))
-            words = f"{measure.words} {'↑' if measure.more else '↓'}"
-            guess = MODALITIES[modality].baselines["trivial"].words
-            classical = exam.scores.get("classical", {}).get(name, "–")
-            rows.append([modality, words, model, trivial, guess, classical, codec, str(exam.clips)])
-    head = ("modality", "measure", "model", "knowing nothing", "that is", "no learning", "codec alone", "clips")
+def _learning(findings: Findings) -> Section:
+    lines = {
+        title: {task: _curve(learner.journals, f"loss/{task}") for task in TASKS}
+        for title, learner in findings.learners.items()
+        if learner.journals
+    }
+    steps = {title: len(next(iter(found.values()))) for title, found in lines.items()}
+    told = ", ".join(f"{title}: {count} steps" for title, count in steps.items())
     text = (
-        "Estimates from the RGB video of held-out clips, against the exact values of the simulation. Bold: "
-        "better than knowing nothing, where that scores at all. “No learning” is a classical method, where "
-        "one is at hand: inverse depth that rises from the top to the bottom, and OpenCV's optical flow. "
-        "“Codec alone” is the true modality video after coding and decoding: what a perfect model would "
-        "score with the embedded codec at this size of picture. Depth is fitted by one scale and shift of "
-        "inverse depth per clip, for the guesses too, and scored "
-        f"up to {CAP:g} m."
+        f"The loss by task while training ({told}, of {findings.batch} clips of {findings.clips}), the squared "
+        f"error of the velocity on the noisy streams; in every step each sample has a task of its own. From "
+        f"nothing, stage 1 learns the pixel-aligned modalities on clips of one person, stage 2 all five on all "
+        f"four sources. Each line is the mean of its last {WINDOW} values. What it brought is in the table above."
+    )
+    return Section(title="Learning", text=text, parts=[Curves(panels=lines)])
+
+
+def _curve(journals: Mapping[str, Sequence[Mapping[str, float]]], key: str) -> list[tuple[int, float]]:
+    """One line through all runs, one after the other."""
+    records = [record for journal in journals.values() for record in journal]
+    return smooth([(i + 1, record[key]) for i, record in enumerate(records) if key in record], WINDOW)
+
+
+def _estimates(findings: Findings) -> Section:
+    rows, better = [], set()
+    for modality, exam in findings.exams.items():
+        kinds = MODALITIES[modality].baselines
+        for name, measure in MODALITIES[modality].measures.items():
+            trivial = exam.scores["trivial"][name]
+            row: list[str | float] = [modality, f"{measure.words} {'↑' if measure.more else '↓'}"]
+            for learner in findings.learners.values():
+                if _beats(learner.scores[modality][name], trivial, measure.more):
+                    better.add((len(rows), len(row)))
+                row.append(learner.scores[modality][name])
+            scored = ((kinds[kind].words, exam.scores[kind][name]) for kind in kinds if kind in exam.scores)
+            told = (f"{words} {number(score)}" for words, score in scored)
+            rows.append([*row, ", ".join(told), str(exam.clips)])
+    head = ("modality", "measure", *findings.learners, "without a model", "clips")
+    text = (
+        "Estimates against the exact values of the simulation, mean over held-out clips. "
+        "Bold: better than knowing nothing, where that scores at all. Depth is aligned by one scale and shift of "
+        f"inverse depth per clip, for every column alike, and scored up to {CAP:g} m."
     )
     return Section(
         title="Estimates in numbers", text=text, parts=[Table(head=head, rows=rows, better=frozenset(better))]
@@ -142,19 +171,19 @@ def _errors(exams: Mapping[str, Exam]) -> Section:
 def _pictures(modality: str, exam: Exam, findings: Findings) -> Section:
     row, shown = MODALITIES[modality], exam.shown
     rows = {
-        "video, true": shown.video["rgb"],
-        f"{modality}, true": shown.video[modality],
+        f"given: {modality}": shown.video[modality],
+        "control: video": exam.samples["control"][0],
+        "(the true video)": shown.video["rgb"],
+        "joint: video": exam.samples["joint"][0],
+        f"joint: {modality}": exam.samples["joint"][1],
     }
-    for name, task in TASKS.items():
-        streams = zip(("video", modality), task.noisy, exam.samples[name], strict=True)
-        rows |= {f"{name}: {what}": video for what, noisy, video in streams if noisy}
-    caption = f"Caption: {shown.caption}"
     text = (
-        f"One held-out clip ({shown.source.replace('_', ' ')}). {row.meaning.capitalize()}. "
-        f"Its words: “{row.type_prompt}”. "
-        f"{findings.sampling} steps; guidance {findings.guidance:g} where there is a caption."
+        f"{row.meaning.capitalize()}. Control: a video that follows the given {modality}. Joint: both from the "
+        f"caption alone. The words for it: “{row.type_prompt}”. {findings.sampling} steps, guidance "
+        f"{findings.guidance:g}."
     )
-    return Section(title=modality.capitalize(), text=text, parts=[Strips(rows=rows, caption=caption)])
+    caption = f"Caption: {shown.caption}"
+    return Section(title=f"Video and {modality}", text=text, parts=[Strips(rows=rows, caption=caption)])
 
 
 def _film(findings: Findings) -> Section:
@@ -191,8 +220,3 @@ def _beats(model: float, trivial: float, more: bool) -> bool:
 def _counts(trivial: float, more: bool) -> bool:
     """Where the trivial guess has no score, or 0 of something, being better proves nothing."""
     return not np.isnan(trivial) and not (more and trivial == 0)
-
-
-def _minutes(findings: Findings) -> str:
-    training = sum(values[0] for part, values in findings.seconds.items() if part.startswith("train"))
-    return f"{training / 60:.0f} minutes" if training >= 90 else f"{training:.0f} seconds"
