@@ -14,12 +14,11 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch._functorch.config
 from einops import rearrange, repeat
-from harness import RESULTS, Timing, admitted, deviation, measure_all, write_result
+from harness import RESULTS, Timing, admitted, at_least, deviation, measure_all, result_file, write_result
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -348,9 +347,11 @@ def command_line(
     words = "default: all, fp8 on a GPU only"
     parser.add_argument("--contestant", nargs="+", choices=contestants, default=default, help=words)
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
-    parser.add_argument("--seconds", type=float, default=seconds[device], help="spent on each timing")
-    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
-    parser.add_argument("--json", type=Path, default=RESULTS / f"{name}_{device}.json")
+    parser.add_argument("--seconds", type=at_least(0, float), default=seconds[device], help="spent on each timing")
+    parser.add_argument(
+        "--limit", type=at_least(0, float), default=1e9, help="seconds after which nothing new is started"
+    )
+    parser.add_argument("--json", type=result_file, default=RESULTS / f"{name}_{device}.json")
     return parser
 
 

@@ -1,12 +1,13 @@
 """What every benchmark here shares: timing, the machine, the memory's copy bandwidth, and the result file.
 
-A benchmark is a script and finds this file beside itself (`from harness import measure`). Needs only torch.
+A script finds this file beside itself (`from harness import measure`). It needs torch, and unity.files.
 """
 
+import argparse
 import contextlib
 import ctypes
 import itertools
-import json
+import math
 import os
 import platform
 import statistics
@@ -19,8 +20,12 @@ from typing import NamedTuple
 
 import torch
 
+from unity import files
+
 RESULTS = Path(__file__).parent / "results"
 GPU_BACKLOG_CYCLES = 2_000_000
+NUMBERS = {int: "a whole number", float: "a number"}
+SUFFIXES = (".json", ".png")
 
 
 class Timing(NamedTuple):
@@ -213,12 +218,35 @@ def write_result(
     `about` holds what the rows share (method, copy bandwidth...). The file appears whole or not at all.
     """
     folder = Path(folder or RESULTS)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
     head = {"name": name, "machine": machine(device), "commit": commit(), "date": _now()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(head | about | {"rows": rows}, indent=1) + "\n")
-    partial.replace(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return files.write_json(folder / f"{name}.json", head | about | {"rows": rows}, indent=1)
+
+
+def at_least(low: float, kind: type = int) -> Callable[[str], float]:
+    """The type of an option that is a finite number from `low` on: anything else is a sentence of argparse's."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {NUMBERS[kind]} from {low} on")
+        return value
+
+    return read
+
+
+def result_file(text: str) -> Path:
+    """The type of an option that names a file to be written: found out before anything is measured."""
+    path = Path(text)
+    if path.is_dir() or path.suffix not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a {' or '.join(SUFFIXES)} file")
+    try:
+        files.check_writable(path.parent)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from problem
     return path
 
 

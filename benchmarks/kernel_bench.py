@@ -13,25 +13,27 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch._functorch.config
 from harness import (
     RESULTS,
     admitted,
+    at_least,
     copies,
     copy_bandwidth,
     core_share,
     keep_memory,
     machine,
     measure_all,
+    result_file,
     write_result,
 )
 from kernel_cases import GRIDS, LIBRARIES, OPS, Inputs, Shape, eager, model_shape, peer
 from kernel_gate import call, error, tensors, tolerance, trainable
 
 from unity import ops
+from unity.config import MODELS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The buffers in rotation hold more than this, several times the last cache.
@@ -225,20 +227,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, with the defaults of the device filled in."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS))
-    parser.add_argument("--shape", nargs="+", help="names of models: tiny 1.3b 5b 10b 14b")
+    parser.add_argument("--shape", nargs="+", choices=MODELS, help="names of models")
     parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, help="tokens of a sample, both streams")
     parser.add_argument("--direction", nargs="+", choices=["forward", "backward"], default=["forward", "backward"])
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--device", choices=DEFAULTS, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; with 1, processor time is measured")
-    parser.add_argument("--seconds", type=float, help="time spent on each form of each row")
-    parser.add_argument("--limit", type=float, help="start no further case after so many seconds")
-    parser.add_argument("--json", type=Path, help="where the rows go (default: benchmarks/results)")
-    parser.add_argument("--plot", type=Path, help="where the picture goes (default: beside the rows)")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; with 1, processor time is measured")
+    parser.add_argument("--seconds", type=at_least(0, float), help="time spent on each form of each row")
+    parser.add_argument("--limit", type=at_least(0, float), help="start no further case after so many seconds")
+    parser.add_argument("--json", type=result_file, help="where the rows go (default: benchmarks/results)")
+    parser.add_argument("--plot", type=result_file, help="where the picture goes (default: beside the rows)")
     options = parser.parse_args(arguments)
     for name, value in DEFAULTS[options.device].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA GPU; --device cpu measures the C++ kernels")
     options.json = options.json or RESULTS / f"kernel_bench_{options.device}.json"
     options.plot = options.plot or options.json.with_suffix(".png")
     return options

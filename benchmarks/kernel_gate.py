@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
+from harness import at_least
 from kernel_cases import OPS, Inputs, Op, Shape
 from torch import Tensor
 
@@ -156,8 +157,10 @@ def main() -> None:
     """Check the ops; exit 1 if a value is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--op", nargs="+", choices=CHECKED, default=list(CHECKED))
-    parser.add_argument("--jobs", type=int, default=1, help="ops that are checked at once")
-    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing new is started")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="ops that are checked at once")
+    parser.add_argument(
+        "--limit", type=at_least(0, float), default=1e9, help="seconds after which nothing new is started"
+    )
     options = parser.parse_args()
     if options.jobs > 1:
         failed = check_together(options.op, options.jobs, options.limit)

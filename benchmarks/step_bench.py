@@ -25,7 +25,7 @@ from block_bench import (
     or_blank,
     peak_flops,
 )
-from harness import Timing, admitted, deviation, measure_all
+from harness import Timing, admitted, at_least, deviation, measure_all
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -261,7 +261,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = command_line("step_bench", __doc__, device, SHAPES, TOKENS, SECONDS, CONTESTANTS)
     parser.add_argument(
-        "--layers", type=int, help="default: as many as fit on the card, by the formula in the code"
+        "--layers", type=at_least(1), help="default: as many as fit on the card, by the formula in the code"
     )
     args = parser.parse_args()
 

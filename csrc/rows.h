@@ -26,7 +26,7 @@ INLINE int team(int threads, int64_t elements) {
 
 // The structs from here to Shape are laid out as library.py packs them.
 
-// A tensor [groups, rows, width] with a dense last axis; the group stride is 0 where groups are unequal.
+// A tensor [groups, rows, width] with a dense last axis; the groups and rows lie evenly spaced.
 struct Tensor {
     void* base;
     int64_t group, row;

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = (
     "unity/infer.py",
     "unity/kernels/reference.py",
-    "unity/kernels/rows.py",
+    "unity/kernels/passes.py",
     "unity/assets/tiny/model.safetensors",
     "unity/assets/people.mp4",
     "unity/data/simulate/body.npz",

@@ -88,6 +88,34 @@ def test_a_form_that_does_not_run_is_told_and_the_others_are_checked(monkeypatch
     assert found.count("RuntimeError: out of registers inf WRONG") == 4 and found.count(" ok\n") == 4
 
 
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--seconds", "-3"], "'-3' is not a number from 0 on"),
+        (["--seconds", "nan"], "'nan' is not a number from 0 on"),
+        (["--threads", "0"], "'0' is not a whole number from 1 on"),
+        (["--threads", "two"], "'two' is not a whole number from 1 on"),
+        (["--shape", "12b"], "invalid choice: '12b'"),
+        (["--op", "softmax"], "invalid choice: 'softmax'"),
+        (["--tokens", "7"], "invalid choice: 7"),
+        (["--json", "/proc/nothing/rows.json"], "nothing can be written in /proc/nothing"),
+        (["--json", "."], "'.' is not the name of a .json or .png file"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_a_sentence(words, sentence, capsys):
+    with pytest.raises(SystemExit):
+        kernel_bench.parse(["--device", "cpu", *words])
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_a_sentence(capsys):
+    with pytest.raises(SystemExit):
+        kernel_bench.parse(["--device", "cuda"])
+    assert "this machine has no CUDA GPU" in capsys.readouterr().err
+
+
 def test_the_time_limit_is_reported(tmp_path, uncompiled):
     found = kernel_bench.run(options(tmp_path, "--op", "gelu", "gated_residual", "--limit", "1e-9"))
     assert [words.split(":")[0] for words in found["skipped"]] == ["gelu debug 1152", "gated_residual debug 1152"]

@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from unity.kernels import dual_cross_attention as attention
 from unity.kernels import reference
 from unity.kernels.dual_cross_attention import dual_cross_attention, refusal
 
 # groups, queries, heads, head size, keys: one query and key, more tiles than programs, ragged ends, two launches
 SIZES = [(1, 1, 1, 64, 1), (2, 391, 1, 64, 5), (3, 129, 2, 96, 17), (1, 65, 1, 128, 64), (2, 131, 1, 72, 101)]
+
+# the norm's own passes go over every query: slow here
+NORMALISED = [(1, 200, 1, 64, 5), (2, 70, 2, 96, 17), (1, 131, 1, 72, 101)]
 
 
 def inputs_of(g, l, n, k, m, dtype=torch.float32):
@@ -31,8 +35,10 @@ def test_values_and_gradients(size, agree):
     )
 
 
-@pytest.mark.parametrize("size", SIZES[1:], ids=str)
-def test_normalised_queries(size, agree):
+@pytest.mark.parametrize("size", NORMALISED, ids=str)
+def test_normalised_queries(size, agree, monkeypatch):
+    # two tiles a program, also of so few queries
+    monkeypatch.setattr(attention, "_tiles_each", lambda *_: 2)
     q, key, value, bias = inputs_of(*size)
     weight = 1 + torch.randn(q.shape[2] * q.shape[3]) / 4
     agree(
