@@ -107,7 +107,11 @@ def test_windows_and_sizes_come_from_the_stored_clip(folder, clips):
         for i, name in enumerate(batch["name"]):
             modality = MODALITY_NAMES[batch["modality"][i]]
             stored = resize(clips[name].video[modality], (8, 8), modality)
-            fits = [s for s in range(5) if np.array_equal(batch["aux"][i], stored[s : s + 5])]
+            windows = [stored[s : s + 5].copy() for s in range(5)]
+            if modality == "flow":
+                # map 0 is of a step within the window
+                windows = [np.concatenate([w[1:2], w[1:]]) if s else w for s, w in enumerate(windows)]
+            fits = [s for s in range(5) if np.array_equal(batch["aux"][i], windows[s])]
             assert len(fits) == 1
             starts.update(fits)
     assert starts == set(range(5))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from unity.data.video import resize
 from unity.modality import flow
 
 SIGMAS = [0.0, 2.0, 5.0]
@@ -104,3 +105,39 @@ def test_saved_values_are_exact_and_opencv_reads_them(tmp_path):
     assert names == ["000000.flo", "000001.flo", "000002.flo"]
     for name, field in zip(names, truth, strict=True):
         np.testing.assert_array_equal(cv2.readOpticalFlow(str(folder / name)), field)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (64, 96), (96, 64), (128, 64)])
+def test_speeds_survive_a_cut_of_the_width(size):
+    """Fitted to another aspect, a video decodes by the fitted picture's own scale."""
+    rng = np.random.default_rng(4)
+    turn, speed = rng.uniform(0, 2 * np.pi, 12), rng.uniform(0.1, 4, 12)
+    patches = np.stack([speed * np.cos(turn), speed * np.sin(turn)], -1).reshape(3, 4, 2)
+    values = np.kron(patches, np.ones((24, 32, 1)))[None].repeat(2, 0).astype(np.float32)
+    video = flow.encode(values, flow.unknown_constants(72, 128))
+    fitted = resize(video, size, "flow")
+    found = flow.decode(fitted, flow.unknown_constants(*size))
+    scale = max(size[0] / 72, size[1] / 128)
+    height, width = (max(wanted, round(n * scale)) for wanted, n in zip(size, (72, 128), strict=True))
+    field = cv2.resize(values[0], (width, height), interpolation=cv2.INTER_NEAREST_EXACT) * scale
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    truth = field[top : top + size[0], left : left + size[1]]
+    # where patches meet, the colours of two mix
+    inside = cv2.dilate(cv2.Laplacian(truth, cv2.CV_32F).__abs__().sum(-1), np.ones((7, 7))) < 1e-6
+    assert inside.mean() > 0.2
+    error = np.linalg.norm(found[0] - truth, axis=-1)[inside]
+    assert (error <= 0.03 * np.linalg.norm(truth, axis=-1)[inside] + 0.03).all()
+
+
+def test_two_pixels_stay_two():
+    values = np.full((2, 64, 128, 2), (2, 0), np.float32)
+    cut = resize(flow.encode(values, flow.unknown_constants(64, 128)), (64, 64), "flow")
+    found = flow.decode(cut, flow.unknown_constants(64, 64))
+    assert np.abs(found - (2, 0)).max() < 0.05
+
+
+def test_a_cut_beyond_the_scale_is_drawn_at_it():
+    values = np.full((1, 64, 128, 2), (15, 0), np.float32)
+    cut = resize(flow.encode(values, flow.unknown_constants(64, 128)), (64, 64), "flow")
+    found = flow.decode(cut, flow.unknown_constants(64, 64))
+    assert np.abs(found - (0.15 * 64, 0)).max() < 0.1

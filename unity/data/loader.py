@@ -22,6 +22,7 @@ from unity.data.plan import Plan, Row, window_start
 from unity.data.shards import Shards, open_shards
 from unity.data.shards.index import MOST_PIXELS
 from unity.data.video import DaliDecoder, decode_all, resize
+from unity.modality.table import MODALITIES
 
 DECODERS = ("auto", "pyav", "dali")
 
@@ -141,12 +142,20 @@ class _Collate:
         # a frame's own header may differ from its container's
         if wrong := {v.shape[:3] for v in decoded} - {(self.frames, *self.stored[1:])}:
             raise ValueError(f"it decodes to {wrong.pop()}, not {self.frames} frames of {self.stored[1:]}")
+        for video, row, first in zip(decoded[len(rows) :], rows, starts, strict=True):
+            _begin_anew(video, row, first)
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
         fitted = [resize(v, self.size, n) for v, n in zip(decoded, names, strict=True)]
         rgb, aux = rearrange(shared(torch.from_numpy(np.stack(fitted))), "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
         return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}
+
+
+def _begin_anew(video: np.ndarray, row: Row, first: int):
+    """In a window that starts late, map 0 would tell of a step before it; it repeats map 1, as in every clip."""
+    if first and len(video) > 1 and MODALITIES[MODALITY_NAMES[row.modality]].between_frames:
+        video[0] = video[1]
 
 
 def _use_dali(decode: str) -> bool:

@@ -128,18 +128,22 @@ def is_sane(pixel: Fraction) -> bool:
 
 
 def fit(picture: Picture, shape: tuple[int, int], size: tuple[int, int] | None, stream: str = "rgb") -> Picture:
-    """Resize a picture of true `shape` (h, w) to cover `size` and cut out the centre; flat colours stay exact."""
+    """Resize a picture of true `shape` (h, w) to cover `size` and cut out the centre.
+
+    Flat colours stay exact, and colours that stand for shares of the width are drawn anew where it is cut.
+    """
     size = tuple(size or shape)
     if picture.shape[:2] == tuple(shape) == size:
         return picture
     scale = max(size[0] / shape[0], size[1] / shape[1])
     height, width = (max(wanted, round(n * scale)) for wanted, n in zip(size, shape, strict=True))
     smooth = cv2.INTER_AREA if height * width < picture.shape[0] * picture.shape[1] else cv2.INTER_LINEAR
-    flat = stream in MODALITIES and MODALITIES[stream].flat_colours
-    mode = cv2.INTER_NEAREST_EXACT if flat else smooth
+    row = MODALITIES.get(stream)
+    mode = cv2.INTER_NEAREST_EXACT if row and row.flat_colours else smooth
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     resized = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=mode)
-    return resized[top : top + size[0], left : left + size[1]]
+    kept = resized[top : top + size[0], left : left + size[1]]
+    return row.redraw(kept, width / size[1]) if row and row.redraw and width > size[1] else kept
 
 
 def cut(shape: tuple[int, int], size: tuple[int, int] | None) -> tuple[float, float, float, float]:

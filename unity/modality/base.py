@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 Constants = dict[str, float]
+Picture = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "t h w 3"]
 
 
@@ -71,6 +72,8 @@ class Modality:
     of_people: bool = False
     # every colour names a label, and a mix of two names a third: resized without mixing
     flat_colours: bool = False
+    # map i tells of the step from frame i-1 to i, so that in every clip map 0 repeats map 1
+    between_frames: bool = False
     # what other datasets call it
     also_called: tuple[str, ...] = ()
     # mean and deviation of the encoded video's pixels in [-1, 1], over simulated clips
@@ -81,6 +84,8 @@ class Modality:
     decode: Callable[[Video, Constants], np.ndarray]
     picture: Callable[[np.ndarray, Constants], Video]
     save: Callable[[np.ndarray, Path, float], list[Path]]
+    # (one picture, ratio) → the picture as drawn after its width was cut to 1/ratio; None: a cut changes no colour
+    redraw: Callable[[Picture, float], Picture] | None = None
     score: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     # name in the score → what it means; the first is the one to look at
     measures: Mapping[str, Measure]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from unity.files import whole_folder
-from unity.modality.base import Baseline, Measure, Modality, Video
+from unity.modality.base import Baseline, Measure, Modality, Picture, Video
 from unity.modality.files import OURS, check_video, save_arrays
 
 Flow = Float32[np.ndarray, "t h w 2"]
@@ -90,6 +90,17 @@ def decode(video: Video, constants: dict[str, float]) -> Flow:
     return np.stack([-speed * np.cos(angle), -speed * np.sin(angle)], -1)
 
 
+def redraw(picture: Picture, ratio: float) -> Picture:
+    """The colours after all but 1/ratio of the width was cut away, of which the same speeds are a larger share.
+
+    Speeds that are beyond the new scale are drawn at it, as `encode` does.
+    """
+    absorbed = 255 - picture.astype(np.float32)
+    # 255·√(speed / scale), as full saturation takes one channel away whole
+    most = absorbed.max(-1, keepdims=True)
+    return (255.5 - absorbed * np.minimum(np.sqrt(ratio), 255 / np.maximum(most, 1))).astype(np.uint8)
+
+
 def picture(flow: Flow, constants: dict[str, float]) -> Video:
     """The wheel itself."""
     return encode(flow, constants)
@@ -145,6 +156,7 @@ FLOW = Modality(
     type_prompt="an optical flow map, hue for direction and saturation for speed",
     meaning="the hue is the direction of motion, the saturation its speed, and white stands still",
     pixel_aligned=True,
+    between_frames=True,
     also_called=("raft",),
     spread=(0.751, 0.297),
     constants=constants,
@@ -153,6 +165,7 @@ FLOW = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    redraw=redraw,
     score=score,
     measures={
         "epe": Measure(words="EPE, pixels", more=False),

@@ -51,8 +51,10 @@ def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, n
     names = [name for name, row in MODALITIES.items() if world.scene.people or not row.of_people]
     # of those that the world can be asked for
     values = {name: np.stack([frame[name] for frame in truths]) for name in names if name in truths[0]}
-    # A frame's truth is the motion to the next; map i is the motion from frame i-1, and map 0 repeats map 1.
-    values["flow"] = np.concatenate([values["flow"][:1], values["flow"][:-1]])
+    for name in values:
+        # a frame's truth is of the step to the next
+        if MODALITIES[name].between_frames:
+            values[name] = np.concatenate([values[name][:1], values[name][:-1]])
     return np.stack(pictures), {name: _single(value) for name, value in values.items()}
 
 
