@@ -171,7 +171,7 @@ def _check_source(source: str, row: dict):
     _check(_whole(row["count"], 1, _MOST_CLIPS), f"{source} has {row['count']!r} clips")
 
 
-def _shard(row: dict) -> Shard:
+def _shard(row: object) -> Shard:
     _check(isinstance(row, dict) and row.keys() == _ROW, "a row of it is no shard")
     raw = row["raw_data"]
     _check(isinstance(raw, dict) and raw.keys() == {"basename", "bytes", "hashes"}, "a row of it names no file")
