@@ -28,10 +28,11 @@ from unity.evaluate.held_out import Exam, draw, estimate_scores, examine
 from unity.extras import require
 from unity.files import write_json, write_text
 from unity.generate import Generator, load_generator
-from unity.infer import SAMPLE, SHIPPED, Request, infer
+from unity.infer import infer
 from unity.modality.table import MODALITIES
 from unity.report.demo import Findings, Learner, lead, sections
 from unity.report.page import page
+from unity.request import SAMPLE, SHIPPED, Request
 
 TRAIN = Path(__file__).with_name("train.py")
 # marks a folder as an earlier demo's

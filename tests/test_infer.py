@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from unity import answer
 from unity import infer as program
+from unity.command import end
 from unity.config import MODELS
 from unity.data.video import read_video, write_video
 from unity.generate import generate, load_generator
-from unity.infer import Request, infer
+from unity.infer import infer
 from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, save_model
+from unity.request import Request
 from unity.sampler import Guidance
 
 FRAMES, SIZE = 9, (32, 48)
@@ -219,7 +222,7 @@ def mistakes(film, checkpoint, folder):
         "missing": (["--video", folder / "none.mp4"], "no video file .*none.mp4"),
         "unreadable": (["--video", text], "cannot read .*words.mp4"),
         "4k+1": (["--video", film, "--frames", 8], "frames is 8; .* such as 5 or 9"),
-        "none": (["--video", film, "--frames", 0], "frames is 0; .* such as 1 or 5"),
+        "none": (["--video", film, "--frames", 0], "frames is 0; give --frames a number from 1"),
         "too few": (["--video", film, "--frames", 13], "has 11 frames, 13 are wanted"),
         "size": (["--video", film, "--size", 32, 40], "size 32 40 .* 32 32 does"),
         "steps": (["--video", film, "--steps", 0], "steps is 0"),
@@ -253,7 +256,7 @@ def test_a_mistake_is_one_sentence_and_exit_2(name, checkpoint, film, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["infer", *map(str, [*defaults, *flags])])
     before = digests(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        program.main()
+        end("infer", program.main)
     assert stop.value.code == 2
     said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("sampling")]
     assert len(said) == 1 and said[0].startswith("infer: ")
@@ -269,7 +272,7 @@ def test_failing_late_keeps_earlier_results(generator, film, tmp_path, monkeypat
     def fail(rows):
         raise OSError("disk full")
 
-    monkeypatch.setattr(program, "labelled_strip", fail)
+    monkeypatch.setattr(answer, "labelled_strip", fail)
     with pytest.raises(OSError, match="disk full"):
         infer(replace(request, seed=1), generator)
     assert digests(tmp_path) == before

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
-from unity.model.codec import Codec, load_codec, to_frames, to_pixels
+from unity.model.codec import Codec, load_codec, stride, to_frames, to_pixels
 from unity.model.text import load_text
 from unity.model.weights import load_model
 from unity.sampler import Guidance, sample
@@ -60,21 +60,21 @@ def load_generator(
     )
 
 
-def check_request(generator: Generator, modality: str, frames: int, size: tuple[int, int]) -> None:
+def check_request(card: ModelCard, modality: str, frames: int, size: tuple[int, int]) -> None:
     """Raises ValueError for a modality that the checkpoint has not learnt, or a clip that it cannot hold."""
-    learnt = generator.card.modalities
+    learnt = card.modalities
     if modality not in learnt:
         raise ValueError(
             f"this checkpoint has not learnt {modality!r}, only {', '.join(learnt) or 'plain video'}; "
             f"give another --modality or --checkpoint"
         )
-    stride, patch = generator.codec.stride, generator.card.model.patch
-    if frames < 1 or (frames - 1) % stride[0]:
-        below = max(0, frames - 1) // stride[0] * stride[0] + 1
+    cell, patch = stride(card.model.codec), card.model.patch
+    if frames < 1 or (frames - 1) % cell[0]:
+        below = max(0, frames - 1) // cell[0] * cell[0] + 1
         raise ValueError(
-            f"frames is {frames}; a clip has {stride[0]}k+1 of them, such as {below} or {below + stride[0]}"
+            f"frames is {frames}; a clip has {cell[0]}k+1 of them, such as {below} or {below + cell[0]}"
         )
-    units = [s * p for s, p in zip(stride[1:], patch[1:], strict=True)]
+    units = [s * p for s, p in zip(cell[1:], patch[1:], strict=True)]
     if any(side < unit or side % unit for side, unit in zip(size, units, strict=True)):
         fits = [max(unit, round(side / unit) * unit) for side, unit in zip(size, units, strict=True)]
         raise ValueError(
@@ -111,7 +111,7 @@ def generate(
         frames, size = known.shape[1], known.shape[2:4]
     frames = generator.card.frames if frames is None else frames
     size = tuple(size or generator.card.size)
-    check_request(generator, modality, frames, size)
+    check_request(generator.card, modality, frames, size)
     batch, device = len(captions), generator.device
     shown = {"rgb": "rgb", "aux": modality}
     latents = {name: encode(generator, video, shown[name]) for name, video in given.items() if video is not None}

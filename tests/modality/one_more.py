@@ -61,7 +61,8 @@ def main(folder: Path):
     from unity.data.shards import open_shards, write_shards
     from unity.evaluate.held_out import examine
     from unity.generate import load_generator
-    from unity.infer import Request, infer
+    from unity.infer import infer
+    from unity.request import Request
 
     assert MODELS["debug"].num_modalities == 6
     assert STAGES[1].modalities == ("depth", "flow", "densepose", "brightness") and len(STAGES[2].modalities) == 6

@@ -75,6 +75,15 @@ class Film:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How frames are brought to a size, see `picture.fit`."""
+
+    size: tuple[int, int] | None
+    stream: str
+    whole: bool
+
+
 def look(path: str | Path) -> Facts:
     """Read a file's packets and decode its first frame.
 
@@ -109,15 +118,19 @@ def look(path: str | Path) -> Facts:
 
 
 def read_film(
-    facts: Facts, frames: int | None = None, size: tuple[int, int] | None = None, stream: str = "rgb"
+    facts: Facts,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    stream: str = "rgb",
+    whole: bool = False,
 ) -> Film:
     """`frames` frames spread evenly in time from the first to the last, or all, resized to cover `size` (h, w).
 
-    The centre is cut out, as suits the `stream` (rgb or a modality). Raises ValueError for a film that is shorter
-    than `frames` or cannot be decoded.
+    The centre is cut out, or the `whole` picture is brought to that size, as suits the `stream` (rgb or a
+    modality). Raises ValueError for a film that is shorter than `frames` or cannot be decoded.
     """
     wanted = facts.stamps if frames is None else choose(facts.stamps, frames, str(facts.path))
-    kept, stamps, faults = _collect(facts, wanted, size, stream)
+    kept, stamps, faults = _collect(facts, wanted, Fit(size, stream, whole))
     if frames is None and len(kept) < len(wanted):
         # a stamp that no frame answers to is a picture that is not shown
         kept, stamps = _without_repeats(kept, stamps)
@@ -128,7 +141,7 @@ def read_film(
         times=times,
         fps=(len(times) - 1) / span if span > 0 else float(facts.rate),
         size=facts.size,
-        crop=picture.cut(facts.size, size),
+        crop=picture.cut(facts.size, None if whole else size),
         notes=(*facts.notes, *_damage(facts, (*facts.faults, *faults))),
     )
 
@@ -223,25 +236,24 @@ class _Astray(Exception):
     """A jump did not arrive where the file's index said."""
 
 
-def _collect(
-    facts: Facts, wanted: Sequence[int], size, stream: str
-) -> tuple[list[np.ndarray], list[int], list[str]]:
+def _collect(facts: Facts, wanted: Sequence[int], fit: Fit) -> tuple[list[np.ndarray], list[int], list[str]]:
     """Pictures and stamps nearest to the wanted ones; by jumps where that saves work and the file allows it."""
     if _jumps_pay(facts, wanted):
         with contextlib.suppress(_Astray):
-            return _gather(facts, wanted, size, stream, jump=True)
-    return _gather(facts, wanted, size, stream, jump=False)
+            return _gather(facts, wanted, fit, jump=True)
+    return _gather(facts, wanted, fit, jump=False)
 
 
-def _gather(facts: Facts, wanted: Sequence[int], size, stream: str, jump: bool):
+def _gather(facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool):
     kept, stamps, faults = [], [], []
     with opened(facts.path) as video:
         frames = _jumping(video, facts, wanted) if jump else _stamped(video, facts, faults)
         for stamp, frame in _nearest(frames, wanted):
             if not stamps or stamp != stamps[-1]:
                 shown = picture.upright(picture.show(frame), facts.matrix)
-                shape = facts.size if size or not kept else kept[0].shape[:2]
-                shown = picture.fit(shown, shape, size, stream)
+                # films may change their size on the way
+                size = fit.size or (kept[0].shape[:2] if kept else facts.size)
+                shown = picture.fit(shown, facts.size, size, fit.stream, fit.whole)
             kept.append(shown)
             stamps.append(stamp)
         if not kept:

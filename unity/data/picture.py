@@ -127,16 +127,24 @@ def is_sane(pixel: Fraction) -> bool:
     return Fraction(1, 16) <= pixel <= 16
 
 
-def fit(picture: Picture, shape: tuple[int, int], size: tuple[int, int] | None, stream: str = "rgb") -> Picture:
+def fit(
+    picture: Picture,
+    shape: tuple[int, int],
+    size: tuple[int, int] | None,
+    stream: str = "rgb",
+    whole: bool = False,
+) -> Picture:
     """Resize a picture of true `shape` (h, w) to cover `size` and cut out the centre.
 
     Flat colours stay exact, and colours that stand for shares of the width are drawn anew where it is cut.
+    `whole`: nothing is cut, and an aspect that differs is changed.
     """
     size = tuple(size or shape)
     if picture.shape[:2] == tuple(shape) == size:
         return picture
     scale = max(size[0] / shape[0], size[1] / shape[1])
     height, width = (max(wanted, round(n * scale)) for wanted, n in zip(size, shape, strict=True))
+    height, width = size if whole else (height, width)
     smooth = cv2.INTER_AREA if height * width < picture.shape[0] * picture.shape[1] else cv2.INTER_LINEAR
     row = MODALITIES.get(stream)
     mode = cv2.INTER_NEAREST_EXACT if row and row.flat_colours else smooth

@@ -15,8 +15,8 @@ from unity.evaluate.exam import EXAMS, Effort, Result, sit
 from unity.evaluate.metrics import Mean
 from unity.files import check_writable, write_json
 from unity.generate import Generator, load_generator
-from unity.infer import SHIPPED
 from unity.modality.table import MODALITIES
+from unity.request import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)

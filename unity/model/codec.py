@@ -78,6 +78,11 @@ def load_codec(
     raise ValueError(f"unknown codec {name!r}; choose {', '.join((*EMBEDDED, *WAN))}")
 
 
+def stride(name: str) -> tuple[int, int, int]:
+    """The stride over t, h, w of a codec by its name, known without loading it."""
+    return WAN[name][2] if name in WAN else EMBEDDED[name].stride
+
+
 def check_size(t: int, h: int, w: int, stride: tuple[int, int, int]) -> None:
     """Raises ValueError unless t = stride·k + 1 and h, w are multiples of theirs."""
     if t % stride[0] != 1:
@@ -131,10 +136,12 @@ class CellsCodec:
 class DCTCodec:
     """The strongest coefficients of a 3-D DCT of 4x8x8 patches (unity.model.dct): embedded, linear, no weights."""
 
+    stride = dct.PATCH
+
     def __init__(self, device: str | torch.device):
         self.basis = dct.basis().to(device)
         self.mean, self.std = (values.to(device) for values in dct.constants())
-        self.channels, self.stride = len(self.basis), dct.PATCH
+        self.channels = len(self.basis)
 
     @torch.no_grad()
     def encode(self, video: Pixels, streams: Sequence[str] = ()) -> Latent:

@@ -1,0 +1,53 @@
+"""What a user of the model can ask for: the options of `python -m unity.infer`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from unity.command import real, whole
+
+ASSETS = Path(__file__).parent / "assets"
+SHIPPED, SAMPLE = ASSETS / "tiny", ASSETS / "people.mp4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Estimate a modality of a video, control a video by one, or draw both from words."""
+
+    # depth, flow, densepose, skeleton or segmentation
+    modality: str
+    # video to estimate the modality of
+    video: Path | None = None
+    # modality video, as the model draws it, that the generated video is to follow
+    condition: Path | None = None
+    # what the generated video shows
+    prompt: str | None = None
+    # model folder, run folder of launchers/train.py, or file of weights; by default the one in the package
+    checkpoint: Path | None = None
+    # folder of results; of earlier ones only the files that their run.json lists are replaced; by default
+    # runs/infer/<modality>-<task>
+    out: Path | None = None
+    # sampling steps
+    steps: Annotated[int, whole(1, 1000)] = 50
+    # classifier-free guidance on the prompt; 1 turns it off
+    guidance: Annotated[float, real(0, 100)] = 7.5
+    # guidance on the words that name the modality, too
+    prompt_guidance: bool = False
+    # unipc or euler
+    sampler: str = "unipc"
+    # above 1: more of the steps where there is much noise
+    shift: Annotated[float, real(0, 1000, above=True)] = 1.0
+    # of the noise that sampling starts from; the same seed gives the same files
+    seed: Annotated[int, whole(0)] = 0
+    # how many, 4k+1, spread evenly in time over the whole video; by default what the checkpoint was trained on, or
+    # as many as a shorter video has
+    frames: Annotated[int | None, whole(1, 65535)] = None
+    # height and width in pixels, cut from the centre of a video; by default its whole frame at its own aspect,
+    # with about as many pixels as the checkpoint was trained on
+    size: tuple[Annotated[int, whole(1, 16384)], Annotated[int, whole(1, 16384)]] | None = None
+    # cpu, cuda or cuda:1 …; by default a GPU if there is one
+    device: str | None = None
+    # weights of the Wan VAE, for the models that use it
+    codec_weights: Path | None = None
+    # weights of UMT5, for the models that use it
+    text_weights: Path | None = None
