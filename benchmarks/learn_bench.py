@@ -24,21 +24,25 @@ from harness import commit, machine, write_result
 
 from unity.config import MODELS, ModelConfig
 from unity.data.clips import Clip
-from unity.data.shards import open_shards
+from unity.data.shards import open_shards, read_about
 from unity.evaluate.held_out import read_values, stacked
 from unity.evaluate.metrics import mean_score
 from unity.flow_matching import TimeConfig
-from unity.generate import Frames, Generator, generate
+from unity.generate import Footage, Frames, Generator, generate
 from unity.modality.base import Measure
 from unity.modality.table import MODALITIES
 from unity.model.weights import ModelCard
 from unity.routing import RoutingConfig
-from unity.sampler import Guidance
-from unity.train import engine as zero
-from unity.train import loop
+from unity.sampler import Guidance, Sampling
+from unity.train.config import resolve
+from unity.train.loop import batches
 from unity.train.optim import OptimConfig
-from unity.train.options import SMALL_TIMES, TrainConfig, resolve
+from unity.train.options import SMALL_TIMES
+from unity.train.options import Options as Training
+from unity.train.run import Run, build
 from unity.train.signals import StopRequest
+from unity.train.step import train_step
+from unity.train.world import World, start_world, stop_world
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -86,18 +90,18 @@ class Options:
     out: Path | None = None
 
 
-def train(recipe: str, seed: int, options: Options, world: zero.World, clips: Sequence[Clip]) -> list[dict]:
+def train(recipe: str, seed: int, options: Options, world: World, clips: Sequence[Clip]) -> list[dict]:
     """One run from nothing: a row of scores at every mark."""
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
+        config = Training(
             stage=2, seed=seed, data=options.data, out=Path(folder) / "run", steps=1 << 20, batch_size=8,
             workers=0, precision=options.precision, deepspeed=ZERO, **RECIPES[recipe],
         )  # fmt: skip
-        run = loop.build(resolve(config), world)
+        run = build(resolve(config, read_about(options.data)), world)
         marks = np.linspace(0, options.seconds, options.marks + 1)[1:].tolist()
         rows, used, start, stop = [], 0.0, time.process_time(), StopRequest()
-        for batch in loop.batches(run):
-            loop.train_step(run, batch, stop)
+        for batch in batches(run):
+            train_step(run, batch, stop)
             used += time.process_time() - start
             if used >= marks[len(rows)]:
                 rows.append({"recipe": recipe, "seed": seed, "seconds": used, "steps": batch["step"] + 1})
@@ -109,7 +113,7 @@ def train(recipe: str, seed: int, options: Options, world: zero.World, clips: Se
     raise AssertionError("a run ended before its time")
 
 
-def examine(run: loop.Run, clips: Sequence[Clip], steps: int) -> dict[str, dict[str, float | None]]:
+def examine(run: Run, clips: Sequence[Clip], steps: int) -> dict[str, dict[str, float | None]]:
     """Modality → scores and `unexplained` of estimates by the averaged weights."""
     shape = run.config.architecture
     size = clips[0].video["rgb"].shape[1:3]
@@ -117,8 +121,8 @@ def examine(run: loop.Run, clips: Sequence[Clip], steps: int) -> dict[str, dict[
         model=shape, modalities=tuple(MODALITIES), stage=2, step=0, frames=len(clips[0].video["rgb"]), size=size
     )
     generator = Generator(
-        path=run.config.out, model=run.engine.module.eval(), card=card, codec=run.codec, text=run.text,
-        device=run.world.device, dtype=torch.float32,
+        path=run.config.out, model=run.engine.module.eval(), card=card, encoders=run.encoders,
+        dtype=torch.float32,
     )  # fmt: skip
     with run.ema.in_place_of_weights(run.refresh):
         found = {name: _scores(generator, name, clips, steps) for name in MODALITIES}
@@ -128,10 +132,9 @@ def examine(run: loop.Run, clips: Sequence[Clip], steps: int) -> dict[str, dict[
 
 def _scores(generator: Generator, modality: str, clips: Sequence[Clip], steps: int) -> dict[str, float | None]:
     having = [clip for clip in clips if modality in clip.values]
-    _, video = generate(
-        generator, "estimate", modality, [""] * len(having), rgb=stacked(having, "rgb"), steps=steps,
-        sampler="euler", shift=3.0, guidance=Guidance(scale=1.0),
-    )  # fmt: skip
+    footage = Footage(rgb=stacked(having, "rgb"))
+    sampling = Sampling(steps=steps, sampler="euler", shift=3.0, guidance=Guidance(scale=1.0))
+    _, video = generate(generator, "estimate", modality, [""] * len(having), footage, sampling)
     values = read_values(modality, video, having)
     scores = mean_score(modality, zip(values, [clip.values[modality] for clip in having], strict=True))
     scores["unexplained"] = unexplained(video, stacked(having, modality))
@@ -171,7 +174,7 @@ def draw(rows: Sequence[dict], title: str, target: Path) -> None:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    world = zero.start_world()
+    world = start_world()
     torch.set_num_threads(1)
     shards = open_shards(options.held_out)
     clips = [shards.clip(source, i) for source in shards.counts for i in range(options.clips)]
@@ -189,7 +192,7 @@ def main() -> None:
             title = f"{machine()['cpu']}, one thread, {options.precision}, {len(clips)} held-out clips, {commit()}"
             draw(rows, title, path.with_suffix(".png"))
     print(path)
-    zero.stop_world()
+    stop_world()
 
 
 if __name__ == "__main__":

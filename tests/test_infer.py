@@ -16,13 +16,13 @@ from unity import infer as program
 from unity.command import end
 from unity.config import MODELS
 from unity.data.video import read_video, write_video
-from unity.generate import generate, load_generator
+from unity.generate import Footage, generate, load_generator
 from unity.infer import infer
 from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, save_model
 from unity.request import Request
-from unity.sampler import Guidance
+from unity.sampler import Guidance, Sampling
 
 FRAMES, SIZE = 9, (32, 48)
 LEARNT = ("depth", "flow", "densepose", "skeleton", "segmentation")
@@ -106,7 +106,7 @@ class Oracle:
 
 def latent(generator, video, stream):
     frames = torch.from_numpy(video).permute(3, 0, 1, 2)[None].float()
-    return generator.codec.encode(frames / 127.5 - 1, [stream])
+    return generator.encoders.codec.encode(frames / 127.5 - 1, [stream])
 
 
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
@@ -123,7 +123,8 @@ def test_what_the_model_means_is_what_the_files_say(sampler, generator, film, tm
         np.testing.assert_allclose(1 / saved["depth"], inverse, atol=0.03)
         # 9 of 11 frames, so a frame lasts 10/8 as long
         assert saved["fps"] == pytest.approx(10 * 8 / 10)
-    drawn, follows = generate(knowing, "joint", "depth", ["x"], steps=3, sampler=sampler, frames=FRAMES, size=SIZE)
+    sampling = Sampling(steps=3, sampler=sampler)
+    drawn, follows = generate(knowing, "joint", "depth", ["x"], Footage(frames=FRAMES, size=SIZE), sampling)
     assert np.abs(drawn[0].astype(float) - rgb).mean() < 6
     assert np.abs(follows[0].astype(float) - aux).mean() < 6
 
@@ -157,16 +158,17 @@ def test_the_model_is_asked_at_shifted_times(generator, film, tmp_path):
 
 
 def test_guidance_reaches_the_model(generator):
-    def run(**options):
-        return generate(generator, "joint", "flow", ["a red ball"], steps=1, sampler="euler", **options)[0]
+    def run(scale):
+        sampling = Sampling(steps=1, sampler="euler", guidance=Guidance(scale=scale))
+        return generate(generator, "joint", "flow", ["a red ball"], sampling=sampling)[0]
 
-    plain, strong = run(guidance=Guidance(scale=1.0)), run(guidance=Guidance(scale=30.0))
+    plain, strong = run(1.0), run(30.0)
     assert not np.array_equal(plain, strong)
 
 
 def test_two_samples_differ_and_each_is_its_own(generator):
-    pair, _ = generate(generator, "joint", "flow", ["x", "x"], steps=1, seed=3)
-    alone, _ = generate(generator, "joint", "flow", ["x"], steps=1, seed=3)
+    pair, _ = generate(generator, "joint", "flow", ["x", "x"], sampling=Sampling(steps=1, seed=3))
+    alone, _ = generate(generator, "joint", "flow", ["x"], sampling=Sampling(steps=1, seed=3))
     assert not np.array_equal(pair[0], pair[1])
     assert np.abs(pair[0].astype(int) - alone[0]).max() <= 1
 

@@ -2,9 +2,15 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
-from unity.sampler import SAMPLERS, Guidance, guided, sample, time_grid
+from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Texts, guided, sample, time_grid
 
-TEXT = (torch.zeros(2, 1, 4), torch.ones(2, dtype=torch.long))
+
+def texts(batch: int) -> Texts:
+    text = torch.zeros(batch, 1, 4), torch.ones(batch, dtype=torch.long)
+    return Texts(caption=text, prompt=text, empty=text)
+
+
+IDS = torch.zeros(2, dtype=torch.long)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -57,13 +63,14 @@ def test_guidance_one_equals_none_and_switches_are_separate():
     def velocity(caption, prompt):
         return caption[0] + 10 * prompt[0]
 
-    texts = [(torch.tensor(v), torch.tensor(1)) for v in (1.0, 2.0, 0.0)]
-    plain = velocity(*texts[:2])
-    assert guided(velocity, *texts, Guidance(scale=1.0, prompt=True)) == plain
-    assert guided(velocity, *texts, Guidance(scale=3.0)) == plain + 2 * 1
-    assert guided(velocity, *texts, Guidance(scale=3.0, caption=False, prompt=True)) == plain + 2 * 20
-    assert guided(velocity, *texts, Guidance(scale=3.0, prompt=True)) == plain + 2 * 21
-    assert guided(velocity, *texts, Guidance(scale=3.0, caption=False)) == plain
+    caption, prompt, empty = [(torch.tensor(v), torch.tensor(1)) for v in (1.0, 2.0, 0.0)]
+    texts = Texts(caption=caption, prompt=prompt, empty=empty)
+    plain = velocity(caption, prompt)
+    assert guided(velocity, texts, Guidance(scale=1.0, prompt=True)) == plain
+    assert guided(velocity, texts, Guidance(scale=3.0)) == plain + 2 * 1
+    assert guided(velocity, texts, Guidance(scale=3.0, caption=False, prompt=True)) == plain + 2 * 20
+    assert guided(velocity, texts, Guidance(scale=3.0, prompt=True)) == plain + 2 * 21
+    assert guided(velocity, texts, Guidance(scale=3.0, caption=False)) == plain
 
 
 def toward_ones(rgb, aux, time, modality, *text, wanted):
@@ -76,8 +83,8 @@ def toward_ones(rgb, aux, time, modality, *text, wanted):
 @pytest.mark.parametrize("task, given", [("joint", ()), ("control", ("aux",)), ("estimate", ("rgb",))])
 def test_sample_moves_only_the_noisy_streams(task, given):
     latent = torch.randn(2, 3, 2, 4, 4)
-    options = dict.fromkeys(given, latent) or dict(shape=latent.shape)
-    out = sample(toward_ones, task, torch.zeros(2, dtype=torch.long), TEXT, TEXT, TEXT, steps=4, **options)
+    known = Known(**(dict.fromkeys(given, latent) or dict(shape=latent.shape)))
+    out = sample(toward_ones, task, IDS, texts(2), known, Sampling(steps=4))
     for name, result in zip(("rgb", "aux"), out, strict=True):
         torch.testing.assert_close(result, latent if name in given else torch.ones_like(latent))
 
@@ -90,26 +97,26 @@ def test_sample_noise_is_by_position():
         return rgb, aux
 
     for b in (1, 2):
-        text = tuple(z[:b] for z in TEXT)
-        sample(
-            spy,
-            "joint",
-            torch.zeros(b, dtype=torch.long),
-            text,
-            text,
-            text,
-            shape=(b, 1, 1, 2, 2),
-            steps=1,
-            seed=5,
-        )
+        sample(spy, "joint", IDS[:b], texts(b), Known(shape=(b, 1, 1, 2, 2)), Sampling(steps=1, seed=5))
     torch.testing.assert_close(noise[0][0], noise[-1][0], rtol=0, atol=0)
     assert not torch.equal(noise[-1][0], noise[-1][1])
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="unknown task 'paint'"):
-        sample(toward_ones, "paint", torch.zeros(2), TEXT, TEXT, TEXT)
+        sample(toward_ones, "paint", IDS, texts(2), Known())
     with pytest.raises(ValueError, match="'estimate' needs the rgb latent"):
-        sample(toward_ones, "estimate", torch.zeros(2), TEXT, TEXT, TEXT)
+        sample(toward_ones, "estimate", IDS, texts(2), Known())
     with pytest.raises(ValueError, match="steps is 0"):
         time_grid(0)
+
+
+NAN, INF = float("nan"), float("inf")
+WRONG = [{"steps": 0}, {"steps": -3}, {"shift": 0.0}, {"shift": NAN}, {"shift": INF}, {"sampler": "heun"}]
+WRONG += [{"guidance": Guidance(scale=scale)} for scale in (NAN, INF, -INF)]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_what_no_sampler_can_do_is_refused_before_anything_is_drawn(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} (is|'heun')"):
+        Sampling(**wrong)

@@ -23,7 +23,7 @@ from unity.command import check_bounds, say
 from unity.data.film import Facts, Film, look, picture_name, read_film
 from unity.data.video import write_video
 from unity.files import plain
-from unity.generate import Generator, check_request, generate, load_generator
+from unity.generate import Footage, Generator, check_request, generate, load_generator
 from unity.modality.base import Modality
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
@@ -32,7 +32,7 @@ from unity.model.weights import read_card
 from unity.report.strip import labelled_strip
 from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
-from unity.sampler import SAMPLERS, Guidance, time_grid
+from unity.sampler import SAMPLERS, Guidance, Sampling, time_grid
 from unity.tasks import TASKS
 
 # frame rate where no video gives one
@@ -217,14 +217,16 @@ def _sample(plan: Plan, film: Film | None, generator: Generator) -> dict[str, Vi
     given = {}
     if film is not None:
         given["rgb" if plan.task == "estimate" else "aux"] = plan.canvas.pad(film.frames)[None]
+    request = plan.request
+    footage = Footage(**given, frames=plan.frames, size=plan.canvas.model)
+    sampling = Sampling(
+        steps=request.steps, sampler=request.sampler, shift=request.shift, guidance=plan.guidance, seed=request.seed
+    )
     # closed before anything is said about what went wrong
-    with tqdm(total=plan.request.steps, desc="sampling", unit="step") as bar:
+    with tqdm(total=request.steps, desc="sampling", unit="step") as bar:
         sampled = generate(
-            generator, plan.task, plan.request.modality, [plan.prompt], **given,
-            frames=plan.frames, size=plan.canvas.model, steps=plan.request.steps, sampler=plan.request.sampler,
-            shift=plan.request.shift, guidance=plan.guidance, seed=plan.request.seed,
-            progress=partial(_counted, bar),
-        )  # fmt: skip
+            generator, plan.task, request.modality, [plan.prompt], footage, sampling, partial(_counted, bar)
+        )
     return {name: plan.canvas.crop(video[0]) for name, video in zip(plan.streams, sampled, strict=True)}
 
 

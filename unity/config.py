@@ -1,10 +1,12 @@
 """The sizes of the model and the stages of its training, as tables."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from unity.command import real, whole
 from unity.modality.table import MODALITIES
 
+Patch = Annotated[int, whole(1, 64)]
 Share = Literal["shared", "expert"]
 
 
@@ -15,18 +17,22 @@ class ModelConfig:
     `dim` must be divisible by `num_heads`, and the head size must be even and at least 6 (three rotary axes).
     """
 
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    latent_channels: int = 16
-    num_modalities: int = len(MODALITIES)
-    patch: tuple[int, int, int] = (1, 2, 2)
-    freq_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    eps: float = 1e-6
-    rope_theta: float = 1e4
+    dim: Annotated[int, whole(1, 65536)]
+    ffn_dim: Annotated[int, whole(1, 1048576)]
+    num_heads: Annotated[int, whole(1, 1024)]
+    num_layers: Annotated[int, whole(1, 1024)]
+    latent_channels: Annotated[int, whole(1, 4096)] = 16
+    num_modalities: Annotated[int, whole(1, 256)] = len(MODALITIES)
+    patch: tuple[Patch, Patch, Patch] = (
+        1,
+        2,
+        2,
+    )
+    freq_dim: Annotated[int, whole(1, 65536)] = 256
+    text_dim: Annotated[int, whole(1, 65536)] = 4096
+    text_len: Annotated[int, whole(1, 65536)] = 512
+    eps: Annotated[float, real(0, 1, above=True)] = 1e-6
+    rope_theta: Annotated[float, real(1, 1e12)] = 1e4
     # "shared": one set of cross-attention projections serves both branches (Wan, and the 5B release)
     cross_attention: Literal["shared", "separate"] = "shared"
     # shift, scale and gate on cross-attention too; starts as the identity, so Wan weights stay exact
@@ -47,7 +53,8 @@ class ModelConfig:
     text: Literal["minilm", "umt5"] = "umt5"
 
     def __post_init__(self):
-        if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
+        divides = self.num_heads >= 1 and self.dim % self.num_heads == 0
+        if not divides or self.head_dim % 2 or self.head_dim < 6:
             raise ValueError(
                 f"dim {self.dim} over {self.num_heads} heads gives no even head size of at least 6; "
                 f"choose num_heads so that dim / num_heads is even"

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unity.command import real
 from unity.randomness import Purpose, generator
 
 
@@ -16,13 +17,13 @@ class TimeConfig:
     """Distribution of the noise level of a noisy stream."""
 
     kind: Literal["logit_normal", "uniform"] = "logit_normal"
-    mean: float = 0.0
-    std: float = 1.0
+    mean: Annotated[float, real(-100, 100)] = 0.0
+    std: Annotated[float, real(0, 100)] = 1.0
     # > 1 moves times towards noise: t → shift·t / (1 + (shift - 1)·t). 5 is the 5B release's: what one stream
     # tells about the other counts where there is much noise.
-    shift: float = 5.0
+    shift: Annotated[float, real(0, 1000, above=True)] = 5.0
     # the same for estimates, whose RGB tells nearly all from the first step on; by default no other
-    estimate_shift: float | None = None
+    estimate_shift: Annotated[float, real(0, 1000, above=True)] | None = None
 
 
 def draw_time(

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
-from unity.model.codec import Codec, load_codec, stride, to_frames, to_pixels
-from unity.model.text import load_text
+from unity.model.codec import stride
 from unity.model.weights import load_model
-from unity.sampler import Guidance, sample
+from unity.sampler import Known, Sampling, Texts, sample
 
 Frames = UInt8[np.ndarray, "b t h w 3"]
 
@@ -28,10 +28,23 @@ class Generator:
     # a UnityDiT, or what answers like one
     model: Callable
     card: ModelCard
-    codec: Codec
-    text: Callable
-    device: torch.device
+    encoders: Encoders
     dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoders.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """The clips that a task starts from, or how many `frames` of which `size` (h, w) the new ones have."""
+
+    rgb: Frames | None = None
+    aux: Frames | None = None
+    # by default the checkpoint's
+    frames: int | None = None
+    size: tuple[int, int] | None = None
 
 
 def load_generator(
@@ -53,9 +66,7 @@ def load_generator(
         path=Path(checkpoint),
         model=model,
         card=card,
-        codec=load_codec(card.model.codec, codec_weights, device, dtype),
-        text=load_text(card.model.text, text_weights, device),
-        device=device,
+        encoders=load_encoders(card.model, device, dtype, codec_weights, text_weights),
         dtype=dtype,
     )
 
@@ -88,65 +99,50 @@ def generate(
     task: str,
     modality: str,
     captions: Sequence[str],
-    *,
-    rgb: Frames | None = None,
-    aux: Frames | None = None,
-    frames: int | None = None,
-    size: tuple[int, int] | None = None,
-    steps: int = 50,
-    sampler: str = "unipc",
-    shift: float = 1.0,
-    guidance: Guidance | None = None,
-    seed: int = 0,
+    footage: Footage = Footage(),
+    sampling: Sampling | None = None,
     progress: Callable | None = None,
 ) -> tuple[Frames, Frames]:
     """RGB and modality videos of a task, one for each caption; a given stream comes back as it came.
 
-    `estimate` takes `rgb`, `control` takes `aux`, `joint` neither: its clips have `frames` and `size` (h, w), by
-    default the checkpoint's.
+    `estimate` takes `footage.rgb`, `control` takes `footage.aux`, `joint` neither.
     """
-    given = {"rgb": rgb, "aux": aux}
-    known = next((video for video in given.values() if video is not None), None)
-    if known is not None:
-        frames, size = known.shape[1], known.shape[2:4]
-    frames = generator.card.frames if frames is None else frames
-    size = tuple(size or generator.card.size)
+    given = {"rgb": footage.rgb, "aux": footage.aux}
+    frames, size = _extent(generator, footage)
     check_request(generator.card, modality, frames, size)
-    batch, device = len(captions), generator.device
+    encoders, batch = generator.encoders, len(captions)
+    ids = torch.full((batch,), list(MODALITIES).index(modality), device=generator.device)
     shown = {"rgb": "rgb", "aux": modality}
     latents = {name: encode(generator, video, shown[name]) for name, video in given.items() if video is not None}
-    texts = (captions, [generator.card.modality(modality).type_prompt] * batch, [""] * batch)
-    sampled = sample(
-        generator.model, task, torch.full((batch,), list(MODALITIES).index(modality), device=device),
-        *(words(generator, list(text)) for text in texts), **latents,
-        shape=_latent_shape(generator, batch, frames, size), steps=steps, sampler=sampler, shift=shift,
-        guidance=guidance, clean_time=generator.card.model.clean_time, seed=seed, device=device, progress=progress,
-    )  # fmt: skip
+    texts = Texts(
+        caption=encoders.words(captions),
+        prompt=encoders.words([generator.card.modality(modality).type_prompt] * batch),
+        empty=encoders.words([""] * batch),
+    )
+    shape, clean_time = encoders.latent_shape(batch, frames, size), generator.card.model.clean_time
+    known = Known(**latents, shape=shape, clean_time=clean_time)
+    sampled = sample(generator.model, task, ids, texts, known, sampling or Sampling(), progress)
     streams = zip(given.items(), sampled, strict=True)
     return tuple(
         decode(generator, latent, shown[name]) if video is None else video for (name, video), latent in streams
     )
 
 
-def _latent_shape(generator: Generator, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
-    t, h, w = generator.codec.stride
-    return batch, generator.codec.channels, 1 + (frames - 1) // t, size[0] // h, size[1] // w
-
-
-def words(generator: Generator, texts: list[str]) -> tuple[Tensor, Tensor]:
-    """States and lengths of texts, as the model takes them."""
-    states, length = generator.text(texts)
-    return states.to(generator.device), length.to(generator.device)
-
-
 def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b c u v x"]:
     """Latents of clips that show "rgb" or a modality, on the generator's device."""
-    frames = torch.from_numpy(np.ascontiguousarray(video)).to(generator.device)
-    with torch.no_grad():
-        return generator.codec.encode(to_pixels(frames), [stream] * len(frames)).float()
+    frames = torch.from_numpy(np.ascontiguousarray(video))
+    return generator.encoders.encode(frames, [stream] * len(frames)).float()
 
 
 def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str) -> Frames:
     """Clips of latents of one kind of stream."""
-    with torch.no_grad():
-        return to_frames(generator.codec.decode(latent, [stream] * len(latent))).cpu().numpy()
+    return generator.encoders.decode(latent, [stream] * len(latent)).numpy()
+
+
+def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int]]:
+    """Frames and size (h, w): those of the given stream, else those asked for, else the checkpoint's."""
+    known = next((video for video in (footage.rgb, footage.aux) if video is not None), None)
+    if known is not None:
+        return known.shape[1], known.shape[2:4]
+    frames = generator.card.frames if footage.frames is None else footage.frames
+    return frames, tuple(footage.size or generator.card.size)

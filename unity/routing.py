@@ -5,16 +5,19 @@ All three objectives give gradient in every optimizer step; drawing the task per
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unity.command import real
 from unity.flow_matching import TimeConfig, draw_time
 from unity.randomness import Purpose, uniform
 from unity.tasks import TASKS
 
-_FIELDS = [(task.name, float, field(default=task.share)) for task in TASKS.values()]
+Chance = Annotated[float, real(0, 1)]
+_FIELDS = [(task.name, Chance, field(default=task.share)) for task in TASKS.values()]
 _Shares = make_dataclass("_Shares", _FIELDS, frozen=True, kw_only=True)
 
 
@@ -24,12 +27,12 @@ class RoutingConfig(_Shares):
 
     # either stream clean or noisy, never both clean, all patterns alike; estimates then see captions too
     any2any: bool = False
-    caption_dropout: float = 0.1
-    prompt_dropout: float = 0.1
+    caption_dropout: Chance = 0.1
+    prompt_dropout: Chance = 0.1
 
     def __post_init__(self):
         shares = tuple(getattr(self, name) for name in TASKS)
-        if min(shares) < 0 or not self.any2any and abs(sum(shares) - 1) > 1e-6:
+        if not min(shares) >= 0 or not self.any2any and not abs(sum(shares) - 1) <= 1e-6:
             raise ValueError(f"task probabilities {shares} ({', '.join(TASKS)}) must add up to 1")
 
     @property

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unity.flow_matching import shift_time
@@ -15,8 +15,9 @@ from unity.tasks import TASKS
 
 # velocity(state, time) for a state of noisy streams at one time
 Velocity = Callable[[Tensor, float], Tensor]
-# states and lengths of a text, as the model takes them
+# states [b, l, d] and lengths [b] of a text, as the model takes them
 Text = tuple[Tensor, Tensor]
+Latent = Float[Tensor, "b c t h w"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     """steps + 1 times from 1 to 0, denser near noise for shift > 1."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; sampling needs at least 1")
-    if shift <= 0:
+    if not 0 < shift < math.inf:
         raise ValueError(f"shift is {shift}; it must be above 0")
     return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
 
@@ -67,52 +68,80 @@ def unipc(velocity: Velocity, state: Tensor, times: Iterable[float]) -> Tensor:
 SAMPLERS: dict[str, Callable[[Velocity, Tensor, Iterable[float]], Tensor]] = {"euler": euler, "unipc": unipc}
 
 
-def guided(
-    velocity: Callable[[Text, Text], Tensor], caption: Text, prompt: Text, empty: Text, guidance: Guidance
-) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What the model reads while sampling; `empty` stands for a text that guidance leaves out."""
+
+    caption: Text
+    prompt: Text
+    empty: Text
+
+
+def guided(velocity: Callable[[Text, Text], Tensor], texts: Texts, guidance: Guidance) -> Tensor:
     """The guided velocity of one state; without guidance, one evaluation."""
-    with_text = velocity(caption, prompt)
+    with_text = velocity(texts.caption, texts.prompt)
     if not guidance.active:
         return with_text
-    without = velocity(empty if guidance.caption else caption, empty if guidance.prompt else prompt)
+    caption = texts.empty if guidance.caption else texts.caption
+    without = velocity(caption, texts.empty if guidance.prompt else texts.prompt)
     return without + guidance.scale * (with_text - without)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How samples are drawn. Raises ValueError for what no sampler can do."""
+
+    steps: int = 50
+    # a row of SAMPLERS
+    sampler: str = "unipc"
+    # above 1: more of the steps where there is much noise
+    shift: float = 1.0
+    guidance: Guidance = field(default_factory=Guidance)
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}; choose one of {', '.join(SAMPLERS)}")
+        if not math.isfinite(self.guidance.scale):
+            raise ValueError(f"guidance is {self.guidance.scale}; give a number")
+        time_grid(min(self.steps, 1), self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The latents that a task starts from; `shape` (b, c, t, h, w) is needed where none is given."""
+
+    rgb: Latent | None = None
+    aux: Latent | None = None
+    shape: tuple[int, ...] | None = None
+    # time that the modulation of a given stream is told, see ModelConfig
+    clean_time: str = "zero"
 
 
 @torch.no_grad()
 def sample(
     model: Callable,
     task: str,
-    modality: Tensor,
-    caption: Text,
-    prompt: Text,
-    empty: Text,
-    *,
-    rgb: Float[Tensor, "b c t h w"] | None = None,
-    aux: Float[Tensor, "b c t h w"] | None = None,
-    shape: tuple[int, ...] | None = None,
-    steps: int = 50,
-    sampler: str = "unipc",
-    shift: float = 1.0,
-    guidance: Guidance | None = None,
-    clean_time: str = "zero",
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    modality: Int[Tensor, " b"],
+    texts: Texts,
+    known: Known,
+    sampling: Sampling = Sampling(),
     progress: Callable[[Iterable], Iterable] | None = None,
-) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b c t h w"]]:
-    """RGB and aux latents of a task, the given stream returned as it came.
+) -> tuple[Latent, Latent]:
+    """RGB and aux latents of a task on the device of `modality`, the given stream returned as it came.
 
-    `control` needs `aux`, `estimate` needs `rgb`, `joint` needs the latent `shape` (b, c, t, h, w). Sample i
-    starts from noise drawn on the CPU at position (seed, i), so that it does not depend on device or batch.
+    `control` needs `known.aux`, `estimate` needs `known.rgb`, `joint` needs `known.shape`. Sample i starts from
+    noise drawn on the CPU at position (seed, i), so that it does not depend on device or batch.
     """
-    given = _given(task, rgb, aux)
-    shape = tuple(shape or next(latent for latent in given if latent is not None).shape)
-    noise = [torch.randn(2, *shape[1:], generator=generator(Purpose.SAMPLE, seed, i)) for i in range(shape[0])]
-    state = torch.stack(noise).to(device)
+    given, device = _given(task, known), modality.device
+    shape = tuple(known.shape or next(latent for latent in given if latent is not None).shape)
+    draws = (generator(Purpose.SAMPLE, sampling.seed, i) for i in range(shape[0]))
+    state = torch.stack([torch.randn(2, *shape[1:], generator=g) for g in draws]).to(device)
     fixed = torch.stack([state[:, s] if latent is None else latent for s, latent in enumerate(given)], dim=1)
     noisy = torch.tensor(TASKS[task].noisy, device=device).view(1, 2, 1, 1, 1, 1)
 
     def velocity(state: Tensor, time: float) -> Tensor:
-        route = fixed_route(task, torch.full((shape[0],), time, device=device), clean_time)
+        route = fixed_route(task, torch.full((shape[0],), time, device=device), known.clean_time)
 
         def evaluate(caption: Text, prompt: Text) -> Tensor:
             streams = state[:, 0], state[:, 1]
@@ -120,25 +149,23 @@ def sample(
                 model(*streams, route.model_time, modality, *caption, *prompt, wanted=route.wanted), dim=1
             )
 
-        guided_velocity = guided(evaluate, caption, prompt, empty, guidance or Guidance())
-        return torch.where(noisy, guided_velocity, 0.0)
+        return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
 
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
-    times = time_grid(steps, shift)
+    times = time_grid(sampling.steps, sampling.shift)
     times = times if progress is None else _with_progress(times, progress)
-    state = SAMPLERS[sampler](velocity, torch.where(noisy, state, fixed), times)
+    state = SAMPLERS[sampling.sampler](velocity, torch.where(noisy, state, fixed), times)
     state = torch.where(noisy, state, fixed)
     return state[:, 0], state[:, 1]
 
 
-def _given(task: str, rgb: Tensor | None, aux: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def _given(task: str, known: Known) -> tuple[Tensor | None, Tensor | None]:
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
-    for name, latent, noisy in zip(("rgb", "aux"), (rgb, aux), TASKS[task].noisy, strict=True):
+    given = known.rgb, known.aux
+    for name, latent, noisy in zip(("rgb", "aux"), given, TASKS[task].noisy, strict=True):
         if (latent is None) != noisy:
             raise ValueError(f"task {task!r} {'generates' if noisy else 'needs'} the {name} latent")
-    return rgb, aux
+    return given
 
 
 def _with_progress(times: list[float], progress: Callable[[Iterable], Iterable]) -> Iterable[float]:

@@ -11,6 +11,7 @@ import torch
 from unity.config import MODELS
 from unity.data.clips import Clip
 from unity.data.shards import write_shards
+from unity.encoders import Encoders
 from unity.evaluate.exam import Effort, sit
 from unity.evaluate.held_out import stacked
 from unity.evaluate.options import Options, run
@@ -74,8 +75,8 @@ def generator():
         shape = replace(MODELS["debug"], stem=0, patch=(1, 2, 2), codec="dct", latent_channels=48)
         card = ModelCard(model=shape, modalities=("depth",), stage=2, step=0, frames=FRAMES, size=SIZE)
         made = Generator(
-            path=Path("student"), model=number, card=card, codec=load_codec("dct"), text=number,
-            device=torch.device("cpu"), dtype=torch.float32,
+            path=Path("student"), model=number, card=card, dtype=torch.float32,
+            encoders=Encoders(codec=load_codec("dct"), text=number, device=torch.device("cpu")),
         )  # fmt: skip
         yield made, encode(made, stacked(clips(), "depth"), "depth")
 

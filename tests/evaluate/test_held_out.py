@@ -7,6 +7,7 @@ import torch
 
 from unity.config import MODELS
 from unity.data.clips import Clip
+from unity.encoders import Encoders
 from unity.evaluate.held_out import TIMES, estimate_scores, examine, latent_errors, stacked
 from unity.generate import Generator, encode
 from unity.modality.table import MODALITIES
@@ -55,8 +56,8 @@ def generator():
         model=MODELS["debug"], modalities=tuple(MODALITIES), stage=2, step=0, frames=FRAMES, size=SIZE
     )
     made = Generator(
-        path=Path("oracle"), model=no_words, card=card, codec=load_codec("cells"), text=no_words,
-        device=torch.device("cpu"), dtype=torch.float32,
+        path=Path("oracle"), model=no_words, card=card, dtype=torch.float32,
+        encoders=Encoders(codec=load_codec("cells"), text=no_words, device=torch.device("cpu")),
     )  # fmt: skip
     latents = [encode(made, stacked(clips(), stream), stream) for stream in ("rgb", "depth")]
     return replace(made, model=Oracle(latents))
@@ -99,7 +100,11 @@ class Noise:
 @pytest.mark.parametrize("task", ["estimate", "control", "joint"])
 def test_knowing_nothing_of_white_noise(task, generator):
     """The best multiple of t·noise + (1-t)·data misses the data by t² / (t² + (1-t)²)."""
-    blind = replace(generator, codec=Noise(), model=lambda rgb, aux, *rest, wanted: (0 * rgb, 0 * aux))
+    blind = replace(
+        generator,
+        encoders=replace(generator.encoders, codec=Noise()),
+        model=lambda rgb, aux, *rest, wanted: (0 * rgb, 0 * aux),
+    )
     errors = latent_errors(blind, task, "depth", clips())
     expected = np.mean([t**2 / (t**2 + (1 - t) ** 2) for t in TIMES])
     assert errors["trivial"] == pytest.approx(expected, rel=0.02)

@@ -82,11 +82,11 @@ def main(folder: Path):
 def train(data: Path, out: Path) -> list[dict]:
     from unity.routing import RoutingConfig
     from unity.train import loop
-    from unity.train.options import TrainConfig
-    from unity.train.zero import start_world, stop_world
+    from unity.train.options import Options
+    from unity.train.world import start_world, stop_world
 
     world = start_world()
-    config = TrainConfig(
+    config = Options(
         stage=2, model="debug", data=data, out=out, steps=2, batch_size=16, save_every=2, picture_every=2,
         routing=RoutingConfig(joint=0, control=0, estimate=0.5, restyle=0.5),
         deepspeed=Path(__file__).parents[2] / "launchers/zero3.json",

@@ -8,7 +8,7 @@ from unity.config import ModelConfig
 from unity.model.fp8 import Fp8Config, Fp8Linear, convert
 from unity.model.layers import Block
 from unity.model.layout import Conditioning, Layout, Pending
-from unity.train.zero import start_world, stop_world
+from unity.train.world import start_world, stop_world
 
 SHAPE = ModelConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, latent_channels=16)
 SETTINGS = {

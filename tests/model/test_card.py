@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unity.config import MODELS
-from unity.generate import Generator, generate
+from unity.encoders import Encoders
+from unity.generate import Footage, Generator, generate
 from unity.modality.encodings import ENCODINGS, OURS
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard, read_card_file, write_card
@@ -20,6 +21,7 @@ from unity.model.dit import UnityDiT
 from unity.model.heritage import heritage
 from unity.model.layouts import LAYOUTS, RELEASE_MODALITIES
 from unity.model.weights import save_model
+from unity.sampler import Sampling
 
 TINY = replace(MODELS["debug"], num_layers=1)
 CARD = ModelCard(model=TINY, modalities=tuple(MODALITIES), stage=2, step=3, frames=5, size=(16, 16))
@@ -110,9 +112,10 @@ def test_generation_speaks_the_checkpoints_words():
 
     card = replace(CARD, type_prompts={"depth": "far is blue"})
     model = UnityDiT(TINY).requires_grad_(False)
-    parts = {"codec": load_codec(TINY.codec), "text": text, "device": torch.device("cpu"), "dtype": torch.float32}
-    generator = Generator(path=None, model=model, card=card, **parts)
-    generate(generator, "estimate", "depth", [""], rgb=np.zeros((1, 5, 16, 16, 3), np.uint8), steps=1)
+    encoders = Encoders(codec=load_codec(TINY.codec), text=text, device=torch.device("cpu"))
+    generator = Generator(path=None, model=model, card=card, encoders=encoders, dtype=torch.float32)
+    footage = Footage(rgb=np.zeros((1, 5, 16, 16, 3), np.uint8))
+    generate(generator, "estimate", "depth", [""], footage, Sampling(steps=1))
     assert "far is blue" in said
 
 

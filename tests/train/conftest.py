@@ -52,7 +52,7 @@ def world():
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        from unity.train.zero import start_world, stop_world
+        from unity.train.world import start_world, stop_world
 
         before = dict(os.environ)
         world = start_world()

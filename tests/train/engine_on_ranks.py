@@ -13,6 +13,7 @@ from unity.train import zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
 from unity.train.optim import OptimConfig, is_hidden, optimizer
+from unity.train.world import World
 
 OPTIM = OptimConfig(lr=1e-3, warmup=0, clip=0.5, weight_decay=0.1)
 SMALL = replace(MODELS["debug"], latent_channels=48)
@@ -54,7 +55,7 @@ def random_weights(shape: ModelConfig = SHAPE) -> dict:
     return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(shape).named_parameters()}
 
 
-def build(world: zero.World, precision: str, shape: ModelConfig = SHAPE, optim: OptimConfig = OPTIM):
+def build(world: World, precision: str, shape: ModelConfig = SHAPE, optim: OptimConfig = OPTIM):
     settings = zero.settings(
         SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
         world_size=world.size, clip=OPTIM.clip,
@@ -117,24 +118,24 @@ def plain_torch(
     return norms, {n: p.detach() for n, p in named.items()}, average
 
 
-def check_against_torch(world: zero.World):
+def check_against_torch(world: World):
     engine, ema, average = against_torch(world, SHAPE, both, OPTIM)
     check_exchange(world, engine, ema, average)
 
 
-def check_streams_that_not_every_rank_wants(world: zero.World):
+def check_streams_that_not_every_rank_wants(world: World):
     """A rank that skips a stream still gives all of its parameters a gradient, as ZeRO-3 needs."""
     against_torch(world, replace(SHAPE, cross_attention="shared"), some, OPTIM)
 
 
-def check_muon(world: zero.World):
+def check_muon(world: World):
     """Matrices cut up over the ranks are orthogonalised as if they were whole."""
     # products in bfloat16 turn roundings of the gradient into slightly larger ones
     against_torch(world, SMALL, some, replace(OPTIM, kind="muon"), atol=2e-5)
 
 
 def against_torch(
-    world: zero.World, shape: ModelConfig, wanted: Callable, optim: OptimConfig, atol: float = 2e-6
+    world: World, shape: ModelConfig, wanted: Callable, optim: OptimConfig, atol: float = 2e-6
 ) -> tuple:
     engine = build(world, "fp32", shape, optim)
     ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
@@ -161,7 +162,7 @@ def against_torch(
     return engine, ema, average
 
 
-def check_exchange(world: zero.World, engine, ema: Ema, average: dict | None):
+def check_exchange(world: World, engine, ema: Ema, average: dict | None):
     """With the average in place of the weights the engine computes what a plain model with it computes."""
     before = [flat.clone() for flat in (*zero.masters(engine), *ema.flats)]
     arguments = inputs(9, 0, world.rank, world.size)
@@ -178,7 +179,7 @@ def check_exchange(world: zero.World, engine, ema: Ema, average: dict | None):
             torch.testing.assert_close(inside, model(*arguments), rtol=1e-5, atol=1e-5)
 
 
-def check_bf16(world: zero.World):
+def check_bf16(world: World):
     """Built inside zero.Init, where every new tensor becomes bf16, the model equals a plain one cast to bf16."""
     engine = build(world, "bf16")
     arguments = inputs(0, 0, world.rank, world.size)
@@ -190,7 +191,7 @@ def check_bf16(world: zero.World):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def check_initial_weights(world: zero.World):
+def check_initial_weights(world: World):
     """What starts at zero still does when parameters are cut up as soon as they are made."""
     settings = zero.settings(
         SETTINGS, precision="fp32", batch_size=world.size, micro_batch=1, world_size=world.size, clip=1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import engine_on_ranks
 import train_on_ranks
 
-from unity.train.zero import start_world, stop_world
+from unity.train.world import start_world, stop_world
 
 
 def main(data: Path, folder: Path) -> None:

@@ -15,11 +15,11 @@ from unity.config import MODELS
 from unity.data.shards import write_shards
 from unity.data.simulate.clip import simulate
 from unity.model.weights import load_model
-from unity.sampler import Guidance, sample
+from unity.sampler import Guidance, Known, Sampling, Texts, sample
 from unity.tasks import TASKS
 from unity.train import loop
 from unity.train.optim import OptimConfig
-from unity.train.options import TrainConfig
+from unity.train.options import Options
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SOURCES = ("single_person", "two_persons", "general", "subject")
@@ -36,7 +36,7 @@ def clips(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(clips, world, tmp_path_factory) -> Path:
     """Four steps of stage 2 in fp32, two micro-batches a step; every task and modality occurs."""
-    config = TrainConfig(
+    config = Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=clips, steps=4, batch_size=8, micro_batch=4,
         precision="fp32", save_every=4, picture_every=0, workers=0, seed=5, frames=5, size=(32, 32),
         optim=OptimConfig(lr=3e-3, warmup=1), out=tmp_path_factory.mktemp("golden") / "run",
@@ -58,14 +58,14 @@ def sampled(run: Path) -> dict[str, list[float]]:
     model, card = load_model(run / "model")
     g = torch.Generator().manual_seed(1)
     rgb, aux = torch.randn(2, 2, card.model.latent_channels, 2, 4, 4, generator=g)
-    text = [(torch.randn(2, 3, card.model.text_dim, generator=g), torch.tensor([3, 2])) for _ in range(3)]
+    words = [(torch.randn(2, 3, card.model.text_dim, generator=g), torch.tensor([3, 2])) for _ in range(3)]
+    texts = Texts(**dict(zip(("caption", "prompt", "empty"), words, strict=True)))
+    sampling = Sampling(steps=3, shift=2.0, guidance=Guidance(scale=3.0, prompt=True), seed=7)
     found = {}
     for task, row in TASKS.items():
         given = {name: z for name, z, n in zip(("rgb", "aux"), (rgb, aux), row.noisy, strict=True) if not n}
-        pair = sample(
-            model, task, torch.tensor([0, 3]), *text, **given, shape=rgb.shape, steps=3, shift=2.0,
-            guidance=Guidance(scale=3.0, prompt=True), seed=7,
-        )  # fmt: skip
+        known = Known(**given, shape=rgb.shape)
+        pair = sample(model, task, torch.tensor([0, 3]), texts, known, sampling)
         latent = torch.stack(pair).double().flatten()
         weights = torch.rand(3, latent.numel(), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         found[task] = (weights @ latent).tolist()

@@ -8,16 +8,20 @@ import pytest
 import torch
 
 from unity.config import MODELS
+from unity.data.shards import read_about
 from unity.data.simulate.clip import simulate
 from unity.flow_matching import TimeConfig
 from unity.modality.table import MODALITIES
 from unity.routing import RoutingConfig
-from unity.sampler import Guidance, sample
+from unity.sampler import Guidance, Known, Sampling, Texts, sample
 from unity.tasks import TASKS
-from unity.train import loop, zero
+from unity.train import zero
+from unity.train.config import resolve
 from unity.train.optim import OptimConfig
-from unity.train.options import TrainConfig, resolve
+from unity.train.options import Options
+from unity.train.run import build
 from unity.train.signals import StopRequest
+from unity.train.step import train_step
 
 NAMES = ("depth", "flow", "segmentation")
 IDS = [list(MODALITIES).index(name) for name in NAMES]
@@ -38,14 +42,14 @@ def clip():
 @pytest.fixture(scope="module")
 def learnt(clip, world, dataset, tmp_path_factory):
     """The run after its last step, and every step's metrics."""
-    config = TrainConfig(
+    config = Options(
         stage=2, architecture=SHAPE, data=dataset, out=tmp_path_factory.mktemp("overfit") / "run", steps=STEPS,
         batch_size=BATCH, precision="fp32", time=TimeConfig(shift=3.0),
         optim=OptimConfig(lr=4e-3, warmup=20, weight_decay=0.0, final=0.01, ema=0.99),
         routing=RoutingConfig(joint=1 / 3, control=1 / 3, estimate=1 / 3, caption_dropout=0.0, prompt_dropout=0.0),
         deepspeed=Path(__file__).parents[2] / "launchers/zero3.json",
     )  # fmt: skip
-    run = loop.build(resolve(config), world)
+    run = build(resolve(config, read_about(dataset)), world)
     modality = torch.tensor(IDS * (BATCH // len(IDS)))
     batch = {
         "slot": torch.arange(BATCH),
@@ -55,7 +59,7 @@ def learnt(clip, world, dataset, tmp_path_factory):
         "aux": torch.stack([torch.from_numpy(clip.video[list(MODALITIES)[m]]) for m in modality]),
     }
     stop = StopRequest()
-    return run, [loop.train_step(run, {"step": step, **batch}, stop)[0] for step in range(STEPS)]
+    return run, [train_step(run, {"step": step, **batch}, stop)[0] for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -70,19 +74,21 @@ def sampled(clip, learnt):
     """Per task the RGB and modality videos, one row for each modality, with the averaged weights."""
     run, _ = learnt
     given = {"rgb": clip.video["rgb"][None].repeat(len(IDS), 0), "aux": np.stack([clip.video[n] for n in NAMES])}
-    latents = {stream: run.encode(torch.from_numpy(video)) for stream, video in given.items()}
+    shown = {"rgb": ["rgb"] * len(IDS), "aux": list(NAMES)}
+    encode, decode = run.encoders.encode, run.encoders.decode
+    latents = {stream: encode(torch.from_numpy(video), shown[stream]) for stream, video in given.items()}
     prompts = [MODALITIES[name].type_prompt for name in NAMES]
-    texts = [run.text(text) for text in ([clip.caption] * len(IDS), prompts, [""] * len(IDS))]
+    words = [run.encoders.words(text) for text in ([clip.caption] * len(IDS), prompts, [""] * len(IDS))]
+    texts = Texts(**dict(zip(("caption", "prompt", "empty"), words, strict=True)))
+    sampling = Sampling(steps=12, shift=3.0, guidance=Guidance(scale=1.0))
     model = run.engine.module.eval()
     found = {}
     with run.ema.in_place_of_weights(lambda: zero.refresh(run.engine)):
-        for task, noisy in TASKS.items():
-            clean = {s: latent for (s, latent), n in zip(latents.items(), noisy, strict=True) if not n}
-            pair = sample(
-                model, task, torch.tensor(IDS), *texts, **clean, shape=latents["rgb"].shape, steps=12, shift=3.0,
-                guidance=Guidance(scale=1.0),
-            )  # fmt: skip
-            found[task] = [run.decode(latent).numpy() for latent in pair]
+        for task, row in TASKS.items():
+            clean = {s: latent for (s, latent), n in zip(latents.items(), row.noisy, strict=True) if not n}
+            known = Known(**clean, shape=latents["rgb"].shape)
+            pair = sample(model, task, torch.tensor(IDS), texts, known, sampling)
+            found[task] = [decode(z, names).numpy() for z, names in zip(pair, shown.values(), strict=True)]
     return found
 
 
@@ -103,7 +109,7 @@ def limit(clip, learnt) -> dict[str, float]:
     """What the codec alone does to the values: no model can be better."""
     run, _ = learnt
     videos = torch.from_numpy(np.stack([clip.video[name] for name in NAMES]))
-    return errors(clip, list(run.decode(run.encode(videos)).numpy()))
+    return errors(clip, list(run.encoders.decode(run.encoders.encode(videos, NAMES), NAMES).numpy()))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +136,7 @@ def test_sampled_values_are_close_to_the_exact_ones(clip, sampled, limit, ignora
 def test_sampled_rgb_is_close_to_the_clip(clip, sampled, learnt, task):
     """At least 25 dB beside what the codec makes of the clip, whichever modality is the other stream."""
     run, _ = learnt
-    through = run.decode(run.encode(torch.from_numpy(clip.video["rgb"])[None])).numpy().astype(float)
+    clean = run.encoders.encode(torch.from_numpy(clip.video["rgb"])[None], ["rgb"])
+    through = run.encoders.decode(clean, ["rgb"]).numpy().astype(float)
     for video in sampled[task][0]:
         assert 10 * np.log10(255**2 / np.mean((video - through) ** 2)) > 25

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unity.train import checkpoint
-from unity.train.zero import Fragment, World, _cut, _whole
+from unity.train.world import World
+from unity.train.zero import Fragment, _cut, _whole
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (1,), "d": (4, 4)}
 
 # a function that a save calls, and the call at which the process dies
-POINTS = [("save_file", 1), ("save_file", 2), ("_seal", 1), ("_digest", 1), ("_digest", 3), ("_flush", 2)]
+POINTS = [("save_file", 1), ("save_file", 2), ("_seal", 1), ("_digest", 1), ("_digest", 3), ("flush", 2)]
 POINTS += [("_publish", 1), ("_prune", 1)]
 
 

@@ -20,19 +20,26 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unity.config import MODELS
+from unity.data.shards import read_about
 from unity.model.fp8 import Fp8Config
 from unity.model.weights import load_model
 from unity.train import checkpoint, loop, zero
+from unity.train.config import TrainConfig, read_config, resolve
 from unity.train.optim import OptimConfig
-from unity.train.options import TrainConfig, read_config, resolve
+from unity.train.options import Options
+from unity.train.run import build
 
 ROOT = Path(__file__).parents[2]
 
 
+def complete(options: Options) -> TrainConfig:
+    return resolve(options, read_about(options.data))
+
+
 @pytest.fixture(scope="module")
-def config(dataset) -> TrainConfig:
+def config(dataset) -> Options:
     """Six steps of stage 2 with the debug model, two micro-batches a step, checkpoints after 3 and 6."""
-    return TrainConfig(
+    return Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=dataset, steps=6, batch_size=8, micro_batch=4,
         save_every=3, picture_every=0, keep=9, optim=OptimConfig(lr=3e-3), deepspeed=ROOT / "launchers/zero3.json",
     )  # fmt: skip
@@ -43,7 +50,7 @@ def finished(config, world, tmp_path_factory):
     """finished("bf16"): a run to its end in that precision, which also drew pictures on the way."""
 
     @functools.cache
-    def run(precision: str) -> TrainConfig:
+    def run(precision: str) -> Options:
         done = replace(config, out=tmp_path_factory.mktemp(precision) / "unbroken", precision=precision)
         loop.train(replace(done, picture_every=2), world)
         return done
@@ -58,7 +65,7 @@ def launcher_on_two_ranks() -> list:
     return [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", "--master_port", port]
 
 
-def as_after(run: TrainConfig, step: int, out: Path) -> TrainConfig:
+def as_after(run: Options, step: int, out: Path) -> Options:
     """A copy of a finished run as it was when only the checkpoint of `step` was there."""
     shutil.copytree(run.out, out, symlinks=True)
     for folder in (out / "checkpoints").iterdir():
@@ -92,7 +99,7 @@ def test_resumed_run_equals_the_unbroken_one(finished, world, tmp_path, precisio
 
 def test_eight_bits_are_said_and_stay_near_sixteen(finished, config, world, tmp_path):
     said = []
-    loop.build(resolve(replace(config, precision="fp8", out=tmp_path)), world, said.append)
+    build(complete(replace(config, precision="fp8", out=tmp_path)), world, said.append)
     assert said == [
         "fp8: 16 Linears of the blocks (cross_attn.o, cross_attn.q, ffn.0, ffn.2, self_attn.k, self_attn.o, "
         "self_attn.q, self_attn.v); wide: cross_attn.k, cross_attn.v"
@@ -106,7 +113,7 @@ def test_eight_bits_are_said_and_stay_near_sixteen(finished, config, world, tmp_
 def test_a_missing_back_end_is_named_before_anything_is_made(config, tmp_path):
     wanted = replace(config, precision="fp8", fp8=Fp8Config(backend="transformer-engine"), out=tmp_path / "run")
     with pytest.raises(ValueError, match="choose the backend 'native'"):
-        loop.prepare(wanted, print)
+        loop.prepare(wanted, 1, print)
     assert not wanted.out.exists()
 
 
@@ -148,8 +155,8 @@ def test_the_run_falls_back_to_the_last_whole_checkpoint(finished, world, tmp_pa
 
 def test_another_stage_takes_weights_and_average_but_starts_afresh(finished, world, tmp_path):
     unbroken = finished("fp32")
-    first = resolve(replace(unbroken, stage=1, steps=2, out=tmp_path / "first", resume=unbroken.out))
-    run = loop.build(first, world)
+    first = complete(replace(unbroken, stage=1, steps=2, out=tmp_path / "first", resume=unbroken.out))
+    run = build(first, world)
     saved = unbroken.out / "checkpoints/step-00000006"
     for kind, flats in (("weight", zero.masters(run.engine)), ("ema", run.ema.flats)):
         expected = load_file(saved / f"{kind}-00000.safetensors")
@@ -163,7 +170,7 @@ def test_export_is_the_average_and_starts_another_run(finished, world, tmp_path,
     unbroken = finished(precision)
     model, card = load_model(unbroken.out / "model")
     assert (card.stage, card.step, card.frames, tuple(card.size)) == (2, 6, 5, (32, 32))
-    run = loop.build(resolve(replace(unbroken, out=tmp_path, resume=None, init=unbroken.out / "model")), world)
+    run = build(complete(replace(unbroken, out=tmp_path, resume=None, init=unbroken.out / "model")), world)
     found = dict(zero.gather(world, zero.layout(run.engine), zero.masters(run.engine)))
     for name, parameter in model.named_parameters():
         assert torch.equal(found[name], parameter), name
@@ -176,11 +183,11 @@ def test_export_is_the_average_and_starts_another_run(finished, world, tmp_path,
 def test_weights_of_another_shape_are_refused(finished, world, tmp_path):
     unbroken = finished("fp32")
     changed = replace(unbroken.architecture, output="shared")
-    config = resolve(replace(unbroken, architecture=changed, out=tmp_path, init=unbroken.out / "model"))
+    config = complete(replace(unbroken, architecture=changed, out=tmp_path, init=unbroken.out / "model"))
     with pytest.raises(ValueError, match="head_aux"):
-        loop.build(replace(config, resume=None), world)
+        build(replace(config, resume=None), world)
     with pytest.raises(ValueError, match="head_aux"):
-        loop.build(replace(config, resume=unbroken.out, init=None), world)
+        build(replace(config, resume=unbroken.out, init=None), world)
 
 
 def test_a_signal_to_one_rank_of_the_launcher_saves_and_ends_both(config, dataset, world, tmp_path):

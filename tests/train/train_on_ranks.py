@@ -7,22 +7,28 @@ from pathlib import Path
 import torch
 
 from unity.config import MODELS
-from unity.train import loop, zero
+from unity.data.shards import read_about
+from unity.encoders import Encoders
+from unity.train import loop
+from unity.train.config import resolve
 from unity.train.optim import OptimConfig
-from unity.train.options import TrainConfig, resolve
+from unity.train.options import Options
+from unity.train.run import build
 from unity.train.signals import StopRequest
+from unity.train.step import train_step
+from unity.train.world import World
 
 
-def short_run(data: Path, out: Path, **changes) -> TrainConfig:
+def short_run(data: Path, out: Path, **changes) -> Options:
     """Six steps of stage 2 with the debug model, two micro-batches a step, checkpoints after 3 and 6."""
-    return TrainConfig(
+    return Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=data, out=out, steps=6, batch_size=8,
         micro_batch=2, save_every=3, picture_every=0, optim=OptimConfig(lr=3e-3), keep=9,
         deepspeed=Path(__file__).parents[2] / "launchers/zero3.json", **changes,
     )  # fmt: skip
 
 
-def check_resume(world: zero.World, data: Path, folder: Path):
+def check_resume(world: World, data: Path, folder: Path):
     """Leaves the runs `unbroken` and `cut`, the latter resumed after step 3, for the test to compare."""
     config = short_run(data, folder / "unbroken")
     loop.train(config, world)
@@ -33,27 +39,27 @@ def check_resume(world: zero.World, data: Path, folder: Path):
     loop.train(replace(config, out=folder / "cut", resume=folder / "cut"), world)
 
 
-def check_non_finite(world: zero.World, data: Path, folder: Path):
+def check_non_finite(world: World, data: Path, folder: Path):
     """NaN on rank 1 in the second micro-batch: both ranks stop, naming it, with every weight as it was."""
-    run = loop.build(resolve(short_run(data, folder / "broken")), world)
-    before = [flat.clone() for flats in loop._shards(run).values() for flat in flats]
+    run = build(resolve(short_run(data, folder / "broken"), read_about(data), world.size), world)
+    before = [flat.clone() for flats in run.shards.values() for flat in flats]
     batch = next(loop.batches(run))
-    encode, calls = loop.Run.encode, []
+    encode, calls = Encoders.encode, []
 
     def broken(self, video, streams):
         calls.append(video)
         # rgb and aux are encoded one after the other, so the third call is in the second micro-batch
         return encode(self, video, streams) * (float("nan") if world.rank == 1 and len(calls) == 3 else 1.0)
 
-    loop.Run.encode = broken
+    Encoders.encode = broken
     try:
-        loop.train_step(run, batch, StopRequest())
+        train_step(run, batch, StopRequest())
         raise AssertionError("a step with a loss of NaN went through")
     except FloatingPointError as error:
         assert "step 0" in str(error) and "rank 1:" in str(error), error
     finally:
-        loop.Run.encode = encode
-    after = [flat for flats in loop._shards(run).values() for flat in flats]
+        Encoders.encode = encode
+    after = [flat for flats in run.shards.values() for flat in flats]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

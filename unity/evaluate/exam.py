@@ -18,9 +18,9 @@ import numpy as np
 from unity.data.clips import Clip
 from unity.evaluate.held_out import draw, latent_errors, read_values, scores_by_clip
 from unity.evaluate.metrics import Mean, clip_scores, ratio, summary
-from unity.generate import Frames, Generator, generate
+from unity.generate import Footage, Frames, Generator, generate
 from unity.modality.table import MODALITIES
-from unity.sampler import Guidance
+from unity.sampler import Guidance, Sampling
 from unity.tasks import TASKS
 
 EXAMS = ("estimate", "control", "joint", "errors")
@@ -131,12 +131,10 @@ def _estimated(
 ) -> list[np.ndarray]:
     """The model's estimates of videos that were generated for the clips."""
     found: list[np.ndarray] = []
+    sampling = Sampling(guidance=Guidance(scale=1.0), steps=effort.steps, seed=effort.seed)
     for start in range(0, len(clips), effort.batch):
-        rgb = video[start : start + effort.batch]
-        _, aux = generate(
-            generator, "estimate", modality, [""] * len(rgb), rgb=rgb, guidance=Guidance(scale=1.0),
-            steps=effort.steps, seed=effort.seed,
-        )  # fmt: skip
+        footage = Footage(rgb=video[start : start + effort.batch])
+        _, aux = generate(generator, "estimate", modality, [""] * len(footage.rgb), footage, sampling)
         found += read_values(modality, aux, clips[start : start + effort.batch])
     return found
 

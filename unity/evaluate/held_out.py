@@ -11,11 +11,11 @@ from torch import Tensor
 from unity.data.clips import Clip
 from unity.evaluate.metrics import clip_scores, summary
 from unity.flow_matching import draw_noise
-from unity.generate import Frames, Generator, decode, encode, generate, words
+from unity.generate import Footage, Frames, Generator, decode, encode, generate
 from unity.modality.table import MODALITIES
 from unity.objective import routed_velocity
 from unity.routing import fixed_route
-from unity.sampler import Guidance
+from unity.sampler import Guidance, Sampling
 from unity.tasks import TASKS
 
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -88,8 +88,8 @@ def latent_errors(
 
 def _texts(generator: Generator, task: str, modality: str, clips: Sequence[Clip]) -> tuple[Tensor, ...]:
     captions = [clip.caption if TASKS[task].captioned else "" for clip in clips]
-    prompts = [generator.card.modality(modality).type_prompt] * len(clips)
-    return *words(generator, captions), *words(generator, prompts)
+    words = generator.encoders.words
+    return *words(captions), *words([generator.card.modality(modality).type_prompt] * len(clips))
 
 
 def _error(prediction: Tensor, target: Tensor) -> Float[Tensor, " s"]:
@@ -151,7 +151,6 @@ def draw(
     frames, *size = clips[0].video["rgb"].shape[:3]
     captions = [clip.caption if row.captioned else "" for clip in clips]
     scale = guidance if row.captioned else 1.0
-    return generate(
-        generator, task, modality, captions, frames=frames, size=tuple(size), guidance=Guidance(scale=scale),
-        **given, **options,
-    )  # fmt: skip
+    footage = Footage(**given, frames=frames, size=tuple(size))
+    sampling = Sampling(guidance=Guidance(scale=scale), **options)
+    return generate(generator, task, modality, captions, footage, sampling)

@@ -14,7 +14,6 @@ theirs, keeps no average, and cannot be loaded on another number of ranks.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -25,7 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unity.train.zero import Flats, Fragment, World
+from unity.files import flush, write_json
+from unity.train.world import World
+from unity.train.zero import Flats, Fragment
 
 
 def save(
@@ -56,7 +57,7 @@ def save(
     if world.leads:
         layout = {name: asdict(fragment) for name, fragment in fragments.items()}
         about = {**state, "step": step, "ranks": world.size, "kinds": list(shards), "layout": layout}
-        (partial / "state.json").write_text(json.dumps(about))
+        write_json(partial / "state.json", about, indent=None)
     world.barrier()
     _seal(world, partial)
     if world.leads:
@@ -126,14 +127,13 @@ def _seal(world: World, folder: Path) -> None:
     """Flush every file to the disk and write the manifest; the ranks share the hashing."""
     mine = {}
     for name in _files(folder)[world.rank :: world.size]:
-        _flush(folder / name)
+        flush(folder / name)
         mine[name] = _digest(folder / name)
     rows = world.gather(mine)
     if world.leads:
-        manifest = folder / "manifest.json"
-        manifest.write_text(json.dumps({k: v for row in rows for k, v in row.items()}, indent=1))
-        for path in (manifest, *(p for p in folder.rglob("*") if p.is_dir()), folder):
-            _flush(path)
+        write_json(folder / "manifest.json", {k: v for row in rows for k, v in row.items()}, indent=1)
+        for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+            flush(path)
 
 
 def _publish(partial: Path, final: Path) -> None:
@@ -141,7 +141,7 @@ def _publish(partial: Path, final: Path) -> None:
     if final.exists():
         final.rename(final.with_name(f".{final.name}"))
     partial.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     link = final.parent.parent / "model"
     fresh = link.with_name("model.partial")
     fresh.unlink(missing_ok=True)
@@ -157,26 +157,35 @@ def _prune(folder: Path, keep: int) -> None:
 
 def _fault(world: World, checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, if anything; the ranks share the hashing."""
-    manifest = checkpoint / "manifest.json"
-    if not manifest.exists():
-        return "it has no manifest.json"
-    try:
-        rows = json.loads(manifest.read_text())
-    except json.JSONDecodeError:
-        rows = None
-    # every rank read the same file, so all leave here together
-    if rows is None:
-        return "its manifest.json is damaged"
+    # rank 0 reads it for all, so that all leave here together
+    rows = world.from_lead(lambda: _manifest(checkpoint / "manifest.json"))
+    if isinstance(rows, str):
+        return rows
     faults = []
     for name in sorted(rows)[world.rank :: world.size]:
         path = checkpoint / name
-        if not path.exists():
+        if not path.is_file():
             faults.append(f"{name} is missing")
         elif path.stat().st_size != rows[name]["bytes"]:
             faults.append(f"{name} has {path.stat().st_size} of {rows[name]['bytes']} bytes")
         elif _digest(path) != rows[name]:
             faults.append(f"the SHA-256 of {name} differs")
     return next((fault for found in world.gather(faults) for fault in found), None)
+
+
+def _manifest(path: Path) -> dict[str, dict] | str:
+    """Size and SHA-256 of every file, or what is wrong with the list of them."""
+    try:
+        rows = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return "it has no manifest.json"
+    except (OSError, ValueError, RecursionError):
+        return "its manifest.json is damaged"
+    whole = isinstance(rows, dict) and all(
+        isinstance(row, dict) and row.keys() == {"bytes", "sha256"} for row in rows.values()
+    )
+    inside = whole and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in rows)
+    return rows if inside and "state.json" in rows else "its manifest.json is damaged"
 
 
 def _shard(folder: Path, kind: str, rank: int) -> Path:
@@ -190,9 +199,3 @@ def _files(folder: Path) -> list[str]:
 def _digest(path: Path) -> dict:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from unity.files import json_text, whole_file
 from unity.modality.table import MODALITIES
 from unity.tasks import TASKS
-from unity.train.zero import World
+from unity.train.world import World
 
 # tally columns: the losses' sums and counts per task, then per modality
 _KINDS = [*(f"loss/{name}" for name in TASKS), *(f"loss/{name}" for name in MODALITIES)]
@@ -76,13 +78,15 @@ def require_finite_norm(norm: float, step: int) -> None:
 class Journal:
     """metrics.jsonl and TensorBoard in the run folder, and the progress on the terminal; rank 0 keeps it.
 
-    A resumed run drops what an earlier one wrote beyond the step it resumes from.
+    A resumed run drops what an earlier one wrote beyond the step it resumes from, and says what was damaged.
     """
 
-    def __init__(self, run: Path, start: int, steps: int, every: int):
+    def __init__(
+        self, run: Path, start: int, steps: int, every: int, say: Callable[[str], None] = lambda line: None
+    ):
         self.steps, self.every, self.last = steps, every, time.perf_counter()
         self.path = run / "metrics.jsonl"
-        _forget(self.path, start)
+        _forget(self.path, start, say)
         self.file = self.path.open("a", buffering=1)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.bar = tqdm(total=steps, initial=start, unit="step") if sys.stderr.isatty() else None
@@ -92,7 +96,7 @@ class Journal:
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         record = {**record, "seconds": seconds, "tokens_per_second": record["tokens"] / seconds}
-        self.file.write(json.dumps({"step": step, **record}) + "\n")
+        self.file.write(json_text({"step": step, **record}, indent=None) + "\n")
         for name, value in record.items():
             self.board.add_scalar(name, value, step)
         self._show(step, record)
@@ -114,12 +118,27 @@ class Journal:
             self.bar.close()
 
 
-def _forget(path: Path, start: int) -> None:
+def _forget(path: Path, start: int, say: Callable[[str], None]) -> None:
     """Keep the lines of steps before `start`; a line that a killed run left unfinished goes too."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and the run's metrics are to be written there; move it away")
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    fresh = path.with_suffix(".partial")
-    fresh.write_text("".join(kept))
-    fresh.replace(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    steps = [_step(line) for line in lines]
+    if damaged := sum(step is None for step in steps):
+        say(f"{path}: {damaged} of {len(lines)} lines are damaged and are left out")
+    kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step < start]
+    if kept != lines:
+        with whole_file(path) as fresh:
+            fresh.write_bytes(b"".join(kept))
+
+
+def _step(line: bytes) -> int | None:
+    """Which step a whole line of the journal tells of."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None

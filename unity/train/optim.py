@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
+from unity.command import real, whole
 from unity.train.muon import Muon
+
+Share = Annotated[float, real(0, 0.9999999)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,22 +21,22 @@ class OptimConfig:
     # muon: Muon for the matrices of the blocks, AdamW for the rest; by default that for the small models
     kind: Literal["adamw", "muon"] | None = None
     # peak learning rate; by default 5e-5 (the paper), more for the small models that start from nothing
-    lr: float | None = None
+    lr: Annotated[float, real(0, 1000, above=True)] | None = None
     # the same for Muon's matrices, as a multiple of it
-    muon_scale: float = 1.7
-    momentum: float = 0.95
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    muon_scale: Annotated[float, real(0, 1000, above=True)] = 1.7
+    momentum: Share = 0.95
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Annotated[float, real(0, 1, above=True)] = 1e-8
+    weight_decay: Annotated[float, real(0, 1000)] = 0.01
     # largest norm of the whole gradient
-    clip: float = 1.0
+    clip: Annotated[float, real(0, 1e9)] = 1.0
     # steps over which the learning rate rises from 0; by default a tenth of the run, at most 200
-    warmup: int | None = None
+    warmup: Annotated[int, whole(0, 10**9)] | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     # the cosine ends at this share of the peak
-    final: float = 0.1
+    final: Annotated[float, real(0, 1)] = 0.1
     # share of the averaged weights that survives a step, once the run is long enough for it
-    ema: float = 0.9999
+    ema: Share = 0.9999
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

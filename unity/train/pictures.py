@@ -1,9 +1,6 @@
 """A picture of what the averaged weights can do: conditions, samples and truth, one row per modality."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -13,12 +10,13 @@ from torch import Tensor
 
 from unity.config import STAGES
 from unity.data.loader import Reading, training_batches
+from unity.encoders import type_prompts
+from unity.files import whole_file
 from unity.modality.table import MODALITIES
-from unity.sampler import Guidance, sample
+from unity.sampler import Guidance, Known, Sampling, Texts, sample
 from unity.tasks import TASKS
-
-if TYPE_CHECKING:
-    from unity.train.loop import Run
+from unity.train.config import TrainConfig
+from unity.train.run import Run
 
 # what every task draws, stream by stream
 _DRAWN = [(name, stream) for name, task in TASKS.items() for stream in range(2) if task.noisy[stream]]
@@ -32,19 +30,17 @@ class Pictures:
     """One clip for each modality of the stage, kept for the whole run; every rank holds the same ones."""
 
     def __init__(self, run: Run):
-        self.clips = _one_of_each(run)
-        modality = self.clips["modality"]
-        encoder = run.text
-        prompts = [list(MODALITIES.values())[m].type_prompt for m in modality.tolist()]
-        texts = (self.clips["caption"], prompts, [""] * len(prompts))
-        self.texts = [tuple(part.to(run.world.device) for part in encoder(text)) for text in texts]
+        self.clips = _one_of_each(run.config)
+        prompts, words = type_prompts(self.clips["modality"]), run.encoders.words
+        empty = words([""] * len(prompts))
+        self.texts = Texts(caption=words(self.clips["caption"]), prompt=words(prompts), empty=empty)
 
     @torch.no_grad()
     def draw(self, run: Run, path: Path) -> None:
         """Sample the three tasks with the averaged weights and write a PNG; all ranks must take part."""
-        names = self._names()
+        names, encoders = self._names(), run.encoders
         streams = {"rgb": ["rgb"] * len(names), "aux": names}
-        truth = {stream: run.encode(self.clips[stream], shown) for stream, shown in streams.items()}
+        truth = {stream: encoders.encode(self.clips[stream], shown) for stream, shown in streams.items()}
         run.engine.module.eval()
         with run.ema.in_place_of_weights(run.refresh):
             sampled = {task: self._sample(run, task, truth) for task in TASKS}
@@ -52,27 +48,28 @@ class Pictures:
         if run.world.leads:
             columns = [self.clips["rgb"], self.clips["aux"]]
             shown = tuple(streams.values())
-            columns += [run.decode(sampled[name][stream], shown[stream]) for name, stream in _DRAWN]
+            columns += [encoders.decode(sampled[name][stream], shown[stream]) for name, stream in _DRAWN]
             path.parent.mkdir(exist_ok=True)
-            _sheet(columns, names).save(path)
+            with whole_file(path) as fresh:
+                _sheet(columns, names).save(fresh, "png")
 
     def _sample(self, run: Run, task: str, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         given = {
             stream: truth[stream] for stream, noisy in zip(truth, TASKS[task].noisy, strict=True) if not noisy
         }
-        return sample(
-            run.engine.module, task, self.clips["modality"].to(run.world.device), *self.texts, **given,
-            shape=truth["rgb"].shape, steps=STEPS, guidance=Guidance(scale=1.0), shift=run.config.time.shift,
-            clean_time=run.config.architecture.clean_time, seed=run.config.seed, device=run.world.device,
-        )  # fmt: skip
+        config = run.config
+        known = Known(**given, shape=truth["rgb"].shape, clean_time=config.architecture.clean_time)
+        sampling = Sampling(steps=STEPS, guidance=Guidance(scale=1.0), shift=config.time.shift, seed=config.seed)
+        ids = self.clips["modality"].to(run.world.device)
+        return sample(run.engine.module, task, ids, self.texts, known, sampling)
 
     def _names(self) -> list[str]:
         return [list(MODALITIES)[m] for m in self.clips["modality"].tolist()]
 
 
-def _one_of_each(run: Run) -> dict:
+def _one_of_each(config: TrainConfig) -> dict:
     """The first clip of each modality in the first batches of the run's data."""
-    config, stage = run.config, STAGES[run.config.stage]
+    stage = STAGES[config.stage]
     reading = Reading(frames=config.frames, size=config.size)
     loader = training_batches(config.data, stage, config.batch_size, config.seed, reading=reading)
     found: dict[int, dict] = {}

@@ -1,8 +1,11 @@
 """SIGUSR1 and SIGTERM ask a run to save and leave; the ranks agree on the step in their metrics' reduction."""
 
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -36,3 +39,28 @@ def deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def leave_after(main: Callable[[], object]) -> None:
+    """Run `main` and end this process and its data workers at once, with its exit code.
+
+    Python itself would ask the workers to end, which are deaf, and wait for them without end.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    # a dead worker's own signal must not raise here any more
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -5,62 +5,18 @@ ZeRO-3 cuts every parameter into one *fragment* per rank and keeps the fragments
 place of equally shaped flats, so one layout serves averaging, checkpoints and export.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from unity.train.muon import Muon, Piece
+from unity.train.world import World
 
 # one entry per flat
 Flats = list[Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """The processes of a run, and this one's place among them."""
-
-    rank: int
-    size: int
-    local_rank: int
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-    def barrier(self) -> None:
-        dist.barrier()
-
-    def gather(self, value) -> list:
-        """Every rank's value, in rank order, on every rank."""
-        values = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
-
-    def from_lead(self, make: Callable):
-        """What rank 0 makes, on every rank; a ValueError that it raises is raised on every rank."""
-        box = [None, None]
-        if self.leads:
-            try:
-                box[0] = make()
-            except ValueError as error:
-                box[1] = error
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        if box[1] is not None:
-            box[1].add_note("raised by rank 0")
-            raise box[1]
-        return box[0]
-
-    def total(self, numbers: Tensor) -> Tensor:
-        """The sum over ranks, in float64."""
-        numbers = numbers.to(self.device, torch.float64)
-        dist.all_reduce(numbers)
-        return numbers.cpu()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,48 +30,6 @@ class Fragment:
     offset: int
     numel: int
     shape: tuple[int, ...]
-
-
-def device_kind() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def computes_bf16() -> bool:
-    """Whether products in bfloat16 run on units of their own: on a GPU, and on CPUs since about 2021."""
-    return device_kind() == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def start_world() -> World:
-    """Join the processes that a launcher started; without one, be a world of one."""
-    os.environ.setdefault("DS_ACCELERATOR", device_kind())
-    # zero.Init reads the first; without the second DeepSpeed counts NUMA nodes in a subprocess, every step
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # imported late: the accelerator must be named first, or every process prints a warning
-    import deepspeed
-
-    # or DeepSpeed would try every compiled operation on the compiler, and build one for inference on CPUs
-    deepspeed.ops.__compatible_ops__ = {}
-    rank, size, local_rank = (
-        int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
-    if device_kind() == "cuda":
-        torch.cuda.set_device(local_rank)
-        device, backend = torch.device("cuda", local_rank), "nccl"
-    else:
-        device, backend = torch.device("cpu"), "gloo"
-        _share_cores()
-    # one process needs no address to meet at: none is given without a launcher, and its port may be taken
-    meeting: dict = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
-    # simulating data or hashing a large checkpoint may keep one rank long
-    bound = device if device.type == "cuda" else None
-    dist.init_process_group(backend, timeout=timedelta(hours=2), device_id=bound, **meeting)
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-    return World(rank=rank, size=size, local_rank=local_rank, device=device)
-
-
-def stop_world() -> None:
-    dist.destroy_process_group()
 
 
 def settings(
@@ -295,9 +209,3 @@ def _cut(tensor: Tensor, piece: Fragment, size: int) -> list[Tensor]:
     flat = tensor.float().flatten()
     padded = torch.nn.functional.pad(flat, (0, piece.numel * size - flat.numel()))
     return list(padded.view(size, piece.numel).unbind(0))
-
-
-def _share_cores() -> None:
-    """Processes of one machine share its cores, unless the user has said how."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_SIZE"])))

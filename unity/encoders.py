@@ -1,0 +1,71 @@
+"""Between what people see and write and what the model computes with: pixels ↔ latents, words → states."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from unity.config import ModelConfig
+from unity.modality.table import MODALITIES
+from unity.model.codec import Codec, load_codec, to_frames, to_pixels
+from unity.model.text import load_text
+
+# states [b, l, d] and lengths [b] of texts, as the model takes them
+Text = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """A codec and a text encoder, both frozen, on the model's device; nothing here takes part in gradients."""
+
+    codec: Codec
+    # texts → states and lengths
+    text: Callable[[list[str]], Text]
+    device: torch.device
+
+    @torch.no_grad()
+    def encode(self, video: UInt8[Tensor, "b t h w 3"], streams: Sequence[str]) -> Float[Tensor, "b c u v x"]:
+        """Latents of clips, on the device; each shows "rgb" or a modality."""
+        return self.codec.encode(to_pixels(video.to(self.device)), streams)
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "b c u v x"], streams: Sequence[str]) -> UInt8[Tensor, "b t h w 3"]:
+        """Clips of latents, in main memory."""
+        return to_frames(self.codec.decode(latent, streams)).cpu()
+
+    def words(self, texts: Sequence[str]) -> Text:
+        """States and lengths of texts, on the device."""
+        states, length = self.text(list(texts))
+        return states.to(self.device), length.to(self.device)
+
+    def latent_shape(self, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int, int]:
+        """Shape b c u v x of the latents of `batch` clips with `frames` frames of `size` (h, w)."""
+        t, h, w = self.codec.stride
+        return batch, self.codec.channels, 1 + (frames - 1) // t, size[0] // h, size[1] // w
+
+
+def type_prompts(modality: Int[Tensor, " b"]) -> list[str]:
+    """What tells the model which modality each sample's second stream is; `modality` holds ids."""
+    rows = list(MODALITIES.values())
+    return [rows[index].type_prompt for index in modality.tolist()]
+
+
+def load_encoders(
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    codec_weights: Path | None = None,
+    text_weights: Path | None = None,
+) -> Encoders:
+    """The encoders that a model works with; `dtype` is that of the codec's arithmetic.
+
+    Raises ValueError, with the way to get them, for weights that are not there.
+    """
+    return Encoders(
+        codec=load_codec(config.codec, codec_weights, device, dtype),
+        text=load_text(config.text, text_weights, device),
+        device=device,
+    )

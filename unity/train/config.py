@@ -1,0 +1,241 @@
+"""The complete configuration of a run: from a command line, the machine, the dataset, and the run that goes on."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from unity.command import check_bounds
+from unity.config import MODELS, STAGES, ModelConfig
+from unity.files import write_json
+from unity.model.weights import read_card
+from unity.train import folder
+from unity.train.optim import OptimConfig
+from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
+from unity.train.world import computes_bf16, device_kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOptim(OptimConfig):
+    """Of which nothing is left to be decided."""
+
+    kind: Literal["adamw", "muon"] = field()
+    lr: float = field()
+    warmup: int = field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Options):
+    """Of which nothing is left to be decided: None is only where a run starts from nothing of that kind."""
+
+    model: str = field()
+    steps: int = field()
+    out: Path = field()
+    data: Path = field()
+    precision: Literal["fp32", "bf16", "fp8"] = field()
+    batch_size: int = field()
+    micro_batch: int = field()
+    frames: int = field()
+    size: tuple[int, int] = field()
+    workers: int = field()
+    save_every: int = field()
+    picture_every: int = field()
+    log_every: int = field()
+    deepspeed: Path = field()
+    optim: SetOptim = field()
+
+
+def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Options:
+    """The options that command-line arguments ask for; unknown ones end the program with code 2.
+
+    A resumed run keeps the settings it had, except those given. Another stage has its own steps and folder.
+    Raises ValueError for what cannot be.
+    """
+    given = tyro.cli(Options, args=args, console_outputs=talkative)
+    check_bounds(given)
+    if given.resume is not None and given.init is not None:
+        raise ValueError("--resume and --init both name weights to start from; give one of them")
+    base = Options() if given.resume is None else _resumed(given, ranks)
+    base = replace(base, architecture=_architecture(given, base))
+    if base.architecture.stem and given.resume is None:
+        base = replace(base, time=SMALL_TIMES)
+    options = tyro.cli(Options, args=args, default=base, console_outputs=talkative)
+    check_bounds(options)
+    return options
+
+
+def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
+    """Fill in all that was left out; `about` is what the dataset says of itself.
+
+    Raises ValueError for a run folder that is taken.
+    """
+    machine = MACHINES[device_kind()]
+    model = options.model or machine.model
+    steps = options.steps or machine.steps or STAGES[options.stage].steps
+    batch_size, optim = options.batch_size or machine.batch_size, options.optim
+    filled = dict(
+        model=model,
+        steps=steps,
+        out=run_folder(options),
+        data=options.data or SIMULATED,
+        precision=options.precision or ("bf16" if computes_bf16() else "fp32"),
+        batch_size=batch_size,
+        micro_batch=options.micro_batch or _micro_batch(options, batch_size // ranks),
+        frames=options.frames or about["frames"],
+        size=tuple(options.size or about["size"]),
+        workers=machine.workers if options.workers is None else options.workers,
+        save_every=options.save_every or min(1000, max(1, steps // 2)),
+        picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,
+        log_every=options.log_every or min(50, max(1, steps // 20)),
+        deepspeed=options.deepspeed or _settings_beside_the_launcher(),
+        optim=SetOptim(
+            **vars(optim)
+            | {
+                "kind": optim.kind or ("muon" if model in LEARNING_RATES else "adamw"),
+                "lr": LEARNING_RATES.get(model, PAPER_RATE) if optim.lr is None else optim.lr,
+                "warmup": min(200, steps // 10) if optim.warmup is None else optim.warmup,
+            }
+        ),
+    )
+    return TrainConfig(**vars(options) | filled)
+
+
+def _micro_batch(options: Options, share: int) -> int:
+    return 1 if options.architecture.dim >= 1536 else max(1, share)
+
+
+def run_folder(options: Options) -> Path:
+    """Where the run goes; raises ValueError where another run has saved something."""
+    if options.out is None:
+        names = ("", *(f"-{n}" for n in range(2, 1000)))
+        candidates = (Path("runs") / f"stage{options.stage}{name}" for name in names)
+        return next(path for path in candidates if not path.exists())
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give a folder's name")
+    if folder.checkpoints(options.out) and not _goes_on(options):
+        raise ValueError(
+            f"{options.out} holds a run already: --resume {options.out} with its stage goes on with it, "
+            f"another --out starts a new one"
+        )
+    return options.out
+
+
+def to_plain(config: Options) -> dict:
+    """As JSON has it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    write_json(path, asdict(config))
+
+
+def read_config(run: Path) -> Options:
+    """The configuration of a run folder, from config.json, else from its newest checkpoint, which carries it too.
+
+    Raises ValueError where neither can be read.
+    """
+    faults = []
+    for content, place in folder.configurations(run):
+        if isinstance(content, str):
+            faults.append(f"{place} {content}")
+            continue
+        try:
+            return _checked(content, place)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            faults.append(f"{place} holds no configuration of this version ({error})")
+    raise ValueError(f"{'; '.join(faults)}; give another --resume, or --init {run}/model for its weights alone")
+
+
+def _resumed(given: Options, ranks: int) -> Options:
+    """The settings of the run that `given` resumes, or starts from."""
+    if given.resume == given.out and not folder.checkpoints(given.resume):
+        # a run that is started by the command that goes on with it
+        return Options()
+    run = folder.find_run(given.resume)
+    saved = read_config(run)
+    if (saved.batch_size or 0) % ((saved.micro_batch or 1) * ranks) or given.batch_size is not None:
+        # of another number of ranks
+        saved = replace(saved, micro_batch=None)
+    if not folder.checkpoints(run):
+        if saved.stage != given.stage:
+            raise ValueError(f"{run} has saved nothing yet that stage {given.stage} could start from")
+        return replace(saved, resume=None, out=run)
+    saved = replace(saved, init=None)
+    if saved.stage == given.stage:
+        return replace(saved, out=run)
+    # another dataset may have other frames
+    fits = {} if given.data is None else {"frames": None, "size": None}
+    return replace(saved, steps=None, out=None, save_every=None, picture_every=None, log_every=None, **fits)
+
+
+def _goes_on(options: Options) -> bool:
+    if options.resume is None or folder.find_run(options.resume).resolve() != options.out.resolve():
+        return False
+    return read_config(options.out).stage == options.stage
+
+
+def _architecture(given: Options, base: Options) -> ModelConfig:
+    """The resumed model's shape, else that of --init's weights, else the one --model names."""
+    if given.resume is not None and base.model is not None and given.model in (None, base.model):
+        return base.architecture
+    if given.init is not None and given.model is None:
+        return read_card(given.init).model
+    return MODELS[given.model or MACHINES[device_kind()].model]
+
+
+def _settings_beside_the_launcher() -> Path:
+    path = Path(__file__).parents[2] / "launchers" / "zero3.json"
+    if not path.is_file():
+        raise ValueError("no settings for DeepSpeed are given; --deepspeed launchers/zero3.json names them")
+    return path
+
+
+def _checked(content: object, place: Path) -> Options:
+    options = _from_plain(Options, content, "")
+    check_bounds(options)
+    return options
+
+
+def _from_plain(kind: Any, value: Any, name: str) -> Any:
+    """JSON's value as the type that a field is declared with; raises ValueError where it is none."""
+    if is_dataclass(kind):
+        return _dataclass(kind, value, name)
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is Literal:
+        _must(value in parts, name, value)
+        return value
+    if type(None) in get_args(kind):
+        return None if value is None else _from_plain(parts[0], value, name)
+    if get_origin(kind) is tuple:
+        _must(isinstance(value, list) and len(value) == len(parts), name, value)
+        return tuple(_from_plain(part, item, name) for part, item in zip(parts, value, strict=True))
+    if kind is Path:
+        _must(isinstance(value, str), name, value)
+        return Path(value)
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        right = number or isinstance(value, float) and math.isfinite(value)
+    else:
+        right = number if kind is int else isinstance(value, kind)
+    _must(right, name, value)
+    return value
+
+
+def _dataclass(kind: type, value: Any, name: str) -> Any:
+    _must(isinstance(value, dict), name or "it", value)
+    known = {f.name for f in fields(kind)}
+    if unknown := value.keys() - known:
+        raise ValueError(f"unknown settings {sorted(unknown)}; it is of another version")
+    if missing := known - value.keys():
+        raise ValueError(f"it lacks {sorted(missing)}")
+    hints = get_type_hints(kind)
+    return kind(**{key: _from_plain(hints[key], entry, key) for key, entry in value.items()})
+
+
+def _must(right: object, name: str, value: Any) -> None:
+    if not right:
+        raise ValueError(f"{name} is {str(value)[:80]!r}")

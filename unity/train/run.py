@@ -1,0 +1,151 @@
+"""A run: all that its steps work with, from a configuration or a checkpoint, and back into checkpoints."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from unity.config import STAGES
+from unity.encoders import Encoders, load_encoders
+from unity.model import fp8
+from unity.model.dit import UnityDiT
+from unity.model.weights import ModelCard, load_model, save_model
+from unity.train import checkpoint, folder, zero
+from unity.train.config import TrainConfig, to_plain
+from unity.train.ema import Ema
+from unity.train.optim import optimizer
+from unity.train.world import World
+from unity.train.zero import Flats
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+
+
+@dataclass(kw_only=True)
+class Run:
+    """All that a training step works with."""
+
+    config: TrainConfig
+    world: World
+    engine: "DeepSpeedEngine"
+    ema: Ema
+    encoders: Encoders
+    # first step that is still to be done
+    start: int = 0
+
+    @property
+    def shards(self) -> dict[str, Flats]:
+        """What this rank keeps of every kind of value."""
+        return {"weight": zero.masters(self.engine), "ema": self.ema.flats, **zero.moments(self.engine)}
+
+    def refresh(self) -> None:
+        zero.refresh(self.engine)
+
+
+def build(config: TrainConfig, world: World, say: Callable[[str], None] = print) -> Run:
+    """Encoders, engine and average, with the weights and the step that the configuration asks for.
+
+    Nothing is written. Raises ValueError on all ranks for what cannot be.
+    """
+    settings = world.agree(lambda: _settings(config, world))
+    # frozen, so outside of ZeRO
+    weights = config.codec_weights, config.text_weights
+    dtype = _DTYPES[config.precision]
+    encoders = world.agree(lambda: load_encoders(config.architecture, world.device, dtype, *weights))
+
+    def adapt(model: UnityDiT) -> None:
+        if config.precision == "fp8":
+            say(fp8.describe(model, fp8.convert(model, config.fp8)))
+
+    parts = partial(UnityDiT, config.architecture), partial(optimizer, config.optim)
+    engine = zero.build_engine(*parts, settings, config.seed, adapt)
+    ema = Ema(zero.masters(engine), config.optim.ema)
+    run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders)
+    _begin(run, say)
+    return run
+
+
+def _settings(config: TrainConfig, world: World) -> dict:
+    """DeepSpeed's settings for this run."""
+    path = config.deepspeed
+    try:
+        base = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--deepspeed {path} cannot be read ({error}); launchers/zero3.json is one") from error
+    if not isinstance(base, Mapping):
+        raise ValueError(f"--deepspeed {path} holds no settings by name; launchers/zero3.json does")
+    return zero.settings(
+        base, precision=config.precision, batch_size=config.batch_size, micro_batch=config.micro_batch,
+        world_size=world.size, clip=config.optim.clip,
+    )  # fmt: skip
+
+
+def _begin(run: Run, say: Callable[[str], None]) -> None:
+    """Give a new run the weights and the place that it starts from."""
+    config = run.config
+    if config.resume is not None and run.world.from_lead(lambda: _has_saved(config.resume)):
+        restore(run, checkpoint.newest_whole(run.world, config.resume, say), say)
+        return
+    if config.resume is not None:
+        say(f"nothing was saved in {config.resume} yet: it starts from its first step")
+    if config.init is not None:
+        initialise(run, config.init)
+        say(f"starting from the weights of {config.init}")
+
+
+def _has_saved(path: Path) -> bool:
+    """Whether a resumed path is a checkpoint, or a run folder with any."""
+    return path.name.startswith("step-") or (path / "state.json").exists() or bool(folder.checkpoints(path))
+
+
+def save(run: Run, step: int) -> None:
+    """A checkpoint after `step` steps, with the averaged model for inference in it."""
+    config, fragments = run.config, zero.layout(run.engine)
+    card = ModelCard(
+        model=config.architecture, modalities=STAGES[config.stage].modalities, stage=config.stage, step=step,
+        frames=config.frames, size=config.size, data=str(config.data),
+    )  # fmt: skip
+
+    def export(folder: Path) -> None:
+        whole = {
+            name: tensor if tensor is None else tensor.to(_DTYPES[config.precision])
+            for name, tensor in zero.gather(run.world, fragments, run.ema.flats)
+        }
+        if run.world.leads:
+            save_model(whole, card, folder)
+
+    state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
+    checkpoint.save(run.world, config.out, step, run.shards, fragments, state, export, config.keep)
+
+
+def restore(run: Run, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Go on from a checkpoint of the same stage exactly; of another stage, take its weights and average."""
+    state, shards = checkpoint.read_state(folder), run.shards
+    goes_on = state["stage"] == run.config.stage
+    if not goes_on:
+        shards = {kind: shards[kind] for kind in ("weight", "ema")}
+    checkpoint.load(run.world, folder, shards, zero.layout(run.engine))
+    zero.refresh(run.engine)
+    run.ema.updates = state["ema_updates"]
+    if goes_on:
+        run.start = state["step"]
+        zero.set_optimizer_step(run.engine, run.start)
+    what = (
+        f"going on from step {run.start} of" if goes_on else f"stage {run.config.stage} starts from the weights of"
+    )
+    say(f"{what} {folder}")
+
+
+def initialise(run: Run, path: Path) -> None:
+    """Start from the weights of a model folder or of foreign files, read by rank 0 alone."""
+    shape = run.config.architecture
+    fragments, masters = zero.layout(run.engine), zero.masters(run.engine)
+    zero.scatter(run.world, fragments, masters, lambda: load_model(path, config=shape)[0].state_dict())
+    zero.refresh(run.engine)
+    run.ema.restart()

@@ -1,0 +1,177 @@
+"""The processes of a run: joining them, and what they tell each other."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unity.command import sentence
+
+# what the back ends say where a process of the run has ended
+_GONE = ("connection closed", "connection reset", "broken pipe", "gloo", "nccl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The processes of a run, and this one's place among them."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def gather(self, value) -> list:
+        """Every rank's value, in rank order, on every rank."""
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_lead(self, make: Callable):
+        """What rank 0 makes, on every rank; an error of its user's, too."""
+        box: list = [None, None]
+        if self.leads:
+            try:
+                box[0] = made = make()
+                # what cannot travel stays with rank 0
+                box[0] = made if _travels(made) else None
+            except (ValueError, OSError, SystemExit) as error:
+                box[1] = _portable(error)
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        if box[1] is not None:
+            box[1].add_note("raised by rank 0")
+            raise box[1]
+        return made if self.leads else box[0]
+
+    def agree(self, make: Callable):
+        """What each rank makes for itself; an error of its user's that any rank raises, on every rank."""
+        made, error = None, None
+        try:
+            made = make()
+        except (ValueError, OSError) as raised:
+            error = _portable(raised)
+        first = next((found for found in self.gather(error) if found is not None), None)
+        if first is not None:
+            first.add_note("raised by all ranks")
+            raise first
+        return made
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over ranks, in float64."""
+        numbers = numbers.to(self.device, torch.float64)
+        dist.all_reduce(numbers)
+        return numbers.cpu()
+
+
+def device_kind() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def computes_bf16() -> bool:
+    """Whether products in bfloat16 run on units of their own: on a GPU, and on CPUs since about 2021."""
+    return device_kind() == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def start_world() -> World:
+    """Join the processes that a launcher started; without one, be a world of one."""
+    os.environ.setdefault("DS_ACCELERATOR", device_kind())
+    # zero.Init reads the first; without the second DeepSpeed counts NUMA nodes in a subprocess, every step
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # imported late: the accelerator must be named first, or every process prints a warning
+    import deepspeed
+
+    # or DeepSpeed would try every compiled operation on the compiler, and build one for inference on CPUs
+    deepspeed.ops.__compatible_ops__ = {}
+    rank, size, local_rank = (
+        int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if device_kind() == "cuda":
+        torch.cuda.set_device(local_rank)
+        device, backend = torch.device("cuda", local_rank), "nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        _share_cores()
+    # one process needs no address to meet at: none is given without a launcher, and its port may be taken
+    meeting: dict = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+    # simulating data or hashing a large checkpoint may keep one rank long
+    bound = device if device.type == "cuda" else None
+    try:
+        dist.init_process_group(backend, timeout=timedelta(hours=2), device_id=bound, **meeting)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        port = os.environ.get("MASTER_PORT")
+        raise ValueError(
+            f"port {port}, at which the processes of this run meet, is in use, perhaps by another run; "
+            f"give the deepspeed launcher another --master_port"
+        ) from error
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    return World(rank=rank, size=size, local_rank=local_rank, device=device)
+
+
+@contextmanager
+def told_once(world: World) -> Iterator[None]:
+    """What all ranks know is said by rank 0 alone, what only one of them knows by that one.
+
+    A rank that finds another one gone says so in a sentence.
+    """
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        shared = isinstance(error, FloatingPointError) or hasattr(error, "__notes__")
+        if shared and not world.leads:
+            raise SystemExit(2) from None
+        raise ValueError(str(error)) from error
+    except KeyboardInterrupt:
+        if not world.leads:
+            raise SystemExit(130) from None
+        raise
+    except RuntimeError as error:
+        words = str(error)
+        if "DataLoader worker" in words:
+            raise ValueError(
+                f"a data worker of rank {world.rank} was killed; where memory is short, give fewer --workers or a "
+                f"smaller --size. --resume goes on from the last checkpoint"
+            ) from error
+        if world.size > 1 and any(sign in words.lower() for sign in _GONE):
+            raise ValueError(
+                f"rank {world.rank} lost another process of the run, which may have said why; --resume goes on "
+                f"from the last checkpoint"
+            ) from error
+        raise
+
+
+def stop_world() -> None:
+    dist.destroy_process_group()
+
+
+def _share_cores() -> None:
+    """Processes of one machine share its cores, unless the user has said how."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_SIZE"])))
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An error that every rank can unpickle: one of our own words."""
+    return error if isinstance(error, SystemExit) else ValueError(sentence(error))
+
+
+def _travels(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return False
+    return True
