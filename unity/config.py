@@ -46,9 +46,9 @@ class ModelConfig:
     # cannot carry a token's noise beside what it knows, and learns far faster when it need not (arXiv 2511.13720).
     prediction: Literal["velocity", "data"] = "velocity"
     # features of the convolutional stem and head around the transformer (unity.model.stem); 0: none, as in Wan
-    stem: int = 0
+    stem: Annotated[int, whole(0, 65536)] = 0
     # residual blocks on each side
-    stem_blocks: int = 2
+    stem_blocks: Annotated[int, whole(0, 1024)] = 2
     codec: Literal["cells", "dct", "wan2.1", "wan2.2"] = "wan2.1"
     text: Literal["minilm", "umt5"] = "umt5"
 

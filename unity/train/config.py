@@ -61,7 +61,7 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
         raise ValueError("--resume and --init both name weights to start from; give one of them")
     base = Options() if given.resume is None else _resumed(given, ranks)
     base = replace(base, architecture=_architecture(given, base))
-    if base.architecture.stem and given.resume is None:
+    if base.architecture.stem and (given.resume is None or base.model is None):
         base = replace(base, time=SMALL_TIMES)
     options = tyro.cli(Options, args=args, default=base, console_outputs=talkative)
     check_bounds(options)
