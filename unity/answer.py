@@ -220,7 +220,11 @@ def _sample(plan: Plan, film: Film | None, generator: Generator) -> dict[str, Vi
     request = plan.request
     footage = Footage(**given, frames=plan.frames, size=plan.canvas.model)
     sampling = Sampling(
-        steps=request.steps, sampler=request.sampler, shift=request.shift, guidance=plan.guidance, seed=request.seed
+        steps=request.steps,
+        sampler=request.sampler,
+        shift=request.shift,
+        guidance=plan.guidance,
+        seed=request.seed,
     )
     # closed before anything is said about what went wrong
     with tqdm(total=request.steps, desc="sampling", unit="step") as bar:
