@@ -17,8 +17,8 @@ from unity.data.simulate.clip import simulate
 from unity.data.video import read_video
 from unity.evaluate.held_out import draw
 from unity.generate import Generator, load_generator
-from unity.infer import SAMPLE, SHIPPED
 from unity.modality.table import MODALITIES
+from unity.request import SAMPLE, SHIPPED
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
