@@ -20,7 +20,7 @@ from unity.model.codec import load_codec
 from unity.model.dit import UnityDiT
 from unity.model.heritage import heritage
 from unity.model.layouts import LAYOUTS, RELEASE_MODALITIES
-from unity.model.weights import save_model
+from unity.model.weights import read_card, save_model
 from unity.sampler import Sampling
 
 TINY = replace(MODELS["debug"], num_layers=1)
@@ -119,9 +119,19 @@ def test_generation_speaks_the_checkpoints_words():
     assert "far is blue" in said
 
 
+@pytest.mark.parametrize("name", ["1.3b", "14b"])
+def test_wan_weights_find_their_preset(name, tmp_path):
+    with torch.device("meta"):
+        one = UnityDiT(replace(MODELS[name], num_layers=1))
+    state = LAYOUTS["Wan"].write(one.state_dict(), one.config)
+    last = f".{MODELS[name].num_layers - 1}."
+    write_hollow(tmp_path / "w.safetensors", state | {n.replace(".0.", last): v for n, v in state.items()})
+    assert read_card(tmp_path / "w.safetensors").model == MODELS[name]
+
+
 def test_wan_alone_has_learnt_no_modality(tmp_path):
-    config = replace(TINY, prediction="velocity", rope_theta=1e4)
+    config = replace(TINY, stem=0, prediction="velocity", rope_theta=1e4)
     state = {k: v.contiguous() for k, v in LAYOUTS["Wan"].write(UnityDiT(config).state_dict(), config).items()}
     save_file(state, tmp_path / "wan.safetensors")
-    with pytest.raises(ValueError, match="are none of debug, tiny"):
+    with pytest.raises(ValueError, match="are none of 1.3b, 5b, 10b, 14b"):
         heritage(tmp_path / "wan.safetensors")

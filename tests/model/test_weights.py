@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from unity.config import MODELS, ModelConfig
+from unity.config import ModelConfig
 from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
 from unity.model.layouts import to_diffusers, to_wan
@@ -95,13 +95,6 @@ def test_the_release_gives_the_same_velocities(tmp_path):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
 
 
-def test_wan_weights_find_their_preset(tmp_path):
-    tiny = replace(MODELS["tiny"], prediction="velocity", rope_theta=1e4)
-    state = to_wan(randomised(tiny).state_dict(), tiny)
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "wan.safetensors")
-    assert load_model(tmp_path / "wan.safetensors")[1].model == tiny
-
-
 def test_bad_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match="no weights at"):
         load_model(tmp_path / "absent")
@@ -126,6 +119,8 @@ def test_what_wan_cannot_say_is_not_written_as_wan():
         to_wan(state, replace(SMALL, cross_modulation=True))
     with pytest.raises(ValueError, match="Wan predicts velocities"):
         to_diffusers(state, replace(SMALL, prediction="data"))
+    with pytest.raises(ValueError, match="Wan has patches of its latent and no stem"):
+        to_wan(state, replace(SMALL, stem=8))
 
 
 def test_a_card_is_read_without_the_weights(tmp_path):

@@ -59,6 +59,8 @@ def to_wan(state: State, config: ModelConfig) -> dict[str, Tensor]:
         raise ValueError(
             "Wan has no modulation on cross-attention: a model with cross_modulation cannot be written so"
         )
+    if config.stem:
+        raise ValueError("Wan has patches of its latent and no stem: a model with a stem cannot be written so")
     if config.prediction != "velocity":
         raise ValueError(f"Wan predicts velocities: one that predicts {config.prediction} cannot be written so")
     wan = {_wan_name(key): value for key, value in state.items() if not _is_aux(key)}

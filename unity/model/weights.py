@@ -105,10 +105,12 @@ def _preset(stored: Stored, patches: str) -> ModelConfig:
     if len(shape) != 5:
         raise ValueError(f"{stored.path} lacks {patches}, the projection of its input; copy it again, whole")
     size = shape[0], _depth(stored.shapes)
-    matches = [config for config in MODELS.values() if (config.dim, config.num_layers) == size]
+    # those with a stem are ours alone
+    foreign = {name: config for name, config in MODELS.items() if not config.stem}
+    matches = [config for config in foreign.values() if (config.dim, config.num_layers) == size]
     if not matches:
         raise ValueError(
-            f"{stored.path}: weights of width {size[0]} and {size[1]} blocks are none of {', '.join(MODELS)}; "
+            f"{stored.path}: weights of width {size[0]} and {size[1]} blocks are none of {', '.join(foreign)}; "
             f"give a config"
         )
     if shape[1] != matches[0].latent_channels:
@@ -116,8 +118,7 @@ def _preset(stored: Stored, patches: str) -> ModelConfig:
             f"{stored.path} has {shape[1]} input channels, not {matches[0].latent_channels}: it is an "
             f"image-to-video or control variant; take a text-to-video one"
         )
-    # whatever the preset has for models trained here
-    return replace(matches[0], prediction="velocity", rope_theta=1e4)
+    return matches[0]
 
 
 def _depth(names: Mapping[str, Tensor]) -> int:
