@@ -98,7 +98,7 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.patch_embedding.weight.dtype
+        return next(self.model.parameters()).dtype
 
 
 def make_case(name: str, tokens: int, layers: int, device: str, dtype: torch.dtype) -> Case:

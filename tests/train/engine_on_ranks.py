@@ -152,7 +152,7 @@ def against_torch(
     average = dict(zero.gather(world, fragments, ema.flats))
     if world.leads:
         expected_norms, expected_weights, expected_average = plain_torch(world.size, shape, wanted, optim)
-        torch.testing.assert_close(norms, expected_norms, rtol=1e-5, atol=0)
+        torch.testing.assert_close(norms, expected_norms, rtol=5 * atol, atol=0)
         for found, expected in ((weights, expected_weights), (average, expected_average)):
             assert found.keys() == expected.keys()
             for name in expected:
