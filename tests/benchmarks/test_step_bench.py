@@ -51,7 +51,7 @@ def test_eight_bits_are_near_but_not_equal(case, truth):
 
 def test_a_wrong_gradient_is_seen(case, truth):
     model = bench.twin(case.model)
-    model.blocks[1].ffn[2].weight.register_hook(lambda gradient: 1.01 * gradient)
+    model.stem_head.weight.register_hook(lambda gradient: 1.01 * gradient)
     assert "gradient norm is off" in bench.wrong(bench.ours(model), truth, case, 1e-5)
 
 
