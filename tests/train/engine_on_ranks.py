@@ -131,8 +131,8 @@ def check_streams_that_not_every_rank_wants(world: World):
 def check_muon(world: World):
     """Matrices cut up over the ranks are orthogonalised as if they were whole."""
     # along small singular values, products in bfloat16 turn roundings of the gradient into visible ones; a step
-    # of these matrices is about 1e-3
-    against_torch(world, SMALL, some, replace(OPTIM, kind="muon"), atol=3e-4)
+    # moves their largest entries by several 1e-3
+    against_torch(world, SMALL, some, replace(OPTIM, kind="muon"), atol=1e-3)
 
 
 def against_torch(
