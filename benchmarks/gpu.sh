@@ -25,7 +25,7 @@ run() {
 }
 
 mkdir -p "$OUT"
-"$PYTHON" -c 'import jaxtyping' 2>/dev/null || PYTHONPATH+=:benchmarks/bare
+"$PYTHON" -c 'import jaxtyping, tyro' 2>/dev/null || PYTHONPATH+=:benchmarks/bare
 "$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "no CUDA GPU"; print(torch.cuda.get_device_name())' || exit 1
 
 run values 70 60 benchmarks/kernel_gate.py --jobs 8

@@ -36,10 +36,9 @@ class Piece:
 
 
 def orthogonal(matrices: Float[Tensor, "m o i"]) -> Float[Tensor, "m o i"]:
-    """U·Vᵀ of each matrix U·S·Vᵀ, its singular values 1 to within 0.15, by products in bfloat16."""
-    x = matrices.bfloat16()
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
+    """U·Vᵀ of each matrix U·S·Vᵀ, its singular values 1 to within 0.15, in the matrices' precision."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
     # no gradient at all gives no step
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * _MARGIN).clamp(min=1e-30)
     for step, (a, b, c) in enumerate(_COEFFICIENTS):
@@ -47,7 +46,7 @@ def orthogonal(matrices: Float[Tensor, "m o i"]) -> Float[Tensor, "m o i"]:
             a, b, c = a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -55,10 +54,20 @@ class Muon(torch.optim.Optimizer):
 
     The update of a matrix has a root mean square of 0.2·lr, as AdamW's has, so both can share a rate (Liu et al.,
     2025, arXiv 2502.16982). The momentum is kept as `exp_avg`; `exp_avg_sq` of a flat of matrices is empty.
+    Matrices travel and are multiplied as `products`: bfloat16 is fast, float32 nearly the same on every machine.
     """
 
-    def __init__(self, groups: Iterable[dict], *, betas: tuple[float, float], eps: float, momentum: float):
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        momentum: float,
+        products: torch.dtype,
+    ):
         super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps, "momentum": momentum})
+        self.products = products
         # flat → its matrices; known once ZeRO has cut the weights
         self.pieces: Mapping[Tensor, Sequence[Piece]] = {}
 
@@ -82,8 +91,23 @@ class Muon(torch.optim.Optimizer):
         for shape in sorted(shapes):
             pieces = [piece for piece in self.pieces[flat] if piece.shape == shape]
             rate = group["lr"] * 0.2 * max(shape) ** 0.5
-            for piece, update in zip(pieces, _orthogonal_pieces(ahead, pieces), strict=True):
+            for piece, update in zip(pieces, self._orthogonal_pieces(ahead, pieces), strict=True):
                 flat.narrow(0, piece.offset, piece.numel).add_(update, alpha=-rate)
+
+    def _orthogonal_pieces(self, flat: Tensor, pieces: Sequence[Piece]) -> Float[Tensor, "m numel"]:
+        """This rank's pieces of the orthogonalised matrices, all of one shape."""
+        ranks = dist.get_world_size()
+        mine = torch.stack([flat.narrow(0, piece.offset, piece.numel) for piece in pieces])
+        # rounded before it travels: fewer bytes, and the products round it anyway
+        share = torch.nn.functional.pad(mine.to(self.products), (0, 0, 0, -len(pieces) % ranks))
+        whole = rearrange(_exchange(rearrange(share, "(m r) n -> r m n", r=ranks)), "r m n -> m (r n)")
+        rows, columns = pieces[0].shape
+        found = torch.zeros_like(whole)
+        found[:, : rows * columns] = orthogonal(whole[:, : rows * columns].unflatten(1, (rows, columns))).flatten(
+            1
+        )
+        back = _exchange(rearrange(found, "m (r n) -> r m n", r=ranks))
+        return rearrange(back, "r m n -> (m r) n")[: len(pieces)].to(flat.dtype)
 
     def _adamw(self, flat: Tensor, group: dict, state: dict) -> None:
         state["step"] += 1
@@ -92,20 +116,6 @@ class Muon(torch.optim.Optimizer):
             amsgrad=False, lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
-
-
-def _orthogonal_pieces(flat: Tensor, pieces: Sequence[Piece]) -> Float[Tensor, "m numel"]:
-    """This rank's pieces of the orthogonalised matrices, all of one shape."""
-    ranks = dist.get_world_size()
-    mine = torch.stack([flat.narrow(0, piece.offset, piece.numel) for piece in pieces])
-    # rounded before it travels: half the bytes, and the products round it anyway
-    share = torch.nn.functional.pad(mine.bfloat16(), (0, 0, 0, -len(pieces) % ranks))
-    whole = rearrange(_exchange(rearrange(share, "(m r) n -> r m n", r=ranks)), "r m n -> m (r n)")
-    rows, columns = pieces[0].shape
-    found = torch.zeros_like(whole)
-    found[:, : rows * columns] = orthogonal(whole[:, : rows * columns].unflatten(1, (rows, columns))).flatten(1)
-    back = _exchange(rearrange(found, "m (r n) -> r m n", r=ranks))
-    return rearrange(back, "r m n -> (m r) n")[: len(pieces)].to(flat.dtype)
 
 
 def _exchange(parts: Float[Tensor, "r m n"]) -> Float[Tensor, "r m n"]:

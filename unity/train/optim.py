@@ -49,8 +49,13 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr * rising * (config.final + (1 - config.final) * cosine)
 
 
-def optimizer(config: OptimConfig, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-    """What `kind` says; only matrices decay: no biases, norms, modulation tables or modality embeddings."""
+def optimizer(
+    config: OptimConfig, named: Iterable[tuple[str, nn.Parameter]], products: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
+    """What `kind` says; only matrices decay: no biases, norms, modulation tables or modality embeddings.
+
+    `products` is the precision of Muon's.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         # ZeRO-3 has already taken the values away, but remembers the shape
@@ -68,7 +73,7 @@ def optimizer(config: OptimConfig, named: Iterable[tuple[str, nn.Parameter]]) ->
         for (hidden, decays), group in sorted(groups.items(), reverse=True)
     ]
     if config.kind == "muon":
-        return Muon(rows, betas=config.betas, eps=config.eps, momentum=config.momentum)
+        return Muon(rows, betas=config.betas, eps=config.eps, momentum=config.momentum, products=products)
     return torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 

@@ -63,7 +63,7 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
         if config.precision == "fp8":
             say(fp8.describe(model, fp8.convert(model, config.fp8)))
 
-    parts = partial(UnityDiT, config.architecture), partial(optimizer, config.optim)
+    parts = partial(UnityDiT, config.architecture), partial(optimizer, config.optim, products=dtype)
     engine = zero.build_engine(*parts, settings, config.seed, adapt)
     ema = Ema(zero.masters(engine), config.optim.ema)
     run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders)
