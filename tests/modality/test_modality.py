@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from unity.modality.files import replacing
 from unity.modality.table import MODALITIES
 
 VALUES = {
@@ -41,17 +40,3 @@ def test_float_videos_are_refused(name):
     row = MODALITIES[name]
     with pytest.raises(ValueError, match="uint8"):
         row.decode(np.zeros((2, 8, 16, 3), np.float32), row.unknown_constants(8, 16))
-
-
-@pytest.mark.parametrize("folder", [False, True])
-def test_a_failed_write_leaves_what_was_there(tmp_path, folder):
-    path = tmp_path / "out"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        if folder:
-            temporary.mkdir()
-            (temporary / "half").write_text("new")
-        else:
-            temporary.write_text("new")
-        raise RuntimeError("disk full")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

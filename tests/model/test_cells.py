@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from unity.data.simulate.clip import simulate
-from unity.model.codec import CELL, SPREADS, load_codec, to_frames, to_pixels
+from unity.modality.table import MODALITIES
+from unity.model.codec import CELL, load_codec, spread, to_frames, to_pixels
 
 CODEC = load_codec("cells")
-STREAMS = list(SPREADS)
+STREAMS = ["rgb", *MODALITIES]
 
 
 def frames(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,7 +33,7 @@ def test_a_sample_is_standardised_as_its_own_stream_says():
     video = frames(1, 5, 8, 8).expand(len(STREAMS), -1, -1, -1, -1)
     latent, pixels = encode(video, STREAMS), to_pixels(video)
     for one, stream in zip(latent, STREAMS, strict=True):
-        mean, deviation = SPREADS[stream]
+        mean, deviation = spread(stream)
         # the sum over cells counts the first frame four times
         weights = torch.tensor([4.0, 1, 1, 1, 1])[None, :, None, None]
         torch.testing.assert_close(

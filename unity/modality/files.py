@@ -1,10 +1,6 @@
 """Writing the values of a modality: a reader sees a whole file or none."""
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +10,6 @@ from unity.files import whole_file, whole_folder
 
 # names that a folder of numbered frames holds: such a folder may be replaced
 OURS = re.compile(r"\d{6}\.(png|flo)").fullmatch
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Temporary path beside `path` for a file or a folder: renamed to `path` at the end, removed on error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        # a folder cannot be renamed onto a folder that holds files
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        remove(temporary)
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> Path:

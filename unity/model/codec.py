@@ -24,8 +24,8 @@ WAN = {
 
 # frames, rows and columns of a cell
 CELL = (4, 4, 4)
-# stream → mean and deviation of its pixels in [-1, 1]; of rgb, as those of the modalities, over simulated clips
-SPREADS = {"rgb": (0.188, 0.394)} | {name: row.spread for name, row in MODALITIES.items()}
+# mean and deviation of RGB's pixels in [-1, 1] over simulated clips, as a modality's row has its own
+RGB_SPREAD = (0.188, 0.394)
 
 
 @runtime_checkable
@@ -129,8 +129,13 @@ class CellsCodec:
         return torch.cat((video[:, :, :a].mean(2, keepdim=True), video[:, :, a:]), dim=2).clamp(-1, 1)
 
     def _spread(self, streams: Sequence[str]) -> Float[Tensor, "2 b 1 1 1 1"]:
-        spreads = torch.tensor([SPREADS[stream] for stream in streams], device=self.device)
+        spreads = torch.tensor([spread(stream) for stream in streams], device=self.device)
         return rearrange(spreads, "b two -> two b 1 1 1 1")
+
+
+def spread(stream: str) -> tuple[float, float]:
+    """Mean and deviation of the pixels of "rgb" or of a modality, in [-1, 1]."""
+    return RGB_SPREAD if stream == "rgb" else MODALITIES[stream].spread
 
 
 class DCTCodec:
