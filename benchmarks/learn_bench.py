@@ -107,8 +107,8 @@ def train(recipe: str, seed: int, options: Options, world: World, clips: Sequenc
                 rows.append({"recipe": recipe, "seed": seed, "seconds": used, "steps": batch["step"] + 1})
                 rows[-1] |= examine(run, clips, options.steps)
                 print(json.dumps(rows[-1]), flush=True)
-                if len(rows) == len(marks):
-                    return rows
+            if len(rows) == len(marks):
+                return rows
             start = time.process_time()
     raise AssertionError("a run ended before its time")
 

@@ -99,23 +99,25 @@ def alter(out, how):
         (out / "rgb.mp4").mkdir()
         (out / "rgb.mp4" / "x").write_text("mine")
     else:
-        record = json.loads((out / "run.json").read_text())
-        foreign = {
-            "record of another program": lambda: record.update(program="unity.train"),
-            "record without program": lambda: record.pop("program"),
-            "record without files": lambda: record.pop("files"),
-            "record of no files": lambda: record.update(files={}),
-            "record of strange files": lambda: record.update(files=[1, 2]),
-            "record that leads out": lambda: record["files"].update({"../film.mp4": "0" * 64}),
-            "record that leads to the root": lambda: record["files"].update({"/etc/passwd": "0" * 64}),
-            "record with digests that are none": lambda: record["files"].update({"rgb.mp4": 3}),
-        }
-        if how in foreign:
-            foreign[how]()
-            (out / "run.json").write_text(json.dumps(record))
-        else:
-            contents = {"torn": '{"program"', "list": "[]", "empty": "", "number": "3", "binary": "\0\1"}
-            (out / "run.json").write_text(contents[how.removesuffix(" record")])
+        (out / "run.json").write_text(altered_record(json.loads((out / "run.json").read_text()), how))
+
+
+def altered_record(record, how):
+    foreign = {
+        "record of another program": lambda: record.update(program="unity.train"),
+        "record without program": lambda: record.pop("program"),
+        "record without files": lambda: record.pop("files"),
+        "record of no files": lambda: record.update(files={}),
+        "record of strange files": lambda: record.update(files=[1, 2]),
+        "record that leads out": lambda: record["files"].update({"../film.mp4": "0" * 64}),
+        "record that leads to the root": lambda: record["files"].update({"/etc/passwd": "0" * 64}),
+        "record with digests that are none": lambda: record["files"].update({"rgb.mp4": 3}),
+    }
+    if how in foreign:
+        foreign[how]()
+        return json.dumps(record)
+    contents = {"torn": '{"program"', "list": "[]", "empty": "", "number": "3", "binary": "\0\1"}
+    return contents[how.removesuffix(" record")]
 
 
 ALTERED = (

@@ -63,7 +63,8 @@ def write(world, run, step):
         save_file(tensors, folder / "model.safetensors")
 
     shards = {"weight": flats_of(tensors, 0, 1), "ema": flats_of(values(-step), 0, 1)}
-    return checkpoint.save(world, run, step, shards, fragments(1), {"stage": 1}, export, keep=2)
+    content = checkpoint.Content(shards=shards, fragments=fragments(1), state={"stage": 1}, export=export)
+    return checkpoint.save(world, run, step, content, keep=2)
 
 
 def newest(world, run) -> tuple[int, list[str]]:

@@ -1,6 +1,6 @@
 """Finding people in a skeleton video: joints are blobs of one colour, limbs tell whose they are."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from einops import rearrange
@@ -122,14 +122,13 @@ def _limb_evidence(
     limit = np.array(labels.shape[::-1]) - 1
     found = []
     for limb, (first, second) in enumerate(LIMBS):
-        for a in indices[first]:
-            for b in indices[second]:
-                line = joints[a][1] * (1 - _SAMPLES) + joints[b][1] * _SAMPLES
-                x, y = np.rint(line).clip(0, limit).astype(int).T
-                seen = labels[y, x]
-                evidence = np.where(seen == _FIRST_LIMB + limb, 1.0, np.where(seen > 0, _COVERED, 0.0)).mean()
-                if evidence >= _ACCEPTED:
-                    found.append((float(evidence), a, b))
+        for a, b in product(indices[first], indices[second]):
+            line = joints[a][1] * (1 - _SAMPLES) + joints[b][1] * _SAMPLES
+            x, y = np.rint(line).clip(0, limit).astype(int).T
+            seen = labels[y, x]
+            evidence = np.where(seen == _FIRST_LIMB + limb, 1.0, np.where(seen > 0, _COVERED, 0.0)).mean()
+            if evidence >= _ACCEPTED:
+                found.append((float(evidence), a, b))
     return found
 
 

@@ -53,6 +53,7 @@ class UnityDiT(nn.Module):
         self.head = None if config.stem else Head(config)
         self.head_aux = Head(config, modalities) if config.output == "expert" and not config.stem else None
 
+    # the tensors stand side by side, as DeepSpeed and torch.compile want a module's inputs
     def forward(
         self,
         rgb: Float[Tensor, "b c t h w"],

@@ -127,14 +127,13 @@ def _estimates(findings: Findings) -> Section:
         kinds = MODALITIES[modality].baselines
         for name, measure in MODALITIES[modality].measures.items():
             trivial = exam.scores["trivial"][name]
-            row: list[str | float] = [modality, f"{measure.words} {'↑' if measure.more else '↓'}"]
-            for learner in findings.learners.values():
-                if _beats(learner.scores[modality][name], trivial, measure.more):
-                    better.add((len(rows), len(row)))
-                row.append(learner.scores[modality][name])
+            row = [modality, f"{measure.words} {'↑' if measure.more else '↓'}"]
+            scores = [learner.scores[modality][name] for learner in findings.learners.values()]
+            columns = enumerate(scores, start=len(row))
+            better |= {(len(rows), column) for column, s in columns if _beats(s, trivial, measure.more)}
             scored = ((kinds[kind].words, exam.scores[kind][name]) for kind in kinds if kind in exam.scores)
             told = (f"{words} {number(score)}" for words, score in scored)
-            rows.append([*row, ", ".join(told), str(exam.clips)])
+            rows.append([*row, *scores, ", ".join(told), str(exam.clips)])
     head = ("modality", "measure", *findings.learners, "without a model", "clips")
     text = (
         "Estimates against the exact values of the simulation, mean over held-out clips. "

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -29,20 +29,22 @@ from unity.train.world import World
 from unity.train.zero import Flats, Fragment
 
 
-def save(
-    world: World,
-    run: Path,
-    step: int,
-    shards: Mapping[str, Flats],
-    fragments: Mapping[str, Fragment],
-    state: Mapping,
-    export: Callable[[Path], None],
-    keep: int,
-) -> Path:
-    """Write a checkpoint of all ranks' shards and keep the newest `keep`; all ranks must call it.
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a rank puts into a checkpoint."""
 
-    `state` is what else JSON can say; `export(folder)` writes the model for inference (all ranks call it).
-    """
+    # kind (weights, average, …) → this rank's flats
+    shards: Mapping[str, Flats]
+    # parameter → where in the flats it lies
+    fragments: Mapping[str, Fragment]
+    # what else JSON can say
+    state: Mapping
+    # writes the model for inference into a folder; all ranks call it
+    export: Callable[[Path], None]
+
+
+def save(world: World, run: Path, step: int, content: Content, keep: int) -> Path:
+    """Write a checkpoint of all ranks' shards and keep the newest `keep`; all ranks must call it."""
     final = run / "checkpoints" / f"step-{step:08}"
     partial = final.with_name(final.name + ".partial")
     if world.leads:
@@ -50,13 +52,14 @@ def save(
             shutil.rmtree(left_over, ignore_errors=True)
         partial.mkdir(parents=True)
     world.barrier()
-    for kind, flats in shards.items():
+    for kind, flats in content.shards.items():
         tensors = {str(i): flat.cpu() for i, flat in enumerate(flats)}
         save_file(tensors, _shard(partial, kind, world.rank))
-    export(partial / "model")
+    content.export(partial / "model")
     if world.leads:
-        layout = {name: asdict(fragment) for name, fragment in fragments.items()}
-        about = {**state, "step": step, "ranks": world.size, "kinds": list(shards), "layout": layout}
+        layout = {name: asdict(fragment) for name, fragment in content.fragments.items()}
+        kinds = list(content.shards)
+        about = {**content.state, "step": step, "ranks": world.size, "kinds": kinds, "layout": layout}
         write_json(partial / "state.json", about, indent=None)
     world.barrier()
     _seal(world, partial)
@@ -161,16 +164,18 @@ def _fault(world: World, checkpoint: Path) -> str | None:
     rows = world.from_lead(lambda: _manifest(checkpoint / "manifest.json"))
     if isinstance(rows, str):
         return rows
-    faults = []
-    for name in sorted(rows)[world.rank :: world.size]:
-        path = checkpoint / name
-        if not path.is_file():
-            faults.append(f"{name} is missing")
-        elif path.stat().st_size != rows[name]["bytes"]:
-            faults.append(f"{name} has {path.stat().st_size} of {rows[name]['bytes']} bytes")
-        elif _digest(path) != rows[name]:
-            faults.append(f"the SHA-256 of {name} differs")
-    return next((fault for found in world.gather(faults) for fault in found), None)
+    mine = sorted(rows)[world.rank :: world.size]
+    faults = [_file_fault(checkpoint, name, rows[name]) for name in mine]
+    return next((fault for found in world.gather(faults) for fault in found if fault), None)
+
+
+def _file_fault(checkpoint: Path, name: str, row: dict) -> str | None:
+    path = checkpoint / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != row["bytes"]:
+        return f"{name} has {path.stat().st_size} of {row['bytes']} bytes"
+    return None if _digest(path) == row else f"the SHA-256 of {name} differs"
 
 
 def _manifest(path: Path) -> dict[str, dict] | str:

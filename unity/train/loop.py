@@ -38,20 +38,30 @@ def train(options: Options, world: World) -> Path:
         pictures = world.agree(lambda: Pictures(run)) if config.picture_every else None
         coming = world.agree(lambda: batches(run))
         with _journal(run, say) as journal:
-            for batch in coming:
-                done = batch["step"] + 1
-                record, leave = train_step(run, batch, stop)
-                if journal:
-                    journal.write(batch["step"], record)
-                if pictures and (done % config.picture_every == 0 or done == config.steps):
-                    pictures.draw(run, config.out / "pictures" / f"step-{done:08}.png")
-                if leave or done % config.save_every == 0 or done == config.steps:
-                    save(run, done)
-                if leave:
-                    say(f"asked to stop: saved step {done}; --stage {config.stage} --resume {config.out} goes on")
-                    break
+            done = _go(run, coming, stop, journal, pictures)
+    if done < config.steps:
+        say(f"asked to stop: saved step {done}; --stage {config.stage} --resume {config.out} goes on")
     say(f"weights for inference: {config.out}/model")
     return config.out
+
+
+def _go(
+    run: Run, coming: Iterator[dict], stop: StopRequest, journal: Journal | None, pictures: Pictures | None
+) -> int:
+    """Every step that is left, with what it leaves behind; returns the last one done, after a save."""
+    config = run.config
+    for batch in coming:
+        done = batch["step"] + 1
+        record, leave = train_step(run, batch, stop)
+        if journal:
+            journal.write(batch["step"], record)
+        if pictures and (done % config.picture_every == 0 or done == config.steps):
+            pictures.draw(run, config.out / "pictures" / f"step-{done:08}.png")
+        if leave or done % config.save_every == 0 or done == config.steps:
+            save(run, done)
+        if leave:
+            return done
+    return config.steps
 
 
 def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainConfig:

@@ -121,7 +121,8 @@ def save(run: Run, step: int) -> None:
             save_model(whole, card, folder)
 
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
-    checkpoint.save(run.world, config.out, step, run.shards, fragments, state, export, config.keep)
+    content = checkpoint.Content(shards=run.shards, fragments=fragments, state=state, export=export)
+    checkpoint.save(run.world, config.out, step, content, config.keep)
 
 
 def restore(run: Run, folder: Path, say: Callable[[str], None] = print) -> None:
