@@ -1,8 +1,12 @@
 """A checkpoint is whole or passed over, wherever its writing was cut off; and it fits any number of ranks."""
 
 import json
+import multiprocessing
+import random
 import re
 import shutil
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +118,49 @@ def test_a_save_cut_off_anywhere_leaves_a_checkpoint_that_loads(world, tmp_path,
     write(world, tmp_path, 2)
     assert newest(world, tmp_path) == (2, [])
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+class Alone:
+    """A world of one that needs no process group, so that a forked process can write in it."""
+
+    rank, size, leads = 0, 1, True
+
+    def barrier(self) -> None:
+        pass
+
+    def gather(self, value) -> list:
+        return [value]
+
+    def from_lead(self, make):
+        return make()
+
+
+def save_for_ever(run: Path, first: int) -> None:
+    for step in range(first, 10**6):
+        write(Alone(), run, step)
+
+
+@pytest.mark.slow
+def test_a_save_killed_at_ninety_moments_leaves_a_whole_checkpoint(tmp_path):
+    """The newest whole checkpoint never goes back, and each next save recovers what was cut off."""
+    draw, newest_step, cut_off, started = random.Random(0), 3, 0, time.monotonic()
+    for step in (1, 2, 3):
+        write(Alone(), tmp_path, step)
+    duration = (time.monotonic() - started) / 3
+    for _ in range(90):
+        saving = multiprocessing.get_context("fork").Process(
+            target=save_for_ever, args=(tmp_path, newest_step + 1)
+        )
+        saving.start()
+        time.sleep(draw.uniform(0, 3 * duration))
+        saving.kill()
+        saving.join()
+        cut_off += any((tmp_path / "checkpoints").glob("*.partial"))
+        step, _ = newest(Alone(), tmp_path)
+        assert step >= newest_step
+        newest_step = step
+    # the moments met saves, and saves got through between them
+    assert cut_off > 10 and newest_step > 10
 
 
 def cut_short(folder):
