@@ -98,7 +98,7 @@ def answer(request: Request, generator: Generator | None = None, tell: Callable[
 
 
 def _plan(request: Request, card: ModelCard) -> Plan:
-    request, task = _complete(request)
+    request, task, out = _complete(request)
     facts = look(path) if (path := request.video or request.condition) else None
     frames = request.frames or _most_frames(facts, card)
     canvas = exactly(request.size) if request.size else _whole(facts, card)
@@ -116,7 +116,7 @@ def _plan(request: Request, card: ModelCard) -> Plan:
         frames=frames,
         canvas=canvas,
         facts=facts,
-        results=Results(request.out, "unity.infer", "run.json"),
+        results=Results(out, "unity.infer", "run.json"),
         # without words there is nothing to guide by
         guidance=Guidance(scale=request.guidance, caption=bool(prompt), prompt=request.prompt_guidance),
     )
@@ -124,8 +124,8 @@ def _plan(request: Request, card: ModelCard) -> Plan:
     return plan
 
 
-def _complete(request: Request) -> tuple[Request, str]:
-    """The request with the defaults that need no checkpoint, and its task."""
+def _complete(request: Request) -> tuple[Request, str, Path]:
+    """The request with the defaults that need no checkpoint, its task, and the folder of its results."""
     check_bounds(request)
     for name, choices in (("modality", MODALITIES), ("sampler", SAMPLERS)):
         if getattr(request, name) not in choices:
@@ -142,7 +142,8 @@ def _complete(request: Request) -> tuple[Request, str]:
     if request.prompt and not TASKS[task].captioned:
         say("infer: estimation reads no words about the scene; --prompt changes nothing here")
         request = replace(request, prompt=None)
-    return replace(request, out=request.out or Path("runs/infer") / f"{request.modality}-{task}"), task
+    out = request.out or Path("runs/infer") / f"{request.modality}-{task}"
+    return replace(request, out=out), task, out
 
 
 def _with_words(request: Request) -> Request:
@@ -191,8 +192,8 @@ def _most_frames(facts: Facts | None, card: ModelCard) -> int:
 def _whole(facts: Facts | None, card: ModelCard) -> Canvas:
     if facts is None:
         return exactly(card.size)
-    patch = [s * p for s, p in zip(stride(card.model.codec)[1:], card.model.patch[1:], strict=True)]
-    return whole_frame(facts.size, card.size, tuple(patch))
+    rows, columns = (s * p for s, p in zip(stride(card.model.codec)[1:], card.model.patch[1:], strict=True))
+    return whole_frame(facts.size, card.size, (rows, columns))
 
 
 def _check_results(plan: Plan) -> None:

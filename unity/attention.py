@@ -87,7 +87,8 @@ def _run_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _run_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 # tokens between which two products in bfloat16 beat torch's own kernel on a CPU, forward and backward

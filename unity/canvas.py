@@ -31,7 +31,8 @@ class Canvas:
 
 
 def exactly(size: Size) -> Canvas:
-    return Canvas(tuple(size), tuple(size))
+    height, width = size
+    return Canvas((height, width), (height, width))
 
 
 def whole_frame(film: Size, trained: Size, patch: Size) -> Canvas:
@@ -47,5 +48,6 @@ def whole_frame(film: Size, trained: Size, patch: Size) -> Canvas:
 
 def _canvas(film: Size, scale: float, patch: Size) -> Canvas:
     scale = max(scale, *(unit / side for unit, side in zip(patch, film, strict=True)))
-    picture = tuple(max(unit, 2 * round(side * scale / 2)) for side, unit in zip(film, patch, strict=True))
-    return Canvas(picture, tuple(-(-side // unit) * unit for side, unit in zip(picture, patch, strict=True)))
+    height, width = (max(unit, 2 * round(side * scale / 2)) for side, unit in zip(film, patch, strict=True))
+    rows, columns = (-(-side // unit) * unit for side, unit in zip((height, width), patch, strict=True))
+    return Canvas((height, width), (rows, columns))

@@ -8,6 +8,7 @@ end("infer", main)                          runs main; whatever goes wrong is on
 import contextlib
 import dataclasses
 import errno
+import io
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import typing
 from collections.abc import Callable
 from types import NoneType
+from typing import Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -53,7 +55,7 @@ def real(low: float, high: float = sys.float_info.max, *, above: bool = False) -
     return _bounds(float, low, high, above)
 
 
-def check_bounds(options: object) -> None:
+def check_bounds(options: Any) -> None:
     """Raises ValueError for the first number of a dataclass, or of one inside it, that is out of its bounds."""
     hints = typing.get_type_hints(type(options), include_extras=True)
     for field in dataclasses.fields(options):
@@ -73,7 +75,8 @@ def end(name: str, main: Callable[[], object]) -> None:
     prepare()
     try:
         main()
-        sys.stdout and sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except BrokenPipeError:
         _leave(141)
     except KeyboardInterrupt:
@@ -89,7 +92,7 @@ def end(name: str, main: Callable[[], object]) -> None:
 def prepare() -> None:
     """Let no character end a command, and let SIGTERM run what cleans up."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -130,7 +133,7 @@ def _bounds(kind: type, low: float, high: float, above: bool) -> Bounds:
     )
 
 
-def _check(name: str, value: object, hint: object) -> None:
+def _check(name: str, value: Any, hint: object) -> None:
     """Bounds may stand inside `X | None` and `tuple[X, X]`."""
     if isinstance(value, tuple | list):
         hints = [part for part in _parts(hint) if part is not NoneType and part is not Ellipsis]
@@ -157,7 +160,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _os_sentence(error: OSError) -> str:
-    ways = {
+    ways: dict[int | None, str] = {
         errno.ENOSPC: "make room there, or write elsewhere",
         errno.EDQUOT: "make room there, or write elsewhere",
         errno.EROFS: "write elsewhere",
@@ -175,7 +178,8 @@ def _os_sentence(error: OSError) -> str:
 def _leave(code: int) -> None:
     """Exit; Python's own last flush must not complain where nobody reads."""
     try:
-        sys.stdout and sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)

@@ -1,6 +1,7 @@
 """The sizes of the model and the stages of its training, as tables."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from unity.command import real, whole
@@ -71,15 +72,15 @@ class ModelConfig:
 
 
 # On a grid of few columns, slow rotations could not tell neighbours apart: hence the small theta.
-_EMBEDDED = dict(
-    latent_channels=192, patch=(1, 4, 4), text_dim=384, rope_theta=16.0, prediction="data", codec="cells",
-    text="minilm",
+_embedded = partial(
+    ModelConfig, latent_channels=192, patch=(1, 4, 4), text_dim=384, rope_theta=16.0, prediction="data",
+    codec="cells", text="minilm",
 )  # fmt: skip
 
 MODELS: dict[str, ModelConfig] = {
-    "debug": ModelConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, stem=16, stem_blocks=1, **_EMBEDDED),
-    "tiny": ModelConfig(dim=192, ffn_dim=768, num_heads=3, num_layers=6, stem=96, **_EMBEDDED),
-    "small": ModelConfig(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, stem=192, **_EMBEDDED),
+    "debug": _embedded(dim=64, ffn_dim=128, num_heads=2, num_layers=2, stem=16, stem_blocks=1),
+    "tiny": _embedded(dim=192, ffn_dim=768, num_heads=3, num_layers=6, stem=96),
+    "small": _embedded(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, stem=192),
     "1.3b": ModelConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
     "5b": ModelConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48, codec="wan2.2"),
     "10b": ModelConfig(dim=4096, ffn_dim=14336, num_heads=32, num_layers=40),

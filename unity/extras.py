@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 # extra of setup.py → what the code imports of it
-PACKAGES = {
+PACKAGES: dict[str, tuple[str, ...]] = {
     "train": ("deepspeed", "streaming", "tensorboard"),
     "simulate": ("mujoco", "numba", "streaming"),
     "report": ("matplotlib",),

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 # what file systems and desktops put into folders of their own accord
 CLUTTER = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -39,7 +40,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path, last: str | None = None, mine: Callable[[str], bool] | None = None):
+def whole_folder(
+    path: str | Path, last: str | None = None, mine: Callable[[str], object] | None = None
+) -> Iterator[Path]:
     """Temporary folder, already made, to fill; at the end it is `path`, on an error it is gone.
 
     An empty folder, a link to one and an empty mount point are filled instead, with the entry `last`, by which
@@ -58,7 +61,7 @@ def whole_folder(path: str | Path, last: str | None = None, mine: Callable[[str]
         _settle(temporary, path, last)
 
 
-def check_folder_free(path: Path, mine: Callable[[str], bool] | None = None, besides: str = "") -> None:
+def check_folder_free(path: Path, mine: Callable[[str], object] | None = None, besides: str = "") -> None:
     """Raises ValueError unless a new folder may be made at `path`: absent, empty, or holding only what is mine."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, and a folder is to be written there; give another name")
@@ -195,7 +198,7 @@ def _settle(temporary: Path, path: Path, last: str | None) -> None:
     flush(path.parent)
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
     if isinstance(value, dict):
         return {plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

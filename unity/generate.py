@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
@@ -26,7 +26,7 @@ class Generator:
     # what was loaded
     path: Path
     # a UnityDiT, or what answers like one
-    model: Callable
+    model: nn.Module
     card: ModelCard
     encoders: Encoders
     dtype: torch.dtype
@@ -57,16 +57,16 @@ def load_generator(
 
     On a GPU (the default where there is one) in bf16, on a CPU in fp32. Raises ValueError for what is missing.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model, card = load_model(checkpoint, device, dtype)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(place)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+    model, card = load_model(checkpoint, place, dtype)
     return Generator(
         path=Path(checkpoint),
         model=model,
         card=card,
-        encoders=load_encoders(card.model, device, dtype, codec_weights, text_weights),
+        encoders=load_encoders(card.model, place, dtype, codec_weights, text_weights),
         dtype=dtype,
     )
 
@@ -123,9 +123,10 @@ def generate(
     known = Known(**latents, shape=shape, clean_time=clean_time)
     sampled = sample(generator.model, task, ids, texts, known, sampling or Sampling(), progress)
     streams = zip(given.items(), sampled, strict=True)
-    return tuple(
+    rgb, aux = (
         decode(generator, latent, shown[name]) if video is None else video for (name, video), latent in streams
     )
+    return rgb, aux
 
 
 def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b c u v x"]:
@@ -145,4 +146,5 @@ def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int
     if known is not None:
         return known.shape[1], known.shape[2:4]
     frames = generator.card.frames if footage.frames is None else footage.frames
-    return frames, tuple(footage.size or generator.card.size)
+    height, width = footage.size or generator.card.size
+    return frames, (height, width)

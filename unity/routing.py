@@ -79,8 +79,9 @@ def draw_route(
     if not config.any2any:
         captioned &= torch.tensor([row.captioned for row in TASKS.values()])[task]
     drawn = {list(TASKS.values())[i].noisy for i in task.tolist()}
-    wanted = tuple(any(stream) for stream in zip(*drawn, strict=True))
-    return _route(task, times, clean_time, captioned, draw(Purpose.PROMPT) >= config.prompt_dropout, wanted)
+    rgb, aux = (any(stream) for stream in zip(*drawn, strict=True))
+    prompted = draw(Purpose.PROMPT) >= config.prompt_dropout
+    return _route(task, times, clean_time, captioned, prompted, (rgb, aux))
 
 
 def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:

@@ -53,17 +53,17 @@ def test_every_clip_is_seen_once_per_epoch():
     for source, name in enumerate(SOURCES):
         # two clips a step: as many steps as clips are two epochs
         rows = [row for step in range(COUNTS[name]) for row in plan.batch(step) if row.source == source]
-        assert Counter(row.index for row in rows) == dict.fromkeys(range(COUNTS[name]), 2)
+        assert Counter(row.clip for row in rows) == dict.fromkeys(range(COUNTS[name]), 2)
     # one source, one clip a step: the order itself
     single = _plan(stage=1, batch=1)
-    epochs = [[single.batch(e * 23 + i)[0].index for i in range(23)] for e in range(3)]
+    epochs = [[single.batch(e * 23 + i)[0].clip for i in range(23)] for e in range(3)]
     assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 def test_few_shards_are_in_use_at_a_time():
     plan = Plan(STAGES[1], 1, 0, {"single_person": [10] * 40}, {"single_person": np.array([PEOPLE] * 400)})
-    shards = [plan.batch(step)[0].index // 10 for step in range(400)]
+    shards = [plan.batch(step)[0].clip // 10 for step in range(400)]
     for start in range(0, 400, SHUFFLED_SHARDS * 10):
         assert len(set(shards[start : start + SHUFFLED_SHARDS * 10])) <= SHUFFLED_SHARDS
     assert shards[:40] != sorted(shards[:40])
@@ -99,7 +99,7 @@ def test_clips_of_one_source_may_differ_in_what_they_have():
     plan, seen = _plan(available=available), Counter()
     for step in range(1500):
         for row in plan.batch(step):
-            assert available[SOURCES[row.source]][row.index, row.modality]
+            assert available[SOURCES[row.source]][row.clip, row.modality]
             seen[row.modality] += 1
     assert all(abs(n / 12_000 - 0.2) < 5 * np.sqrt(0.16 / 12_000) for n in seen.values())
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
+import av.container
 import av.filter
 import numpy as np
 from av.codec.context import Flags
@@ -28,6 +30,8 @@ RATE = Fraction(25)
 _JUMP = 48
 
 Frames = UInt8[np.ndarray, "t h w 3"]
+# a frame and when it is shown
+Stamped = tuple[int, av.VideoFrame]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +99,19 @@ def look(path: str | Path) -> Facts:
     faults: list[str] = []
     with opened(path) as stream:
         packets = [packet for packet in _packets(stream, faults) if packet.size and not packet.is_discard]
-        stamps = [packet.pts for packet in packets]
+        stamps = [packet.pts for packet in packets if packet.pts is not None]
         # AVI keeps the order of decoding, and what FFmpeg makes of it are no times of frames
-        timed = None not in stamps and len(set(stamps)) > 1 and stream.container.format.name != "avi"
-        keys = [packet.pts for packet in packets if packet.is_keyframe] if timed else []
+        whole = len(stamps) == len(packets)
+        timed = whole and len(set(stamps)) > 1 and stream.container.format.name != "avi"
+        keys = [p.pts for p in packets if p.is_keyframe and p.pts is not None] if timed else []
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or RATE
-        ends = (f"it ends after {len(stamps)} of {stream.frames} frames",) if len(stamps) < stream.frames else ()
+        ends = (f"it ends after {len(packets)} of {stream.frames} frames",) if len(packets) < stream.frames else ()
         facts = Facts(
             path=path,
             stream=stream.index,
-            stamps=tuple(sorted(set(stamps))) if timed else tuple(range(len(stamps))),
+            stamps=tuple(sorted(set(stamps))) if timed else tuple(range(len(packets))),
             keys=tuple(sorted(keys)),
-            tick=Fraction(stream.time_base) if timed else 1 / Fraction(rate),
+            tick=stream.time_base if timed and stream.time_base else 1 / Fraction(rate),
             timed=timed,
             rate=Fraction(rate),
             size=(0, 0),
@@ -186,6 +191,11 @@ def opened(file) -> Iterator[av.VideoStream]:
         raise ValueError(f"cannot read {what}: {error}; give a video file that players can open") from error
 
 
+def source(stream: av.VideoStream) -> av.container.InputContainer:
+    """The file that an `opened` stream is read from; the stubs know it as one that may also be written to."""
+    return cast(av.container.InputContainer, stream.container)
+
+
 def picture_name(path: str | Path) -> str:
     """A path as it can be shown."""
     return os.fsencode(path).decode(errors="backslashreplace")
@@ -249,25 +259,28 @@ def _gather(facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool):
     with opened(facts.path) as video:
         frames = _jumping(video, facts, wanted) if jump else _stamped(video, facts, faults)
         for stamp, frame in _nearest(frames, wanted):
-            if not stamps or stamp != stamps[-1]:
+            if stamps and stamp == stamps[-1]:
+                kept.append(kept[-1])
+            else:
                 shown = picture.upright(picture.show(frame), facts.matrix)
                 # films may change their size on the way
                 size = fit.size or (kept[0].shape[:2] if kept else facts.size)
-                shown = picture.fit(shown, facts.size, size, fit.stream, fit.whole)
-            kept.append(shown)
+                kept.append(picture.fit(shown, facts.size, size, fit.stream, fit.whole))
             stamps.append(stamp)
         if not kept:
             raise ValueError("it has no frames")
     return kept, stamps, faults
 
 
-def _nearest(frames: Iterator[tuple[int, av.VideoFrame]], wanted: Sequence[int]):
+def _nearest(frames: Iterator[Stamped], wanted: Sequence[int]) -> Iterator[Stamped]:
     """For each of the ascending wanted stamps the frame that is nearest, of ascending frames."""
     before, rest = None, list(reversed(wanted))
     for stamp, frame in frames:
         while rest and stamp >= rest[-1]:
-            late = before is None or stamp - rest[-1] < rest[-1] - before[0]
-            yield (stamp, frame) if late else before
+            if before is None or stamp - rest[-1] < rest[-1] - before[0]:
+                yield stamp, frame
+            else:
+                yield before
             rest.pop()
         if not rest:
             return
@@ -276,7 +289,7 @@ def _nearest(frames: Iterator[tuple[int, av.VideoFrame]], wanted: Sequence[int])
         yield from [before] * len(rest)
 
 
-def _stamped(stream: av.VideoStream, facts: Facts, faults: list[str]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _stamped(stream: av.VideoStream, facts: Facts, faults: list[str]) -> Iterator[Stamped]:
     last = None
     for number, frame in enumerate(_progressive(_decode(stream, faults), stream)):
         stamp = _stamp(frame, facts) if facts.timed else number
@@ -306,13 +319,13 @@ def _keys_before(facts: Facts, wanted: Sequence[int]) -> np.ndarray:
     return keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)]
 
 
-def _jumping(stream: av.VideoStream, facts: Facts, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _jumping(stream: av.VideoStream, facts: Facts, wanted: Sequence[int]) -> Iterator[Stamped]:
     """Frames around each wanted stamp, from the key frame before it; `_Astray` if the file is not as it says."""
     faults, last = [], None
     frames = iter(())
     for stamp, key in zip(wanted, _keys_before(facts, wanted), strict=True):
         if last is None or key > last:
-            stream.container.seek(int(key), stream=stream)
+            source(stream).seek(int(key), stream=stream)
             frames = _stamped(stream, facts, faults)
             arrived = next(frames, None)
             if arrived is None or arrived[0] != key:
@@ -320,15 +333,16 @@ def _jumping(stream: av.VideoStream, facts: Facts, wanted: Sequence[int]) -> Ite
             last = key
             yield arrived
         while last < stamp:
-            last, frame = next(frames, (None, None))
-            if last is None or faults:
+            found = next(frames, None)
+            if found is None or faults:
                 raise _Astray
-            yield last, frame
+            last = found[0]
+            yield found
 
 
 def _packets(stream: av.VideoStream, faults: list[str]) -> Iterator[av.Packet]:
     """Packets of the stream, up to where the file cannot be read any more."""
-    packets = stream.container.demux(stream)
+    packets = source(stream).demux(stream)
     while True:
         try:
             packet = next(packets, None)

@@ -101,7 +101,7 @@ class _Samples(Dataset):
 
     def __getitem__(self, row: Row) -> dict | Failure:
         try:
-            sample = self.shards.sample(SOURCES[row.source], row.index)
+            sample = self.shards.sample(SOURCES[row.source], row.clip)
         except ValueError as error:
             return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
@@ -124,13 +124,15 @@ class _Collate:
             raise ValueError(f"a size of {self.size} is no (height, width) of 1 to {MOST_PIXELS} pixels")
 
     def __call__(self, samples: list[dict | Failure]) -> dict | Failure:
+        whole: list[dict] = []
         for sample in samples:
             if isinstance(sample, Failure):
                 return sample
+            whole.append(sample)
         try:
-            return self._batch(samples)
+            return self._batch(whole)
         except ValueError as error:
-            names = ", ".join(sample["name"] for sample in samples)
+            names = ", ".join(sample["name"] for sample in whole)
             return Failure(f"cannot decode one of the clips {names}: {error}")
 
     def _batch(self, samples: list[dict]) -> dict:
@@ -169,7 +171,7 @@ def _use_dali(decode: str) -> bool:
     return installed and decode != "pyav"
 
 
-def _one_ahead(collate: Callable[[list], dict], batches: Iterator[list]) -> Iterator[dict]:
+def _one_ahead(collate: Callable[[list], dict | Failure], batches: Iterator[list]) -> Iterator[dict | Failure]:
     """Collate the next batch in a thread while the caller works on this one."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(collate, next(batches))

@@ -6,18 +6,19 @@ PyAV lacks.
 """
 
 from fractions import Fraction
+from typing import cast
 
 import av
 import av.filter
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData, SideDataContainer, Type
 from av.video.reformatter import ColorRange, ColorTrc
 from jaxtyping import Float, UInt8
 
 from unity.modality.table import MODALITIES
 
-HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 # white of the screen that HDR is shown on, in candela per square metre
 _WHITE = 100
@@ -77,12 +78,15 @@ def display_matrix(frame: av.VideoFrame) -> Matrix | None:
     if data is None:
         return _turn(frame.rotation)
     values = np.frombuffer(bytes(data), np.int32)
-    return tuple(int(v) for v in values[[0, 1, 3, 4]])
+    a, b, c, d = (int(v) for v in values[[0, 1, 3, 4]])
+    return a, b, c, d
 
 
-def side_data(frame: av.VideoFrame, kind: Type) -> object | None:
+def side_data(frame: av.VideoFrame, kind: Type) -> SideData | None:
+    # which is a container of them, not the one that the stubs say
+    several = cast(SideDataContainer, frame.side_data)
     try:
-        return frame.side_data.get(kind)
+        return several.get(kind)
     except ValueError:
         # one kind beside it has no name in PyAV, and then it shows none of them
         return None
@@ -139,19 +143,19 @@ def fit(
     Flat colours stay exact, and colours that stand for shares of the width are drawn anew where it is cut.
     `whole`: nothing is cut, and an aspect that differs is changed.
     """
-    size = tuple(size or shape)
-    if picture.shape[:2] == tuple(shape) == size:
+    goal = tuple(size or shape)
+    if picture.shape[:2] == tuple(shape) == goal:
         return picture
-    scale = max(size[0] / shape[0], size[1] / shape[1])
-    height, width = (max(wanted, round(n * scale)) for wanted, n in zip(size, shape, strict=True))
-    height, width = size if whole else (height, width)
+    scale = max(goal[0] / shape[0], goal[1] / shape[1])
+    height, width = (max(wanted, round(n * scale)) for wanted, n in zip(goal, shape, strict=True))
+    height, width = goal if whole else (height, width)
     smooth = cv2.INTER_AREA if height * width < picture.shape[0] * picture.shape[1] else cv2.INTER_LINEAR
     row = MODALITIES.get(stream)
     mode = cv2.INTER_NEAREST_EXACT if row and row.flat_colours else smooth
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    top, left = (height - goal[0]) // 2, (width - goal[1]) // 2
     resized = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=mode)
-    kept = resized[top : top + size[0], left : left + size[1]]
-    return row.redraw(kept, width / size[1]) if row and row.redraw and width > size[1] else kept
+    kept = resized[top : top + goal[0], left : left + goal[1]]
+    return row.redraw(kept, width / goal[1]) if row and row.redraw and width > goal[1] else kept
 
 
 def cut(shape: tuple[int, int], size: tuple[int, int] | None) -> tuple[float, float, float, float]:
@@ -189,7 +193,7 @@ def _hlg(signal: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
     return np.where(signal <= 0.5, signal**2 / 3, high) ** np.float32(1.2) * (1000 / _WHITE)
 
 
-def _hable(light: np.ndarray) -> np.ndarray:
+def _hable(light: np.ndarray | np.float32) -> np.ndarray | np.float32:
     """John Hable's filmic curve, as FFmpeg's tonemap has it."""
     a, b, c, d, e, f = 0.15, 0.50, 0.10, 0.20, 0.02, 0.30
     return (light * (light * a + c * b) + d * e) / (light * (light * a + b) + d * f) - e / f

@@ -21,12 +21,12 @@ SHUFFLED_SHARDS = 16
 
 
 class Row(NamedTuple):
-    """One sample of a global batch; source and modality are ids."""
+    """One sample of a global batch; source and modality are ids, and clip its number in its source."""
 
     step: int
     slot: int
     source: int
-    index: int
+    clip: int
     modality: int
 
 

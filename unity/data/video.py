@@ -12,13 +12,14 @@ import itertools
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from jaxtyping import UInt8
 
-from unity.data.film import decoded, look, opened, read_film
+from unity.data.film import decoded, look, opened, read_film, source
 from unity.data.picture import fit, pixels
 from unity.files import whole_file
 
@@ -50,7 +51,7 @@ def decode(data: bytes, start: int = 0, frames: int | None = None) -> Frames:
     """
     stop = None if frames is None else start + frames
     with opened(io.BytesIO(data)) as stream:
-        window = itertools.islice(stream.container.decode(stream), start, stop)
+        window = itertools.islice(source(stream).decode(stream), start, stop)
         shown = [pixels(frame) for frame in window]
         if len(shown) < (frames or 1):
             raise ValueError(f"it has only {len(shown)} frames from frame {start} on")
@@ -153,13 +154,20 @@ def _bt709(frame: np.ndarray) -> av.VideoFrame:
 
 
 def _write(
-    file, container: str, codec: str, pixels: str, options: dict, pictures: Iterable[av.VideoFrame], fps: float
+    file,
+    container: str,
+    codec: Literal["libvpx-vp9", "libx264"],
+    pixels: str,
+    options: dict,
+    pictures: Iterable[av.VideoFrame],
+    fps: float,
 ):
     """All pictures are like the first one in size and colour."""
     pictures = iter(pictures)
     first = next(pictures)
     with av.open(file, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = out.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt, stream.bit_rate, stream.codec_context.thread_count = pixels, 0, 1
         stream.height, stream.width = first.height, first.width
         for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):

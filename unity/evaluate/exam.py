@@ -12,6 +12,7 @@ model's own estimates, so they mean little where those are not better than the t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from unity.modality.table import MODALITIES
 from unity.sampler import Guidance, Sampling
 from unity.tasks import TASKS
 
-EXAMS = ("estimate", "control", "joint", "errors")
+Exam = Literal["estimate", "control", "joint", "errors"]
+EXAMS: tuple[Exam, ...] = get_args(Exam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +70,7 @@ def sit(
         say(f"{modality}: estimating {len(clips)} clips")
         result |= _estimate(generator, modality, clips, effort)
     if "control" in exams or "joint" in exams:
-        say(f"{modality}: generating {len(clips)} clips from their captions")
-        free = _drawn(generator, "joint", modality, clips, effort)
-        read = _estimated(generator, modality, free[0], clips, effort)
-    if "control" in exams:
-        say(f"{modality}: generating {len(clips)} clips that follow")
-        led, _ = _drawn(generator, "control", modality, clips, effort)
-        truth = [clip.values[modality] for clip in clips]
-        result["control"] = _share(modality, _estimated(generator, modality, led, clips, effort), read, truth)
-    if "joint" in exams:
-        beside = read_values(modality, free[1], clips)
-        # the clip before: of the same kind, mostly
-        result["joint"] = _share(modality, read, [read[i - 1] for i in range(len(read))], beside)
+        result |= _generate(generator, modality, clips, effort, exams, say)
     if "errors" in exams:
         say(f"{modality}: errors at all levels of noise")
         result["errors"] = {task: _errors(generator, task, modality, clips, effort) for task in TASKS}
@@ -104,6 +95,30 @@ def _estimate(generator: Generator, modality: str, clips: Sequence[Clip], effort
         "scores": {who: {name: summary(values) for name, values in row.items()} for who, row in scores.items()},
         "share_of_trivial": {name: ratio(errors["model"][name], errors["trivial"][name]) for name in measures},
     }
+
+
+def _generate(
+    generator: Generator,
+    modality: str,
+    clips: Sequence[Clip],
+    effort: Effort,
+    exams: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Mean]]:
+    """The exams `control` and `joint`, as far as they are asked for: both need videos made from words alone."""
+    say(f"{modality}: generating {len(clips)} clips from their captions")
+    free, beside = _drawn(generator, "joint", modality, clips, effort)
+    read, found = _estimated(generator, modality, free, clips, effort), {}
+    if "control" in exams:
+        say(f"{modality}: generating {len(clips)} clips that follow")
+        led, _ = _drawn(generator, "control", modality, clips, effort)
+        truth = [clip.values[modality] for clip in clips]
+        found["control"] = _share(modality, _estimated(generator, modality, led, clips, effort), read, truth)
+    if "joint" in exams:
+        # the clip before: of the same kind, mostly
+        other = [read[i - 1] for i in range(len(read))]
+        found["joint"] = _share(modality, read, other, read_values(modality, beside, clips))
+    return found
 
 
 def _share(
@@ -133,8 +148,8 @@ def _estimated(
     found: list[np.ndarray] = []
     sampling = Sampling(guidance=Guidance(scale=1.0), steps=effort.steps, seed=effort.seed)
     for start in range(0, len(clips), effort.batch):
-        footage = Footage(rgb=video[start : start + effort.batch])
-        _, aux = generate(generator, "estimate", modality, [""] * len(footage.rgb), footage, sampling)
+        shown = video[start : start + effort.batch]
+        _, aux = generate(generator, "estimate", modality, [""] * len(shown), Footage(rgb=shown), sampling)
         found += read_values(modality, aux, clips[start : start + effort.batch])
     return found
 

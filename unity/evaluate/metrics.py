@@ -59,7 +59,7 @@ def summary(values: Sequence[float], seed: int = 0) -> Mean:
     )
 
 
-def ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Mean:
+def ratio(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> Mean:
     """Mean of `above` over mean of `below`, of the clips that have both; the clips are resampled in pairs."""
     pairs = np.array([above, below], np.float64)
     both = pairs[:, ~np.isnan(pairs).any(0)]

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from unity.command import check_bounds, real, whole
 from unity.data.clips import Clip
 from unity.data.shards import Shards, open_shards
-from unity.evaluate.exam import EXAMS, Effort, Result, sit
+from unity.evaluate.exam import EXAMS, Effort, Exam, Result, sit
 from unity.evaluate.metrics import Mean
 from unity.files import check_writable, write_json
 from unity.generate import Generator, load_generator
 from unity.modality.table import MODALITIES
 from unity.request import SHIPPED
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    # the rows of a table, which a type checker cannot read
+    Name = Literal[tuple(MODALITIES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +36,9 @@ class Options:
     # JSON file of the numbers
     out: Path = Path("runs/exam.json")
     # modalities to examine; by default all that the checkpoint has learnt and the dataset holds
-    modality: tuple[Literal[tuple(MODALITIES)], ...] = ()
+    modality: tuple[Name, ...] = ()
     # estimate: against the truth; control: does a video follow; joint: do both streams agree; errors: of latents
-    exams: tuple[Literal[EXAMS], ...] = EXAMS
+    exams: tuple[Exam, ...] = EXAMS
     # most clips of each modality, spread over the sources
     clips: Annotated[int, whole(1)] = 64
     # sampling steps

@@ -144,9 +144,10 @@ def classical(rgb: Video, truth: Flow) -> Flow:
     """OpenCV's dense inverse search (Kroeger et al., 2016) between the frames of the video."""
     import cv2
 
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
-    maps = [search.calc(first, second, None) for first, second in pairwise(grey)]
+    # the stubs do not know that the third, where to begin, may be left out
+    maps = [search.calc(*pair, None) for pair in pairwise(grey)]  # pyright: ignore[reportArgumentType, reportCallIssue]
     # map 0 repeats map 1, and a single frame has no motion
     return np.stack([*maps[:1], *maps]) if maps else trivial(rgb, truth)
 

@@ -100,7 +100,8 @@ def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.
 def _bounds(mask: Bool[np.ndarray, "t h w"]) -> tuple[slice, slice]:
     """Rows and columns that hold everything; one pixel where there is nothing."""
     sides = (np.flatnonzero(mask.any(axis)) for axis in ((0, 2), (0, 1)))
-    return tuple(slice(side[0], side[-1] + 1) if len(side) else slice(0, 1) for side in sides)
+    rows, columns = (slice(side[0], side[-1] + 1) if len(side) else slice(0, 1) for side in sides)
+    return rows, columns
 
 
 def _group(labels: UInt8[np.ndarray, "h w"], joints: list[tuple[int, np.ndarray]]) -> list[Person]:

@@ -99,7 +99,7 @@ def score(prediction: Found, truth: People, threshold: float = 0.1) -> dict[str,
     `pck` is NaN where the truth shows no joint. `precision` is 0 where the truth shows joints and the prediction
     none, and 1 where neither does.
     """
-    hits = sum(_hits(*frames, threshold) for frames in zip(prediction, truth, strict=True))
+    hits = np.sum([_hits(*frames, threshold) for frames in zip(prediction, truth, strict=True)], axis=0)
     right = int(hits[best_pairs(hits)].sum())
     visible, claimed = (int((people[..., 2] > 0.5).sum()) for people in (truth, prediction))
     return {

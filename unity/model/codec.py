@@ -44,9 +44,11 @@ class Codec(Protocol):
 
         Raises ValueError unless t is 4k+1 and h, w are multiples of the stride: the rest would be lost silently.
         """
+        ...
 
     def decode(self, latent: Latent, streams: Sequence[str]) -> Pixels:
         """Pixels, clipped to [-1, 1]."""
+        ...
 
 
 def to_pixels(frames: UInt8[Tensor, "b t h w 3"]) -> Pixels:
@@ -110,7 +112,7 @@ class CellsCodec:
 
     @torch.no_grad()
     def encode(self, video: Pixels, streams: Sequence[str]) -> Latent:
-        check_size(*video.shape[2:], CELL)
+        check_size(*video.shape[2:], stride=CELL)
         mean, deviation = self._spread(streams)
         # the first frame fills a cell of its own, four times the same
         first = repeat(video[:, :, 0], "b c h w -> b c a h w", a=CELL[0] - 1)
@@ -150,7 +152,7 @@ class DCTCodec:
 
     @torch.no_grad()
     def encode(self, video: Pixels, streams: Sequence[str] = ()) -> Latent:
-        check_size(*video.shape[2:], self.stride)
+        check_size(*video.shape[2:], stride=self.stride)
         coefficients = dct.patches(video.to(self.basis)) @ self.basis.T
         # contiguous, as the fused ops want it
         return rearrange((coefficients - self.mean) / self.std, "b u v w c -> b c u v w").contiguous()
@@ -185,7 +187,7 @@ class WanCodec:
 
     @torch.no_grad()
     def encode(self, video: Pixels, streams: Sequence[str] = ()) -> Latent:
-        check_size(*video.shape[2:], self.stride)
+        check_size(*video.shape[2:], stride=self.stride)
         latent = self.vae.encode(video.to(self.mean.device, self.vae.dtype)).latent_dist.mode()
         return (latent.float() - self.mean) / self.std
 

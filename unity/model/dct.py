@@ -25,14 +25,14 @@ def _cosines(n: int) -> Float[Tensor, "n n"]:
 def _full_basis() -> Float[Tensor, "768 768"]:
     """All basis patches: row (colour, time, row, column) frequency, column (channel, frame, y, x)."""
     axes = _COLOUR_AXES / _COLOUR_AXES.norm(dim=1, keepdim=True)
-    factors = [axes, *(_cosines(n) for n in PATCH)]
-    basis = einsum(*factors, "d c, u a, v p, w q -> d u v w c a p q")
+    frames, rows, columns = (_cosines(n) for n in PATCH)
+    basis = einsum(axes, frames, rows, columns, "d c, u a, v p, w q -> d u v w c a p q")
     return rearrange(basis, "d u v w c a p q -> (d u v w) (c a p q)")
 
 
 def basis() -> Float[Tensor, "48 768"]:
     """The basis patches that are kept, in the order of the table; fp32."""
-    frequencies = np.array([row[:4] for row in ROWS]).T
+    frequencies = tuple(np.array([row[:4] for row in ROWS]).T)
     return _full_basis()[np.ravel_multi_index(frequencies, (3, *PATCH))].float()
 
 

@@ -83,19 +83,18 @@ class UnityDiT(nn.Module):
         given = Conditioning(modulation, stream_id, *text)
 
         if self.stem is None:
-            pending, features = Pending(self._tokens(rgb, aux, modality)), None
+            pending, around = Pending(self._tokens(rgb, aux, modality)), None
         else:
             said = F.silu(rearrange(embedded, "b s d -> (b s) d"))
             tokens, features = self.stem(torch.stack(latents, dim=1), stream_id, said)
-            pending = Pending(tokens)
+            pending, around = Pending(tokens), (features, stream_id.flatten(), said)
         for block in self.blocks[:-1]:
             pending = block(pending, given, layout.of_all())
         pending = self.blocks[-1](pending, given, layout)
-        if self.stem_head is None:
+        if self.stem_head is None or around is None:
             outputs = self._heads(pending, embedded, modality, layout)
         else:
-            parts = map(layout.pick, (features, stream_id.flatten(), said))
-            found = self.stem_head(pending, *parts)
+            found = self.stem_head(pending, *map(layout.pick, around))
             computed = iter(found.unflatten(0, (-1, sum(layout.wanted))).unbind(1))
             outputs = [next(computed) if asked else found[:0] for asked in layout.wanted]
         velocities = map(self._velocity, outputs, latents, time.unbind(1))
@@ -122,6 +121,7 @@ class UnityDiT(nn.Module):
         return rgb_id.unsqueeze(1) if modality is None else torch.stack((rgb_id, modality), dim=1)
 
     def _tokens(self, rgb: Tensor, aux: Tensor | None, modality: Tensor | None) -> Float[Tensor, "g l d"]:
+        assert self.patch_embedding is not None
         tokens = self.patch_embedding(rgb)
         if aux is None:
             return tokens
@@ -142,7 +142,7 @@ class UnityDiT(nn.Module):
         absent = torch.arange(longest, device=states.device) >= length.unsqueeze(1)
         bias = torch.zeros_like(absent, dtype=torch.float32).masked_fill(absent, -torch.inf)
         padding = (self.config.text_len - length).float().log().unsqueeze(1)
-        text = self.text_embedding(states.to(self.text_embedding[0].weight.dtype))
+        text = self.text_embedding(states.to(self.modality_embedding.dtype))
         return text, torch.cat((bias, padding), dim=1)
 
     def _heads(
@@ -153,7 +153,8 @@ class UnityDiT(nn.Module):
         A stream that is not wanted goes through its head with no samples: parameters must take part in every step
         (see PatchEmbedding).
         """
-        heads = [(self.head, None)]
+        assert self.head is not None
+        heads: list[tuple[Head, Tensor | None]] = [(self.head, None)]
         if modality is not None:
             heads.append((self.head, None) if self.head_aux is None else (self.head_aux, modality))
         shift, scale = map(layout.pick, self._head_modulation(heads, embedded))

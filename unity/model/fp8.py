@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from unity import ops
+from unity.model.dit import UnityDiT
 from unity.model.layers import Block, FeedForward, Linear
 
 # Text keys and values are a hundred tokens: rounding their weights would cost more than the product saves.
@@ -33,16 +34,16 @@ class Fp8Linear(Linear):
 
     config = Fp8Config()
 
-    def forward(self, x: Tensor | ops.Quantized) -> Tensor:
+    def forward(self, input: Tensor | ops.Quantized) -> Tensor:
         rowwise, wide = self.config.scales == "row", self.config.wide_weight_gradient
-        return ops.linear_fp8(x, self.weight, self.bias, rowwise, wide)
+        return ops.linear_fp8(input, self.weight, self.bias, rowwise, wide)
 
 
 class Fp8FeedForward(FeedForward):
     """Its GELU writes 8 bits for the second Linear in the pass that computes them."""
 
-    def forward(self, x: Tensor | ops.Quantized) -> Tensor:
-        return self[2](ops.gelu_fp8(self[0](x)))
+    def forward(self, input: Tensor | ops.Quantized) -> Tensor:
+        return self[2](ops.gelu_fp8(self[0](input)))
 
 
 def require(config: Fp8Config) -> None:
@@ -51,7 +52,7 @@ def require(config: Fp8Config) -> None:
         _engine()
 
 
-def convert(model: nn.Module, config: Fp8Config) -> list[str]:
+def convert(model: UnityDiT, config: Fp8Config) -> list[str]:
     """Put the Linears of `model.blocks` into 8 bits, in place; returns the names of those that are.
 
     Parameters and their names stay as they are, also cut up by ZeRO-3, so checkpoints do too. A Linear whose
@@ -70,7 +71,8 @@ def convert(model: nn.Module, config: Fp8Config) -> list[str]:
             changed.append(name)
     if config.backend == "native" and config.scales == "row":
         for block in model.blocks:
-            _hand_over_eight_bits(block)
+            # a ModuleList does not say what it holds
+            _hand_over_eight_bits(block)  # pyright: ignore[reportArgumentType]
     return changed
 
 
@@ -88,7 +90,7 @@ def _hand_over_eight_bits(block: Block) -> None:
         ffn.__class__ = Fp8FeedForward
 
 
-def describe(model: nn.Module, changed: list[str]) -> str:
+def describe(model: UnityDiT, changed: list[str]) -> str:
     """One line for the log: how many Linears of the blocks run in 8 bits, by kind, and which do not."""
     kinds = sorted({name.split(".", 2)[2] for name in changed})
     linears = {
@@ -101,7 +103,7 @@ def describe(model: nn.Module, changed: list[str]) -> str:
 def _change_native(model: nn.Module, name: str, module: Linear, config: Fp8Config) -> None:
     # the class alone changes: a new module would need its parameters moved, which ZeRO-3 has cut up already
     module.__class__ = Fp8Linear
-    module.config = config
+    module.config = config  # pyright: ignore[reportArgumentType]
 
 
 def _change_engine(model: nn.Module, name: str, module: Linear, config: Fp8Config) -> None:

@@ -34,8 +34,8 @@ class Linear(nn.Linear):
 class Linear32(Linear):
     """A Linear computed in float32 whatever its parameters are stored in: time and modulation need it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.float(), self.weight.float(), self.bias.float())
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.float(), self.weight.float(), self.bias.float())
 
 
 class PatchEmbedding(nn.Module):
@@ -94,16 +94,16 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.num_heads, self.eps = config.num_heads, config.eps
         self.q, self.k, self.v, self.o = (Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q, self.norm_k = (nn.RMSNorm(config.dim, eps=config.eps) for _ in range(2))
 
     def forward(
         self, x: Float[Tensor, "g l d"] | Quantized, text: Float[Tensor, "g m d"], bias: Float[Tensor, "g m"]
     ) -> Float[Tensor, "g l d"]:
-        key = ops.rms_norm(self.k(text), self.norm_k.weight, self.norm_k.eps)
+        key = ops.rms_norm(self.k(text), self.norm_k.weight, self.eps)
         q, k, v = (rearrange(p, "g l (n k) -> g l n k", n=self.num_heads) for p in (self.q(x), key, self.v(text)))
-        attended = ops.dual_cross_attention(q, k, v, bias, self.norm_q.weight, self.norm_q.eps)
+        attended = ops.dual_cross_attention(q, k, v, bias, self.norm_q.weight, self.eps)
         return self.o(rearrange(attended, "g l n k -> g l (n k)"))
 
 
@@ -115,8 +115,8 @@ class FeedForward(nn.Sequential):
     def __init__(self, d_in: int, d_hidden: int, d_out: int, std: float | None = None):
         super().__init__(Linear(d_in, d_hidden, std), nn.Identity(), Linear(d_hidden, d_out, std))
 
-    def forward(self, x: Float[Tensor, "g l d"] | Quantized) -> Float[Tensor, "g l e"]:
-        return self[2](ops.gelu(self[0](x)))
+    def forward(self, input: Float[Tensor, "g l d"] | Quantized) -> Float[Tensor, "g l e"]:
+        return self[2](ops.gelu(self[0](input)))
 
 
 class Modulation(nn.Module):
@@ -205,11 +205,12 @@ def add_and_norm(
     eight_bits: bool = False,
 ) -> tuple[Float[Tensor, "g l d"], Float[Tensor, "g l d"] | Quantized]:
     """The residual with the pending sublayer added, and the next sublayer's normalised, modulated input."""
-    if pending.y is None:
+    x, y, gate = pending
+    if y is None or gate is None:
         norm = ops.modulated_layernorm_fp8 if eight_bits else ops.modulated_layernorm
-        return pending.x, norm(pending.x, scale, shift, eps)
+        return x, norm(x, scale, shift, eps)
     both = ops.gated_residual_layernorm_fp8 if eight_bits else ops.gated_residual_layernorm
-    return both(*pending, scale, shift, eps)
+    return both(x, y, gate, scale, shift, eps)
 
 
 def time_features(time: Float[Tensor, "b s"], dim: int) -> Float[Tensor, "b s dim"]:

@@ -55,9 +55,11 @@ class Layout(NamedTuple):
 
     def samples(self, x: Tensor | Quantized) -> Tensor | Quantized:
         """Groups [g, l, …] as samples [b, streams·l, …]: a view."""
-        if isinstance(x, Quantized):
-            return Quantized(*map(self.samples, x))
-        return rearrange(x, "(b s) l ... -> b (s l) ...", s=self.streams)
+
+        def joined(part: Tensor) -> Tensor:
+            return rearrange(part, "(b s) l ... -> b (s l) ...", s=self.streams)
+
+        return Quantized(*map(joined, x)) if isinstance(x, Quantized) else joined(x)
 
     def groups(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "k l d"]:
         """Samples [b, streams·l, d], of the wanted streams alone, as groups [k, l, d]: a view."""

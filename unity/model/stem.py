@@ -30,8 +30,8 @@ class Convolution(nn.Conv2d):
     def reset_parameters(self):
         super().reset_parameters()
         if self.zero:
-            nn.init.zeros_(self.weight)
-            nn.init.zeros_(self.bias)
+            for parameter in self.parameters():
+                nn.init.zeros_(parameter)
 
 
 class Residual(nn.Module):

@@ -134,8 +134,10 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, list[int], int, int]
     if not isinstance(entry, dict):
         raise damaged
     dtype, shape, places = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    numbers = [*shape, *places] if isinstance(shape, list) and isinstance(places, list) else [None]
-    if not isinstance(dtype, str) or len(numbers) > _MOST_AXES + 2 or len(places or ()) != 2:
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(places, list)):
+        raise damaged
+    numbers = [*shape, *places]
+    if len(shape) > _MOST_AXES or len(places) != 2:
         raise damaged
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 62 for n in numbers):
         raise damaged
@@ -144,7 +146,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, list[int], int, int]
         count *= n
     if count != places[1] - places[0]:
         raise damaged
-    return dtype, shape, *places
+    return dtype, shape, places[0], places[1]
 
 
 def _check_places(path: Path, places: list[tuple[int, int]], room: int) -> None:
@@ -189,8 +191,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _one_model(folder: Path, files: list[Path]) -> list[Path]:
     """Several files without an index: pieces that count themselves, or pieces with names of their own."""
-    counted = [re.search(r"(\d{1,6})-of-(\d{1,6})\.", file.name) for file in files]
-    if all(counted):
+    numbers = (re.search(r"(\d{1,6})-of-(\d{1,6})\.", file.name) for file in files)
+    counted = [number for number in numbers if number]
+    if len(counted) == len(files):
         wanted = int(counted[0][2])
         there = {int(match[1]) for match in counted}
         if len(there) != wanted:

@@ -33,7 +33,7 @@ class TextEncoder:
     batch, to the last bit, and a resumed run repeats them.
     """
 
-    def __init__(self, tokenizer: Any, model: torch.nn.Module, device: str | torch.device):
+    def __init__(self, tokenizer: Any, model: Any, device: str | torch.device):
         self.tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)

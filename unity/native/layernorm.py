@@ -67,7 +67,7 @@ def _backward(
     statistics: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     outputs = _backward_fake(d_out, d_residual, r, y, gate, scale, statistics)
-    d_out, d_residual = readable(d_out), None if y is None else readable(d_residual)
+    d_out, d_residual = readable(d_out), None if d_residual is None else readable(d_residual)
     reads = (*rows(d_out), *rows(d_residual), *rows(r), *rows(y), *table(gate, r), *table(scale, r))
     run("layernorm_backward", *shape(r, d_out, d_residual, y), *reads, *pointers(statistics, *outputs))
     return outputs

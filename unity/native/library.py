@@ -94,4 +94,7 @@ def missing() -> str | None:
 
 def run(name: str, *arguments) -> None:
     """Call a C function of the library on as many threads as torch uses."""
-    load()(name, *arguments)
+    library = load()
+    if isinstance(library, str):
+        raise ValueError(library)
+    library(name, *arguments)

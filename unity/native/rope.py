@@ -30,7 +30,8 @@ def qk_norm_rope(
     if inplace:
         reference.refuse_gradients(*arguments[:4])
         if not torch.compiler.is_compiling():
-            return _turn(*(x.unflatten(2, (rotary.num_heads, -1)) for x in (q, k)), *arguments)
+            q_out, k_out = (x.unflatten(2, (rotary.num_heads, -1)) for x in (q, k))
+            return _turn(q_out, k_out, *arguments)
     return _qk_norm_rope(*arguments)
 
 
@@ -52,8 +53,8 @@ def refusal(
 def _forward(
     q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, sizes: list[int], theta: float, eps: float
 ) -> tuple[Tensor, Tensor]:
-    outputs = _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps)
-    return _turn(*outputs, q, k, q_weight, k_weight, sizes, theta, eps)
+    q_out, k_out = _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps)
+    return _turn(q_out, k_out, q, k, q_weight, k_weight, sizes, theta, eps)
 
 
 def _turn(q_out, k_out, q, k, q_weight, k_weight, sizes, theta, eps):

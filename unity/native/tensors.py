@@ -32,7 +32,7 @@ def flat_shape(x: Tensor, *beside: Tensor, chunk: int = CHUNK) -> tuple:
 
 def rows(x: Tensor | None) -> tuple[int, int, int]:
     """Address and strides of [groups, rows, ..., width]; an absent tensor is all zeros."""
-    return (0, 0, 0) if x is None else (x.data_ptr(), *x.stride()[:2])
+    return (0, 0, 0) if x is None else (x.data_ptr(), x.stride(0), x.stride(1))
 
 
 def flat_rows(x: Tensor) -> tuple[int, int, int]:

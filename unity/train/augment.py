@@ -65,4 +65,4 @@ def _blur(x: Clip, sigma: float) -> Clip:
 def _compressed(clip: UInt8[np.ndarray, "t h w 3"], quality: int) -> UInt8[np.ndarray, "t h w 3"]:
     """Through JPEG and back; OpenCV's colours are blue, green, red."""
     coded = (cv2.imencode(".jpg", frame[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1] for frame in clip)
-    return np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1] for code in coded])
+    return np.stack([np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1] for code in coded])

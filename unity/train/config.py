@@ -14,18 +14,9 @@ from unity.config import MODELS, STAGES, ModelConfig
 from unity.files import write_json
 from unity.model.weights import read_card
 from unity.train import folder
-from unity.train.optim import OptimConfig
+from unity.train.optim import SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.world import computes_bf16, device_kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetOptim(OptimConfig):
-    """Of which nothing is left to be decided."""
-
-    kind: Literal["adamw", "muon"] = field()
-    lr: float = field()
-    warmup: int = field()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +50,7 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     check_bounds(given)
     if given.resume is not None and given.init is not None:
         raise ValueError("--resume and --init both name weights to start from; give one of them")
-    base = Options() if given.resume is None else _resumed(given, ranks)
+    base = Options() if given.resume is None else _resumed(given, given.resume, ranks)
     base = replace(base, architecture=_architecture(given, base))
     if base.architecture.stem and (given.resume is None or base.model is None):
         base = replace(base, time=SMALL_TIMES)
@@ -77,7 +68,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     model = options.model or machine.model
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
-    filled = dict(
+    filled: dict[str, Any] = dict(
         model=model,
         steps=steps,
         out=run_folder(options),
@@ -116,7 +107,7 @@ def run_folder(options: Options) -> Path:
         return next(path for path in candidates if not path.exists())
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder's name")
-    if folder.checkpoints(options.out) and not _goes_on(options):
+    if folder.checkpoints(options.out) and not _goes_on(options, options.out):
         raise ValueError(
             f"{options.out} holds a run already: --resume {options.out} with its stage goes on with it, "
             f"another --out starts a new one"
@@ -150,12 +141,12 @@ def read_config(run: Path) -> Options:
     raise ValueError(f"{'; '.join(faults)}; give another --resume, or --init {run}/model for its weights alone")
 
 
-def _resumed(given: Options, ranks: int) -> Options:
+def _resumed(given: Options, resume: Path, ranks: int) -> Options:
     """The settings of the run that `given` resumes, or starts from."""
-    if given.resume == given.out and not folder.checkpoints(given.resume):
+    if resume == given.out and not folder.checkpoints(resume):
         # a run that is started by the command that goes on with it
         return Options()
-    run = folder.find_run(given.resume)
+    run = folder.find_run(resume)
     saved = read_config(run)
     if (saved.batch_size or 0) % ((saved.micro_batch or 1) * ranks) or given.batch_size is not None:
         # of another number of ranks
@@ -172,10 +163,10 @@ def _resumed(given: Options, ranks: int) -> Options:
     return replace(saved, steps=None, out=None, save_every=None, picture_every=None, log_every=None, **fits)
 
 
-def _goes_on(options: Options) -> bool:
-    if options.resume is None or folder.find_run(options.resume).resolve() != options.out.resolve():
+def _goes_on(options: Options, out: Path) -> bool:
+    if options.resume is None or folder.find_run(options.resume).resolve() != out.resolve():
         return False
-    return read_config(options.out).stage == options.stage
+    return read_config(out).stage == options.stage
 
 
 def _architecture(given: Options, base: Options) -> ModelConfig:
@@ -225,7 +216,7 @@ def _from_plain(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _dataclass(kind: type, value: Any, name: str) -> Any:
+def _dataclass(kind: Any, value: Any, name: str) -> Any:
     _must(isinstance(value, dict), name or "it", value)
     known = {f.name for f in fields(kind)}
     if unknown := value.keys() - known:

@@ -71,21 +71,20 @@ class Muon(torch.optim.Optimizer):
         # flat → its matrices; known once ZeRO has cut the weights
         self.pieces: Mapping[Tensor, Sequence[Piece]] = {}
 
+    # takes no closure, so there is no loss to give back
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             for flat in group["params"]:
-                state = self.state[flat]
-                if group["muon"]:
-                    self._muon(flat, group, state)
-                else:
-                    self._adamw(flat, group, state)
+                assert flat.grad is not None
+                take = self._muon if group["muon"] else self._adamw
+                take(flat, flat.grad, group, self.state[flat])
 
-    def _muon(self, flat: Tensor, group: dict, state: dict) -> None:
+    def _muon(self, flat: Tensor, gradient: Tensor, group: dict, state: dict) -> None:
         momentum = state["exp_avg"]
-        momentum.lerp_(flat.grad, 1 - group["momentum"])
+        momentum.lerp_(gradient, 1 - group["momentum"])
         # Nesterov's: where the momentum will be
-        ahead = flat.grad.lerp(momentum, group["momentum"])
+        ahead = gradient.lerp(momentum, group["momentum"])
         flat.mul_(1 - group["lr"] * group["weight_decay"])
         shapes = {piece.shape for piece in self.pieces[flat]}
         for shape in sorted(shapes):
@@ -109,10 +108,10 @@ class Muon(torch.optim.Optimizer):
         back = _exchange(rearrange(found, "m (r n) -> r m n", r=ranks))
         return rearrange(back, "r m n -> (m r) n")[: len(pieces)].to(flat.dtype)
 
-    def _adamw(self, flat: Tensor, group: dict, state: dict) -> None:
+    def _adamw(self, flat: Tensor, gradient: Tensor, group: dict, state: dict) -> None:
         state["step"] += 1
         torch._fused_adamw_(
-            [flat.data], [flat.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+            [flat.data], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
             amsgrad=False, lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -39,8 +39,17 @@ class OptimConfig:
     ema: Share = 0.9999
 
 
-def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """Learning rate of step `step` (from 0) in a run of `steps`; a resolved config is asked for."""
+@dataclass(frozen=True, kw_only=True)
+class SetOptim(OptimConfig):
+    """Of which nothing is left to be decided."""
+
+    kind: Literal["adamw", "muon"] = field()
+    lr: float = field()
+    warmup: int = field()
+
+
+def learning_rate(config: SetOptim, step: int, steps: int) -> float:
+    """Learning rate of step `step` (from 0) in a run of `steps`."""
     rising = min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "constant":
         return config.lr * rising
@@ -50,7 +59,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def optimizer(
-    config: OptimConfig, named: Iterable[tuple[str, nn.Parameter]], products: torch.dtype = torch.float32
+    config: SetOptim, named: Iterable[tuple[str, nn.Parameter]], products: torch.dtype = torch.float32
 ) -> torch.optim.Optimizer:
     """What `kind` says; only matrices decay: no biases, norms, modulation tables or modality embeddings.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from unity.command import real, whole
 from unity.config import MODELS, ModelConfig
@@ -16,6 +16,11 @@ SIMULATED = Path("data/simulated")
 Count = Annotated[int, whole(1, 10**9)]
 CountOrNone = Annotated[int, whole(0, 10**9)]
 Side = Annotated[int, whole(1, 16_384)]
+if TYPE_CHECKING:
+    Name = str
+else:
+    # the rows of a table, which a type checker cannot read
+    Name = Literal[tuple(MODELS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class Options:
     # stage of the curriculum
     stage: Literal[1, 2] = 1
     # size of the model, a row of unity.config.MODELS; by default tiny on a CPU, small on a GPU
-    model: Literal[tuple(MODELS)] | None = None
+    model: Name | None = None
     # optimizer steps in all; by default the stage's on a GPU, few on a CPU
     steps: Count | None = None
     # run folder; by default runs/stage<n>, with a number if that is taken

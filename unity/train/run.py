@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,10 +18,7 @@ from unity.train.config import TrainConfig, to_plain
 from unity.train.ema import Ema
 from unity.train.optim import optimizer
 from unity.train.world import World
-from unity.train.zero import Flats
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from unity.train.zero import Engine, Flats
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
@@ -33,7 +29,7 @@ class Run:
 
     config: TrainConfig
     world: World
-    engine: "DeepSpeedEngine"
+    engine: Engine
     ema: Ema
     encoders: Encoders
     # first step that is still to be done
@@ -88,12 +84,12 @@ def _settings(config: TrainConfig, world: World) -> dict:
 
 def _begin(run: Run, say: Callable[[str], None]) -> None:
     """Give a new run the weights and the place that it starts from."""
-    config = run.config
-    if config.resume is not None and run.world.from_lead(lambda: _has_saved(config.resume)):
-        restore(run, checkpoint.newest_whole(run.world, config.resume, say), say)
+    config, resume = run.config, run.config.resume
+    if resume is not None and run.world.from_lead(lambda: _has_saved(resume)):
+        restore(run, checkpoint.newest_whole(run.world, resume, say), say)
         return
-    if config.resume is not None:
-        say(f"nothing was saved in {config.resume} yet: it starts from its first step")
+    if resume is not None:
+        say(f"nothing was saved in {resume} yet: it starts from its first step")
     if config.init is not None:
         initialise(run, config.init)
         say(f"starting from the weights of {config.init}")
@@ -114,8 +110,9 @@ def save(run: Run, step: int) -> None:
 
     def export(folder: Path) -> None:
         whole = {
-            name: tensor if tensor is None else tensor.to(_DTYPES[config.precision])
+            name: tensor.to(_DTYPES[config.precision])
             for name, tensor in zero.gather(run.world, fragments, run.ema.flats)
+            if tensor is not None
         }
         if run.world.leads:
             save_model(whole, card, folder)

@@ -53,8 +53,8 @@ def leave_after(main: Callable[[], object]) -> None:
         code = error.code
         if isinstance(code, str):
             print(code, file=sys.stderr)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         code = 1
     # a dead worker's own signal must not raise here any more
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """One optimizer step."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,25 +30,32 @@ def train_step(run: Run, batch: dict, stop: StopRequest) -> tuple[dict[str, floa
     lr = learning_rate(config.optim, step, config.steps)
     zero.set_learning_rate(engine, lr)
     tally = Tally(run.world)
-    parts = micro_batches(batch, engine.train_micro_batch_size_per_gpu())
-    for i, part in enumerate(parts):
-        slots, clean_time = part["slot"].tolist(), config.architecture.clean_time
-        route = draw_route(config.routing, config.time, clean_time, config.seed, step, slots)
-        latents = encoded(run, part, ~route.noisy[:, 0], step)
-        route = route.to(run.world.device)
-        noise = draw_noise(config.seed, step, slots, latents.shape[1:], run.world.device)
-        modality = part["modality"].to(run.world.device)
-        loss, losses = routed_loss(engine, latents, noise, route, modality, words(run, part, route))
-        engine.backward(loss)
-        tally.add(losses, route.noisy, route.task, modality)
-        if i == len(parts) - 1:
-            record, leave = tally.reduce(step, stop.asked)
+    *parts, last = micro_batches(batch, engine.train_micro_batch_size_per_gpu())
+    for part in parts:
+        accumulate(run, part, tally)
         engine.step()
+    sizes = accumulate(run, last, tally)
+    record, leave = tally.reduce(step, stop.asked)
+    engine.step()
     norm = float(engine.get_global_grad_norm())
     require_finite_norm(norm, step)
     run.ema.update()
-    tokens = 2 * config.batch_size * math.prod(latents.shape[-3:]) // math.prod(config.architecture.patch)
+    tokens = 2 * config.batch_size * math.prod(sizes) // math.prod(config.architecture.patch)
     return record | {"grad_norm": norm, "lr": lr, "tokens": tokens}, leave
+
+
+def accumulate(run: Run, part: dict, tally: Tally) -> Sequence[int]:
+    """Add the gradients and losses of a micro-batch to the step's; returns the sizes (t, h, w) of its latents."""
+    config, step, slots = run.config, part["step"], part["slot"].tolist()
+    route = draw_route(config.routing, config.time, config.architecture.clean_time, config.seed, step, slots)
+    latents = encoded(run, part, ~route.noisy[:, 0], step)
+    route = route.to(run.world.device)
+    noise = draw_noise(config.seed, step, slots, latents.shape[1:], run.world.device)
+    modality = part["modality"].to(run.world.device)
+    loss, losses = routed_loss(run.engine, latents, noise, route, modality, words(run, part, route))
+    run.engine.backward(loss)
+    tally.add(losses, route.noisy, route.task, modality)
+    return latents.shape[-3:]
 
 
 def encoded(run: Run, batch: dict, clean: Bool[Tensor, " b"], step: int) -> Float[Tensor, "b 2 c t h w"]:

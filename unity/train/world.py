@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from unity.command import sentence
+
+T = TypeVar("T")
 
 # what the back ends say where a process of the run has ended
 _GONE = ("connection closed", "connection reset", "broken pipe", "gloo", "nccl")
@@ -39,34 +42,37 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_lead(self, make: Callable):
+    def from_lead(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank; an error of its user's, too."""
+        mine: list[T] = []
         box: list = [None, None]
         if self.leads:
             try:
-                box[0] = made = make()
+                mine.append(make())
                 # what cannot travel stays with rank 0
-                box[0] = made if _travels(made) else None
+                box[0] = mine[0] if _travels(mine[0]) else None
             except (ValueError, OSError, SystemExit) as error:
                 box[1] = _portable(error)
         dist.broadcast_object_list(box, src=0, device=self.device)
-        if box[1] is not None:
-            box[1].add_note("raised by rank 0")
-            raise box[1]
-        return made if self.leads else box[0]
+        told, error = box
+        if error is not None:
+            error.add_note("raised by rank 0")
+            raise error
+        return mine[0] if self.leads else told
 
-    def agree(self, make: Callable):
+    def agree(self, make: Callable[[], T]) -> T:
         """What each rank makes for itself; an error of its user's that any rank raises, on every rank."""
-        made, error = None, None
+        mine: list[T] = []
+        error = None
         try:
-            made = make()
+            mine.append(make())
         except (ValueError, OSError) as raised:
             error = _portable(raised)
         first = next((found for found in self.gather(error) if found is not None), None)
         if first is not None:
             first.add_note("raised by all ranks")
             raise first
-        return made
+        return mine[0]
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over ranks, in float64."""
@@ -94,7 +100,7 @@ def start_world() -> World:
     import deepspeed
 
     # or DeepSpeed would try every compiled operation on the compiler, and build one for inference on CPUs
-    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
     rank, size, local_rank = (
         int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )

@@ -7,6 +7,7 @@ place of equally shaped flats, so one layout serves averaging, checkpoints and e
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,22 @@ from unity.train.world import World
 
 # one entry per flat
 Flats = list[Tensor]
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What other files use of a DeepSpeedEngine, which turns a model's losses into steps."""
+
+    module: nn.Module
+    # DeepSpeed's own around ours
+    optimizer: Any
+
+    def __call__(self, *inputs: Any, **more: Any) -> Any: ...
+    def backward(self, loss: Tensor) -> Any: ...
+    def step(self) -> None: ...
+    def get_global_grad_norm(self) -> float: ...
+    def train_micro_batch_size_per_gpu(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +83,12 @@ def settings(
 
 
 def build_engine(
-    build_model: Callable[[], nn.Module],
+    build_model: Callable[[], Model],
     build_optimizer: Callable,
     config: dict,
     seed: int,
-    adapt: Callable[[nn.Module], None] = lambda model: None,
-):
+    adapt: Callable[[Model], None] = lambda model: None,
+) -> Engine:
     """A DeepSpeed engine around the model, whose parameters are cut up as soon as they are made.
 
     Only the model may be built in `build_model`: zero.Init turns every tensor made inside it to the training
@@ -84,20 +101,21 @@ def build_engine(
         model = build_model()
     adapt(model)
     optimizer = build_optimizer(model.named_parameters())
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-    assert engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()
+    made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    assert made.zero_optimization_stage() == 3 and made.zero_reduce_scatter()
+    engine = cast(Engine, made)
     moments(engine)
     if isinstance(optimizer, Muon):
         tell_pieces(engine)
     return engine
 
 
-def masters(engine) -> Flats:
+def masters(engine: Engine) -> Flats:
     """This rank's float32 weights."""
     return [flat.data for flat in engine.optimizer.fp32_partitioned_groups_flat]
 
 
-def moments(engine) -> dict[str, Flats]:
+def moments(engine: Engine) -> dict[str, Flats]:
     """This rank's moments, made if the optimizer has not taken a step yet; Muon's flats have no second one."""
     inner, states = engine.optimizer.optimizer, []
     for i, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
@@ -111,11 +129,11 @@ def moments(engine) -> dict[str, Flats]:
     return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
 
 
-def _group(engine, flat: int) -> dict:
+def _group(engine: Engine, flat: int) -> dict:
     return engine.optimizer.optimizer.param_groups[engine.optimizer.sub_group_to_group_id[flat]]
 
 
-def tell_pieces(engine) -> None:
+def tell_pieces(engine: Engine) -> None:
     """Tell Muon which matrices its flats are made of."""
     flats = engine.optimizer.fp32_partitioned_groups_flat
     pieces: dict[Tensor, list[Piece]] = {flat: [] for flat in flats}
@@ -127,29 +145,30 @@ def tell_pieces(engine) -> None:
     engine.optimizer.optimizer.pieces = pieces
 
 
-def set_optimizer_step(engine, step: int) -> None:
+def set_optimizer_step(engine: Engine, step: int) -> None:
     """Tell AdamW's bias correction how many steps were taken."""
     for state in engine.optimizer.optimizer.state.values():
         state["step"].fill_(step)
 
 
-def set_learning_rate(engine, lr: float) -> None:
+def set_learning_rate(engine: Engine, lr: float) -> None:
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["scale"]
 
 
-def layout(engine) -> dict[str, Fragment]:
+def layout(engine: Engine) -> dict[str, Fragment]:
     """Parameter name → its fragment; the same on every rank."""
     optimizer = engine.optimizer
     fragments = {}
     for name, parameter in engine.module.named_parameters():
         flat, offset, numel = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        fragments[name] = Fragment(flat=flat, offset=offset, numel=numel, shape=tuple(parameter.ds_shape))
+        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+        fragments[name] = Fragment(flat=flat, offset=offset, numel=numel, shape=shape)
     return fragments
 
 
 @torch.no_grad()
-def refresh(engine) -> None:
+def refresh(engine: Engine) -> None:
     """Make the weights that compute equal to the masters, after the masters were written."""
     optimizer = engine.optimizer
     optimizer.empty_partition_cache()
@@ -166,7 +185,7 @@ def gather(world: World, fragments: Mapping[str, Fragment], flats: Flats) -> Ite
         mine = flats[piece.flat].narrow(0, piece.offset, piece.numel).to(world.device)
         parts = [torch.empty_like(mine) for _ in range(world.size)] if world.leads else None
         dist.gather(mine, parts, dst=0)
-        yield name, _whole(parts, piece).cpu() if world.leads else None
+        yield name, None if parts is None else _whole(parts, piece).cpu()
 
 
 @torch.no_grad()

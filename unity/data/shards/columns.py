@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,8 @@ _BYTES_PER_FRAME = 256 * 18 * 12
 
 @dataclass(frozen=True)
 class _Encoding:
-    write: Callable[[object], bytes]
-    read: Callable[[bytes], object]
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], Any]
     # bytes, where every value takes as many
     size: int | None = None
 

@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.shards.columns import ENCODINGS, KNOWN, sizes
@@ -171,7 +172,7 @@ def _check_source(source: str, row: dict):
     _check(_whole(row["count"], 1, _MOST_CLIPS), f"{source} has {row['count']!r} clips")
 
 
-def _shard(row: object) -> Shard:
+def _shard(row: Any) -> Shard:
     _check(isinstance(row, dict) and row.keys() == _ROW, "a row of it is no shard")
     raw = row["raw_data"]
     _check(isinstance(raw, dict) and raw.keys() == {"basename", "bytes", "hashes"}, "a row of it names no file")
@@ -204,7 +205,7 @@ def _plain(path: Path, root: Path) -> int:
     return found.st_size
 
 
-def _load(data: bytes) -> object:
+def _load(data: bytes) -> Any:
     return json.loads(data, object_pairs_hook=_once, parse_constant=_number, parse_float=_number)
 
 

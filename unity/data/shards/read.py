@@ -111,7 +111,7 @@ class Shards:
         if source not in self._shards:
             folder = self.folder / source
             self._fetch(f"{source}/index.json")
-            shards = read_index(folder, self._hashes and self._hashes[source])
+            shards = read_index(folder, None if self._hashes is None else self._hashes[source])
             for shard in shards:
                 # what is still to be fetched is checked when it is there
                 if not self.remote or (folder / shard.name).exists():

@@ -76,7 +76,7 @@ def _shares(tasks: list, workers: int) -> list[list]:
     return [tasks[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def _work(options: Options, share: tuple[list[tuple[str, int]], Path], done: Callable[[], None]) -> None:
+def _work(options: Options, share: tuple[list[tuple[str, int]], Path], done: Callable[[], object]) -> None:
     def clips():
         for source, index in share[0]:
             seed = fold(options.seed, SOURCES.index(source), index)

@@ -183,7 +183,7 @@ def _capsules(motions: list[Motion], steps: int) -> tuple[np.ndarray, np.ndarray
 
     Between poses they go straight: a capsule that jumped by centimetres would shoot what it lands in.
     """
-    bones, children = ([BONE[row[side]] for row in _LIMBS] for side in (0, 1))
+    bones, children = [BONE[bone] for bone, _, _ in _LIMBS], [BONE[child] for _, child, _ in _LIMBS]
     start = np.concatenate([motion.joints[:, bones] for motion in motions], axis=1)
     end = np.concatenate([motion.joints[:, children] for motion in motions], axis=1)
     return _refine((start + end) / 2, steps), _refine(_from_z(end - start), steps)

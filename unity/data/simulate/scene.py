@@ -204,8 +204,8 @@ def _thing(
 
 
 def _scaled(part: Part, size: float) -> Part:
-    grow = tuple(size * s for s in part.size)
-    return Part(part.shape, grow, tuple(size * x for x in part.offset), part.euler, part.color)
+    grow, (x, y, z) = tuple(size * s for s in part.size), part.offset
+    return Part(part.shape, grow, (size * x, size * y, size * z), part.euler, part.color)
 
 
 def _half_extents(part: Part) -> np.ndarray:

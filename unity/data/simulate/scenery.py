@@ -28,7 +28,8 @@ class Fixture:
 
 
 def _tint(color: Color, factor: float) -> Color:
-    return tuple(min(1.0, factor * c) for c in color)
+    red, green, blue = (min(1.0, factor * c) for c in color)
+    return red, green, blue
 
 
 def _pick(rng: np.random.Generator, rows: tuple):

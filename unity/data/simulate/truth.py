@@ -109,11 +109,8 @@ def _charts(bodies: list[Body]) -> Charts:
         for parts, (bone, end) in _CHARTS.items():
             for part in parts:
                 rows[person, part] = _chart(body, bone, end, part in _ROUND)
-    return Charts(
-        *(np.ascontiguousarray(rows[..., 3 * k : 3 * k + 3]) for k in range(4)),
-        rows[..., 12].copy(),
-        rows[..., 13] > 0,
-    )
+    origin, axis, front, side = (np.ascontiguousarray(rows[..., 3 * k : 3 * k + 3]) for k in range(4))
+    return Charts(origin, axis, front, side, rows[..., 12].copy(), rows[..., 13] > 0)
 
 
 def _chart(body: Body, bone: str, end: str, whole: bool) -> np.ndarray:

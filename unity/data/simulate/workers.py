@@ -12,14 +12,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import TypeVar
 
 from unity.data.errors import WorkerEnded
 
+Share = TypeVar("Share")
 # calls its second argument whenever a piece is done
-Work = Callable[[object, Callable[[], None]], None]
+Work = Callable[[Share, Callable[[], object]], None]
 
 
-def run_shares(work: Work, shares: Sequence[object], done: Callable[[], None]) -> None:
+def run_shares(work: Work[Share], shares: Sequence[Share], done: Callable[[], object]) -> None:
     """Do `work(share, done)` for every share in a process of its own; `done` is called here.
 
     Raises what the first process that fails raised, or WorkerEnded where one was killed. Whatever happens,
@@ -30,7 +32,8 @@ def run_shares(work: Work, shares: Sequence[object], done: Callable[[], None]) -
         for share in shares:
             running |= [_start(work, share)]
         while running:
-            for pipe in wait(list(running)):
+            ready = wait(list(running))
+            for pipe in [pipe for pipe in running if pipe in ready]:
                 _hear(pipe, running, done)
     finally:
         # what they have written so far goes with the folder that it is in
@@ -40,7 +43,7 @@ def run_shares(work: Work, shares: Sequence[object], done: Callable[[], None]) -
             process.join()
 
 
-def _start(work: Work, share: object) -> tuple[Connection, BaseProcess]:
+def _start(work: Work[Share], share: Share) -> tuple[Connection, BaseProcess]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_work, args=(work, share, theirs), daemon=True)
@@ -51,7 +54,7 @@ def _start(work: Work, share: object) -> tuple[Connection, BaseProcess]:
     return ours, process
 
 
-def _hear(pipe: Connection, running: dict[Connection, BaseProcess], done: Callable[[], None]) -> None:
+def _hear(pipe: Connection, running: dict[Connection, BaseProcess], done: Callable[[], object]) -> None:
     try:
         error = pipe.recv()
     except EOFError:
@@ -85,7 +88,7 @@ def _inheriting_blocked(number: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(work: Work, share: object, pipe: Connection) -> None:
+def _work(work: Work[Share], share: Share, pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(share, lambda: pipe.send(None))
@@ -97,5 +100,6 @@ def _work(work: Work, share: object, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
