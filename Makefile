@@ -25,6 +25,7 @@ test-all: setup lint ## the slow proofs too
 lint: setup
 	ruff check .
 	ruff format --check .
+	basedpyright
 
 bench: setup
 	python benchmarks/kernel_bench.py
