@@ -1,6 +1,7 @@
 """The release's metadata CSV, read as it is."""
 
 import csv
+import re
 import struct
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from unity.data.csv_clips import REFUSED, Ledger, csv_clips, main
-from unity.data.csv_table import read_table
+from unity.data.csv_clips.__main__ import main
+from unity.data.csv_clips.convert import REFUSED, Ledger, csv_clips
+from unity.data.csv_clips.table import read_table
 from unity.data.film import choose
 from unity.data.shards import open_shards, write_shards
 from unity.data.video import read_video, write_video
@@ -59,14 +61,14 @@ def test_rows_become_clips(metadata):
     assert first.constants["flow"] and first.meta["file"] == "clips/a.mp4"
 
 
-def test_they_can_be_written_as_shards_from_the_command_line(metadata, tmp_path, capsys):
+def test_they_can_be_written_as_shards_from_the_command_line(metadata, tmp_path):
     arguments = ["--csv", str(metadata), "--source", "general", "--out", str(tmp_path / "data")]
-    assert main([*arguments, "--frames", "5", "--size", "32"]) == 0
+    main([*arguments, "--frames", "5", "--size", "32"])
     shards = open_shards(tmp_path / "data")
     assert shards.counts == {"general": 2} and shards.about["size"] == [32, 32]
     assert shards.clip("general", 1).caption == "a dog"
-    assert main(arguments) == 2
-    assert capsys.readouterr().err == f"{tmp_path / 'data'} exists; choose another folder, or delete it first\n"
+    with pytest.raises(ValueError, match="data exists; choose another folder, or delete it first"):
+        main(arguments)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_streams_that_do_not_agree_are_refused_and_the_others_kept(tmp_path, cap
     _write(tmp_path / "metadata.csv", rows)
     out = tmp_path / "data"
     options = ["--csv", str(tmp_path / "metadata.csv"), "--source", "general", "--out", str(out)]
-    assert main([*options, "--frames", "5", "--size", "32"]) == 0
+    main([*options, "--frames", "5", "--size", "32"])
     shards = open_shards(out)
     kept = [shards.clip("general", i, ()).caption for i in range(shards.counts["general"])]
     assert kept == list(AGREE)
@@ -287,11 +289,11 @@ def test_names_are_told_apart_and_nothing_is_taken_twice(metadata, tmp_path):
         (["--frames", "77"], "no row can be used: 0 clips; 2 rows refused, the first: "),
     ],
 )
-def test_the_command_says_what_is_wrong_in_a_line(metadata, tmp_path, monkeypatch, capsys, flags, words):
+def test_the_command_says_what_is_wrong_in_a_line(metadata, tmp_path, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
-    assert main(["--csv", "metadata.csv", "--source", "general", "--out", "data", "--size", "32", *flags]) == 2
-    err = capsys.readouterr().err
-    assert words in err and err.count("\n") == 1
+    with pytest.raises(ValueError, match=re.escape(words)) as refused:
+        main(["--csv", "metadata.csv", "--source", "general", "--out", "data", "--size", "32", *flags])
+    assert "\n" not in str(refused.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "metadata.csv"]
 
 

@@ -1,22 +1,16 @@
-"""Clips of the authors' release layout: a metadata CSV that names one video file per stream.
-
-python -m unity.data.csv_clips --csv train/Koala36M/metadata/a.csv --source general --out data
-"""
+"""Clips of the authors' release layout: a metadata CSV that names one video file per stream."""
 
 import csv
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from unity.command import check_bounds, end, real, whole
+from unity.command import check_bounds, real, whole
 from unity.data.alignment import check_aligned
 from unity.data.clips import SOURCES, Clip
-from unity.data.csv_table import Row, read_table
+from unity.data.csv_clips.table import Row, read_table
 from unity.data.film import look, read_film
 from unity.data.shards.write import write_shards
 from unity.files import whole_file
@@ -193,18 +187,3 @@ def _read(facts, frames: int, size: tuple[int, int], stream: str):
     if damage := [note for note in film.notes if "is damaged" in note]:
         raise ValueError(damage[0])
     return film.frames
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run `convert` from the command line; 2 after one sentence about what was wrong."""
-    try:
-        options = tyro.cli(Options, args=arguments)
-        print(f"{options.out}: {convert(options)}")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    end("csv_clips", lambda: sys.exit(main()))
