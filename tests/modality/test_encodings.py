@@ -63,3 +63,20 @@ def test_linear_flow_comes_back_and_is_not_ours():
     one, two = (row.encode(np.full((1, 1, 1, 2), v, np.float32), constants).astype(int) for v in (1.5, 3.0))
     np.testing.assert_allclose(255 - two, 2 * (255 - one), atol=2)
     assert np.abs(ENCODINGS["flow"][OURS].decode(row.encode(flow, constants), constants) - flow).mean() > 1
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("depth", 1 / np.linspace(0.05, 1, 192, dtype=np.float32).reshape(3, 8, 8)),
+        ("depth", np.array([[[1.0, 2.0, 10.0, np.inf]]], np.float32)),
+        ("flow", np.random.default_rng(0).uniform(-0.5, 0.5, (3, 8, 8, 2)).astype(np.float32)),
+    ],
+)
+def test_a_video_of_ours_is_redrawn_as_its_values_would_be(name, values):
+    for encoding, row in ENCODINGS[name].items():
+        constants = MODALITIES[name].constants(values, values.shape[1:3])
+        ours, theirs = (one.encode(values, constants).astype(int) for one in (MODALITIES[name], row))
+        again = encodings.redraw(ours.astype(np.uint8), name, encoding)
+        # a grey level of ours is up to five of theirs, where their colours turn fast
+        assert np.abs(again - theirs).max() <= (0 if encoding == OURS else 6), encoding

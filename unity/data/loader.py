@@ -3,9 +3,9 @@
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from unity.data.plan import Plan, Row, window_start
 from unity.data.shards import Shards, open_shards
 from unity.data.shards.index import MOST_PIXELS
 from unity.data.video import DaliDecoder, decode_all, resize
+from unity.modality.encodings import OURS, redraw
 from unity.modality.table import MODALITIES
 
 DECODERS = ("auto", "pyav", "dali")
@@ -42,7 +43,8 @@ class Reading:
     `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
     to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
     DALI where it is installed, which takes less CPU time for the same values (benchmarks/loader_bench.py).
-    `remote` is where the dataset lies, if its files are still to be fetched (see `Shards`).
+    `remote` is where the dataset lies, if its files are still to be fetched (see `Shards`). `encodings`, by
+    modality, are those wanted of the videos (`unity.modality.encodings`), which are stored in ours.
     """
 
     frames: int | None = None
@@ -50,6 +52,7 @@ class Reading:
     workers: int = 0
     decode: str = "auto"
     remote: str | None = None
+    encodings: Mapping[str, str] = field(default_factory=dict)
 
 
 def training_batches(
@@ -114,7 +117,7 @@ class _Collate:
     def __init__(self, about: dict, reading: Reading, seed: int):
         self.stored, self.seed = (about["frames"], *about["size"]), seed
         self.frames, self.size = reading.frames or self.stored[0], reading.size or self.stored[1:]
-        self.decode = decode_all
+        self.decode, self.encodings = decode_all, reading.encodings
         if not 1 <= self.frames <= self.stored[0] or self.frames % 4 != 1:
             raise ValueError(
                 f"clips of {self.frames} frames cannot be cut from {self.stored[0]} stored ones; "
@@ -147,7 +150,10 @@ class _Collate:
         for video, row, first in zip(decoded[len(rows) :], rows, starts, strict=True):
             _begin_anew(video, row, first)
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
-        fitted = [resize(v, self.size, n) for v, n in zip(decoded, names, strict=True)]
+        fitted = [
+            redraw(resize(v, self.size, n), n, self.encodings.get(n, OURS))
+            for v, n in zip(decoded, names, strict=True)
+        ]
         rgb, aux = rearrange(shared(torch.from_numpy(np.stack(fitted))), "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}

@@ -78,6 +78,15 @@ def _speed(values: Float32[np.ndarray, "t h w 2"]) -> Float32[np.ndarray, "t h w
     return np.sqrt(np.square(values).sum(-1, keepdims=True))
 
 
+def redraw(video: Video, modality: str, encoding: str) -> Video:
+    """A video of our encoding in the colours of another one; ours itself comes back as it is."""
+    if encoding == OURS:
+        return video
+    # both are drawn by the same constants, which so cancel
+    constants = MODALITIES[modality].unknown_constants(*video.shape[1:3])
+    return ENCODINGS[modality][encoding].encode(MODALITIES[modality].decode(video, constants), constants)
+
+
 # modality → name of an encoding → the row with it
 ENCODINGS: dict[str, dict[str, Modality]] = {name: {OURS: row} for name, row in MODALITIES.items()}
 ENCODINGS["depth"]["spectral"] = replace(depth.DEPTH, encode=spectral_encode, decode=spectral_decode)
