@@ -1,7 +1,10 @@
 """Shapes in public signatures are checked at run time in the tests."""
 
+import json
 import os
 import signal
+import struct
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +18,24 @@ _DATA = [f"unity.data.{name}" for name in ("shards", "plan", "loader", "endings"
 jaxtyping.install_import_hook(_OPS + _MODEL + _DATA, "beartype.beartype")
 # shells start what runs in the background deaf to it, and the programs under test would be, too
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def hollow():
+    """hollow(path, tensors): a safetensors file in bf16 whose data are zeros that take no place on the disk."""
+
+    def write(path: Path, state: dict) -> Path:
+        header, end = {}, 0
+        for name, value in state.items():
+            start, end = end, end + 2 * value.numel()
+            header[name] = {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + end)
+        return path
+
+    return write
 
 
 @pytest.fixture

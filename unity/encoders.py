@@ -1,6 +1,6 @@
 """Between what people see and write and what the model computes with: pixels ↔ latents, words → states."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,10 @@ class Encoders:
         return batch, self.codec.channels, 1 + (frames - 1) // t, size[0] // h, size[1] // w
 
 
-def type_prompts(modality: Int[Tensor, " b"]) -> list[str]:
-    """What tells the model which modality each sample's second stream is; `modality` holds ids."""
-    rows = list(MODALITIES.values())
-    return [rows[index].type_prompt for index in modality.tolist()]
+def type_prompts(modality: Int[Tensor, " b"], words: Mapping[str, str]) -> list[str]:
+    """What tells the model which modality each sample's second stream is: `words` by modality, of ids."""
+    names = list(MODALITIES)
+    return [words[names[index]] for index in modality.tolist()]
 
 
 def load_encoders(

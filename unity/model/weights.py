@@ -48,9 +48,7 @@ def load_model(
     path = Path(path)
     stored = open_stored(path)
     card = _card(stored, config)
-    with torch.device("meta"):
-        model = UnityDiT(card.model)
-    _check_shapes(path, model.state_dict(), to_unity(stored.shapes, card.model))
+    model = _hollow(stored, card.model)
     state = {
         name: _finite(path, name, value.to(device=device, dtype=dtype))
         for name, value in to_unity(stored.read(), card.model).items()
@@ -59,11 +57,34 @@ def load_model(
     return model.eval().requires_grad_(False), card
 
 
-def read_card(path: Path | str) -> ModelCard:
-    """The card of a model or run folder, or that of foreign weights, whose shape is looked up among `MODELS`."""
+def read_card(path: Path | str, config: ModelConfig | None = None) -> ModelCard:
+    """The card of a model or run folder, or that of foreign weights, whose shape is looked up among `MODELS`.
+
+    `config` is for weights without a card whose shape is none of those; it is believed if it is as wide and deep.
+    """
     path = Path(path)
     card = read_card_file(model_folder(path)) if path.is_dir() else None
-    return card or _card(open_stored(path), None)
+    if card is not None:
+        return card
+    stored = open_stored(path)
+    size = _size(stored)
+    believed = config is not None and (size is None or size == (config.dim, config.num_layers))
+    return _card(stored, config if believed and not _of_size(size) else None)
+
+
+def check_fit(path: Path | str, config: ModelConfig) -> None:
+    """Raises ValueError, from headers alone, where the weights at `path` cannot fill a model of this shape."""
+    stored = open_stored(path)
+    _card(stored, config)
+    _hollow(stored, config)
+
+
+def _hollow(stored: Stored, config: ModelConfig) -> UnityDiT:
+    """A model without values, whose tensors are of the shapes that are stored."""
+    with torch.device("meta"):
+        model = UnityDiT(config)
+    _check_shapes(stored.path, model.state_dict(), to_unity(stored.shapes, config))
+    return model
 
 
 def _card(stored: Stored, config: ModelConfig | None) -> ModelCard:
@@ -101,24 +122,38 @@ def _foreign_card(stored: Stored, layout: str, config: ModelConfig | None) -> Mo
 
 
 def _preset(stored: Stored, patches: str) -> ModelConfig:
-    shape = tuple(stored.shapes[patches].shape) if patches in stored.shapes else ()
-    if len(shape) != 5:
+    size = _size(stored)
+    if size is None:
         raise ValueError(f"{stored.path} lacks {patches}, the projection of its input; copy it again, whole")
-    size = shape[0], _depth(stored.shapes)
-    # those with a stem are ours alone
-    foreign = {name: config for name, config in MODELS.items() if not config.stem}
-    matches = [config for config in foreign.values() if (config.dim, config.num_layers) == size]
-    if not matches:
+    config = _of_size(size)
+    if config is None:
         raise ValueError(
-            f"{stored.path}: weights of width {size[0]} and {size[1]} blocks are none of {', '.join(foreign)}; "
-            f"give a config"
+            f"{stored.path}: weights of width {size[0]} and {size[1]} blocks are none of {', '.join(_foreign())}; "
+            f"give their shape (--model with --architecture settings, or a config)"
         )
-    if shape[1] != matches[0].latent_channels:
+    channels = stored.shapes[patches].shape[1]
+    if channels != config.latent_channels:
         raise ValueError(
-            f"{stored.path} has {shape[1]} input channels, not {matches[0].latent_channels}: it is an "
+            f"{stored.path} has {channels} input channels, not {config.latent_channels}: it is an "
             f"image-to-video or control variant; take a text-to-video one"
         )
-    return matches[0]
+    return config
+
+
+def _size(stored: Stored) -> tuple[int, int] | None:
+    """Width and depth of foreign weights."""
+    layout = find_layout(stored.shapes)
+    patches = stored.shapes.get(LAYOUTS[layout].patches) if layout not in (None, next(iter(LAYOUTS))) else None
+    return None if patches is None or patches.ndim != 5 else (len(patches), _depth(stored.shapes))
+
+
+def _of_size(size: tuple[int, int] | None) -> ModelConfig | None:
+    return next((config for config in _foreign().values() if (config.dim, config.num_layers) == size), None)
+
+
+def _foreign() -> dict[str, ModelConfig]:
+    # those with a stem are ours alone
+    return {name: config for name, config in MODELS.items() if not config.stem}
 
 
 def _depth(names: Mapping[str, Tensor]) -> int:

@@ -12,6 +12,9 @@ import tyro
 from unity.command import check_bounds
 from unity.config import MODELS, STAGES, ModelConfig
 from unity.files import write_json
+from unity.modality.encodings import OURS
+from unity.modality.table import MODALITIES
+from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
 from unity.train import folder
 from unity.train.optim import SetOptim
@@ -43,19 +46,25 @@ class TrainConfig(Options):
 def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Options:
     """The options that command-line arguments ask for; unknown ones end the program with code 2.
 
-    A resumed run keeps the settings it had, except those given. Another stage has its own steps and folder.
-    Raises ValueError for what cannot be.
+    A resumed run keeps the settings it had, except those given. Another stage has its own steps and folder. What
+    starts from weights has their size and conventions, and the recipe of their size. Raises ValueError for what
+    cannot be.
     """
-    given = tyro.cli(Options, args=args, console_outputs=talkative)
+    # single settings of a shape mean nothing before it is known whose
+    given = tyro.cli(Options, args=_without_shape(args), console_outputs=talkative)
     check_bounds(given)
     if given.resume is not None and given.init is not None:
         raise ValueError("--resume and --init both name weights to start from; give one of them")
     base = Options() if given.resume is None else _resumed(given, given.resume, ranks)
-    base = replace(base, architecture=_architecture(given, base))
-    if base.architecture.stem and (given.resume is None or base.model is None):
+    found = None if given.init is None else heritage(given.init, given.model, _asked(given, args, talkative))
+    base = _inheriting(base, found, given) if found else replace(base, architecture=_architecture(given, base))
+    row = MODELS[found.preset] if found and found.exact else base.architecture
+    if row.stem and (given.resume is None or base.model is None):
         base = replace(base, time=SMALL_TIMES)
     options = tyro.cli(Options, args=args, default=base, console_outputs=talkative)
     check_bounds(options)
+    if found:
+        found.check(options.architecture)
     return options
 
 
@@ -68,6 +77,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     model = options.model or machine.model
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
+    kind, rate = recipe(options)
     filled: dict[str, Any] = dict(
         model=model,
         steps=steps,
@@ -83,16 +93,35 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,
         log_every=options.log_every or min(50, max(1, steps // 20)),
         deepspeed=options.deepspeed or _settings_beside_the_launcher(),
+        **_by_modality(options),
         optim=SetOptim(
             **vars(optim)
             | {
-                "kind": optim.kind or ("muon" if model in LEARNING_RATES else "adamw"),
-                "lr": LEARNING_RATES.get(model, PAPER_RATE) if optim.lr is None else optim.lr,
+                "kind": kind,
+                "lr": rate,
                 "warmup": min(200, steps // 10) if optim.warmup is None else optim.warmup,
             }
         ),
     )
     return TrainConfig(**vars(options) | filled)
+
+
+def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:
+    """The optimizer and its peak learning rate: those asked for, else those of the model's size."""
+    model, optim = options.model or MACHINES[device_kind()].model, options.optim
+    kind = optim.kind or ("muon" if model in LEARNING_RATES else "adamw")
+    return kind, LEARNING_RATES.get(model, PAPER_RATE) if optim.lr is None else optim.lr
+
+
+def _by_modality(options: Options) -> dict[str, dict[str, str]]:
+    """Words and encodings of all modalities: the run's own, else those of the weights that it starts from."""
+    ours = {
+        "type_prompts": {name: row.type_prompt for name, row in MODALITIES.items()},
+        "encodings": dict.fromkeys(MODALITIES, OURS),
+    }
+    starts = options.init is not None and not options.type_prompts
+    own = read_card(options.init, options.architecture) if starts else options
+    return {name: words | getattr(own, name) for name, words in ours.items()}
 
 
 def _micro_batch(options: Options, share: int) -> int:
@@ -170,12 +199,35 @@ def _goes_on(options: Options, out: Path) -> bool:
 
 
 def _architecture(given: Options, base: Options) -> ModelConfig:
-    """The resumed model's shape, else that of --init's weights, else the one --model names."""
+    """The resumed model's shape, else the one --model names."""
     if given.resume is not None and base.model is not None and given.model in (None, base.model):
         return base.architecture
-    if given.init is not None and given.model is None:
-        return read_card(given.init).model
     return MODELS[given.model or MACHINES[device_kind()].model]
+
+
+def _inheriting(base: Options, found: Heritage, given: Options) -> Options:
+    """Shape and size of the weights; the paper's recipe where no other is known for their size, nor asked for."""
+    base = replace(base, architecture=found.card.model, model=given.model or found.preset)
+    unknown = given.model is None and not found.exact
+    return replace(base, optim=OptimConfig(kind="adamw", lr=PAPER_RATE)) if unknown else base
+
+
+def _asked(given: Options, args: Sequence[str], talkative: bool) -> ModelConfig | None:
+    """The shape that --model and --architecture name together."""
+    if given.model is None:
+        return None
+    named = Options(architecture=MODELS[given.model])
+    return tyro.cli(Options, args=args, default=named, console_outputs=talkative).architecture
+
+
+def _without_shape(args: Sequence[str]) -> list[str]:
+    """The arguments but for --architecture's settings and their values."""
+    kept, shape = [], False
+    for arg in args:
+        if arg.startswith("--"):
+            shape = arg.startswith("--architecture.")
+        kept += [] if shape else [arg]
+    return kept
 
 
 def _settings_beside_the_launcher() -> Path:
@@ -201,6 +253,9 @@ def _from_plain(kind: Any, value: Any, name: str) -> Any:
         return value
     if type(None) in get_args(kind):
         return None if value is None else _from_plain(parts[0], value, name)
+    if get_origin(kind) is dict:
+        _must(isinstance(value, dict) and all(isinstance(item, str) for item in value.values()), name, value)
+        return value
     if get_origin(kind) is tuple:
         _must(isinstance(value, list) and len(value) == len(parts), name, value)
         return tuple(_from_plain(part, item, name) for part, item in zip(parts, value, strict=True))
@@ -221,7 +276,8 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
     known = {f.name for f in fields(kind)}
     if unknown := value.keys() - known:
         raise ValueError(f"unknown settings {sorted(unknown)}; it is of another version")
-    if missing := known - value.keys():
+    # runs of before these were kept spoke our words
+    if missing := known - value.keys() - {"type_prompts", "encodings"}:
         raise ValueError(f"it lacks {sorted(missing)}")
     hints = get_type_hints(kind)
     return kind(**{key: _from_plain(hints[key], entry, key) for key, entry in value.items()})

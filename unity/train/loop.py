@@ -12,7 +12,8 @@ from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
 from unity.extras import require
 from unity.model import fp8
-from unity.train.config import TrainConfig, resolve, run_folder, write_config
+from unity.model.heritage import heritage
+from unity.train.config import TrainConfig, recipe, resolve, run_folder, write_config
 from unity.train.folder import held
 from unity.train.metrics import Journal
 from unity.train.options import MACHINES, SIMULATED, Options
@@ -69,6 +70,9 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
     if options.precision == "fp8":
         fp8.require(options.fp8)
     run_folder(options)
+    if options.init is not None:
+        shape = options.architecture
+        say(heritage(options.init, shape=shape).line(shape, *recipe(options)))
     data, machine = options.data or SIMULATED, MACHINES[device_kind()]
     if data == SIMULATED and not SIMULATED.exists():
         require("simulate")
@@ -93,7 +97,9 @@ def batches(run: Run) -> Iterator[dict]:
         loader = training_batches(
             config.data, STAGES[config.stage], config.batch_size, config.seed, run.start,
             Share(rank=run.world.rank, world=run.world.size),
-            Reading(frames=config.frames, size=config.size, workers=config.workers),
+            Reading(
+                frames=config.frames, size=config.size, workers=config.workers, encodings=config.encodings
+            ),
         )  # fmt: skip
     return (next(loader) for _ in range(run.start, config.steps))
 

@@ -4,12 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from tyro.conf import Fixed, Suppress
+
 from unity.command import real, whole
 from unity.config import MODELS, ModelConfig
 from unity.flow_matching import TimeConfig
+from unity.modality.encodings import ENCODINGS, OURS
 from unity.model.fp8 import Fp8Config
 from unity.routing import RoutingConfig
 from unity.train.optim import OptimConfig
+
+# what a checkpoint knows of each modality: inherited, and not to be set
+ByModality = Suppress[Fixed[dict[str, str]]]
 
 SIMULATED = Path("data/simulated")
 
@@ -29,7 +35,8 @@ class Options:
 
     # stage of the curriculum
     stage: Literal[1, 2] = 1
-    # size of the model, a row of unity.config.MODELS; by default tiny on a CPU, small on a GPU
+    # size of the model, a row of unity.config.MODELS; by default that of --init's weights, else tiny on a CPU and
+    # small on a GPU
     model: Name | None = None
     # optimizer steps in all; by default the stage's on a GPU, few on a CPU
     steps: Count | None = None
@@ -37,7 +44,8 @@ class Options:
     out: Path | None = None
     # dataset folder; by default data/simulated, which is made if it is not there
     data: Path | None = None
-    # weights to start from: a model folder, or Wan's, diffusers' or the release's files
+    # weights to start from: a model or run folder, or Wan's, diffusers' or the release's files; size, conventions,
+    # learning rate, words and colours follow them
     init: Path | None = None
     # a run folder, or one of its checkpoints: the same stage goes on exactly, another one starts from its weights
     resume: Path | None = None
@@ -73,10 +81,16 @@ class Options:
     optim: OptimConfig = field(default_factory=OptimConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
-    # the model's shape; follows --model, and single settings can be changed
+    # the model's shape; follows --init, else --model, and single settings can be changed
     architecture: ModelConfig = MODELS["tiny"]
+    # words and encodings as in a model's card; by default those of --init's weights, else ours
+    type_prompts: ByModality = field(default_factory=dict)
+    encodings: ByModality = field(default_factory=dict)
 
     def __post_init__(self):
+        for name, encoding in {**dict.fromkeys(self.type_prompts, OURS), **self.encodings}.items():
+            if encoding not in ENCODINGS.get(name, ()):
+                raise ValueError(f"{name!r} drawn as {encoding!r} is no modality of this version")
         if not 0 <= self.augment <= 1:
             raise ValueError(f"augment is {self.augment}; give the share of estimates, from 0 to 1")
 
@@ -101,7 +115,7 @@ MACHINES = {
     "cuda": Machine(model="small", batch_size=32, workers=4, steps=None, clips=256, frames=33, size=128),
 }
 
-# models that start from nothing and learn faster; all others take the paper's rate
+# models that are ours alone and learn faster, with Muon; all others take the paper's rate, and AdamW
 LEARNING_RATES = {"debug": 4e-3, "tiny": 3e-3, "small": 1e-3}
 PAPER_RATE = 5e-5
 # these models' times: their estimates need little more than a first step, from nearly pure noise

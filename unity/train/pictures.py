@@ -31,7 +31,7 @@ class Pictures:
 
     def __init__(self, run: Run):
         self.clips = _one_of_each(run.config)
-        prompts, words = type_prompts(self.clips["modality"]), run.encoders.words
+        prompts, words = type_prompts(self.clips["modality"], run.config.type_prompts), run.encoders.words
         empty = words([""] * len(prompts))
         self.texts = Texts(caption=words(self.clips["caption"]), prompt=words(prompts), empty=empty)
 
@@ -70,7 +70,7 @@ class Pictures:
 def _one_of_each(config: TrainConfig) -> dict:
     """The first clip of each modality in the first batches of the run's data."""
     stage = STAGES[config.stage]
-    reading = Reading(frames=config.frames, size=config.size)
+    reading = Reading(frames=config.frames, size=config.size, encodings=config.encodings)
     loader = training_batches(config.data, stage, config.batch_size, config.seed, reading=reading)
     found: dict[int, dict] = {}
     for _, batch in zip(range(8), loader, strict=False):

@@ -92,7 +92,6 @@ def _begin(run: Run, say: Callable[[str], None]) -> None:
         say(f"nothing was saved in {resume} yet: it starts from its first step")
     if config.init is not None:
         initialise(run, config.init)
-        say(f"starting from the weights of {config.init}")
 
 
 def _has_saved(path: Path) -> bool:
@@ -105,7 +104,8 @@ def save(run: Run, step: int) -> None:
     config, fragments = run.config, zero.layout(run.engine)
     card = ModelCard(
         model=config.architecture, modalities=STAGES[config.stage].modalities, stage=config.stage, step=step,
-        frames=config.frames, size=config.size, data=str(config.data),
+        frames=config.frames, size=config.size, data=str(config.data), type_prompts=config.type_prompts,
+        encodings=config.encodings,
     )  # fmt: skip
 
     def export(folder: Path) -> None:

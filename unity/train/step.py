@@ -68,7 +68,10 @@ def encoded(run: Run, batch: dict, clean: Bool[Tensor, " b"], step: int) -> Floa
 
 def words(run: Run, batch: dict, route: Route) -> tuple[Tensor, ...]:
     """States and lengths of captions and type prompts, empty ones where the route drops them."""
-    pairs = ((batch["caption"], route.caption), (type_prompts(batch["modality"]), route.prompt))
+    pairs = (
+        (batch["caption"], route.caption),
+        (type_prompts(batch["modality"], run.config.type_prompts), route.prompt),
+    )
     texts = ([t if kept else "" for t, kept in zip(*pair, strict=True)] for pair in pairs)
     return tuple(part for text in texts for part in run.encoders.words(text))
 
