@@ -15,13 +15,15 @@ import signal
 import sys
 import typing
 from collections.abc import Callable
-from types import NoneType
-from typing import Any
+from types import FrameType, NoneType
+from typing import Any, NoReturn
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 # set to see where an error comes from
 TRACEBACK = "UNITY_TRACEBACK"
+# every Ctrl-C so far
+_interrupts: list[int] = []
 # the largest that numpy, torch and JSON readers agree on
 MOST = 2**53
 
@@ -80,9 +82,11 @@ def end(name: str, main: Callable[[], object]) -> None:
     except BrokenPipeError:
         _leave(141)
     except KeyboardInterrupt:
-        say(f"{name}: interrupted; what was not whole yet is removed")
-        _leave(130)
+        _end_interrupted(name)
     except Exception as error:
+        # an import that is interrupted may end in an error of its own
+        if _interrupts:
+            _end_interrupted(name)
         if os.environ.get(TRACEBACK):
             raise
         say(f"{name}: {sentence(error)}")
@@ -96,6 +100,8 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def say(words: str) -> None:
@@ -116,6 +122,16 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{words}; install it, see the extras in the README"
     return f"a fault of this program, {type(error).__name__}: {words} ({TRACEBACK}=1 shows where)"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def _end_interrupted(name: str) -> NoReturn:
+    say(f"{name}: interrupted; what was not whole yet is removed")
+    _leave(130)
 
 
 def _bounds(kind: type, low: float, high: float, above: bool) -> Bounds:
@@ -175,7 +191,7 @@ def _os_sentence(error: OSError) -> str:
     return f"{': '.join([*files, error.strerror or ' '.join(str(error).split()) or type(error).__name__])}; {way}"
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """Exit; Python's own last flush must not complain where nobody reads."""
     try:
         if sys.stdout:

@@ -65,11 +65,11 @@ def heritage(path: Path | str, model: str | None = None, shape: ModelConfig | No
     believed for weights that have no card and a size that is none of MODELS. Raises ValueError where the weights
     have another size than `model`.
     """
-    asked = shape or MODELS.get(model)
+    asked = shape or (None if model is None else MODELS[model])
     card = read_card(path, asked)
     known = next((name for name, config in MODELS.items() if not _differing(config, card.model)), None)
     found = Heritage(path=Path(path), card=card, preset=known or min(MODELS, key=lambda n: _far(n, card.model)))
-    if model is not None and (wrong := _differing(asked, card.model)):
+    if model is not None and asked is not None and (wrong := _differing(asked, card.model)):
         changed = "" if asked == MODELS[model] else f" with {_settings(asked, wrong)}"
         raise ValueError(
             f"{_holds(found)} and not {model}{changed}: leave --model out, its size follows the weights"

@@ -17,7 +17,7 @@ from unity.modality.table import MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
 from unity.train import folder
-from unity.train.optim import SetOptim
+from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.world import computes_bf16, device_kind
 
@@ -119,8 +119,9 @@ def _by_modality(options: Options) -> dict[str, dict[str, str]]:
         "type_prompts": {name: row.type_prompt for name, row in MODALITIES.items()},
         "encodings": dict.fromkeys(MODALITIES, OURS),
     }
-    starts = options.init is not None and not options.type_prompts
-    own = read_card(options.init, options.architecture) if starts else options
+    own = options
+    if options.init is not None and not options.type_prompts:
+        own = read_card(options.init, options.architecture)
     return {name: words | getattr(own, name) for name, words in ours.items()}
 
 
