@@ -117,7 +117,7 @@ def _generate(
     if "joint" in exams:
         # the clip before: of the same kind, mostly
         other = [read[i - 1] for i in range(len(read))]
-        found["joint"] = _share(modality, read, other, read_values(modality, beside, clips))
+        found["joint"] = _share(modality, read, other, read_values(generator.card, modality, beside, clips))
     return found
 
 
@@ -150,7 +150,7 @@ def _estimated(
     for start in range(0, len(clips), effort.batch):
         shown = video[start : start + effort.batch]
         _, aux = generate(generator, "estimate", modality, [""] * len(shown), Footage(rgb=shown), sampling)
-        found += read_values(modality, aux, clips[start : start + effort.batch])
+        found += read_values(generator.card, modality, aux, clips[start : start + effort.batch])
     return found
 
 

@@ -12,7 +12,9 @@ from unity.data.clips import Clip
 from unity.evaluate.metrics import clip_scores, summary
 from unity.flow_matching import draw_noise
 from unity.generate import Footage, Frames, Generator, decode, encode, generate
+from unity.modality.encodings import OURS, redraw
 from unity.modality.table import MODALITIES
+from unity.model.card import ModelCard
 from unity.objective import routed_velocity
 from unity.routing import fixed_route
 from unity.sampler import Guidance, Sampling
@@ -28,9 +30,17 @@ def stacked(clips: Sequence[Clip], stream: str) -> Frames:
     return np.stack([clip.video[stream] for clip in clips])
 
 
-def read_values(modality: str, video: Frames, clips: Sequence[Clip]) -> list[np.ndarray]:
-    """Values of modality videos, decoded as those of predictions: without the clips' own constants."""
-    row = MODALITIES[modality]
+def as_known(card: ModelCard, clips: Sequence[Clip], stream: str) -> Frames:
+    """Videos of a stream in the colours that a checkpoint knows."""
+    video = stacked(clips, stream)
+    if card.encodings.get(stream, OURS) == OURS:
+        return video
+    return np.stack([redraw(frames, stream, card.encodings[stream]) for frames in video])
+
+
+def read_values(card: ModelCard, modality: str, video: Frames, clips: Sequence[Clip]) -> list[np.ndarray]:
+    """Values of modality videos in a checkpoint's colours, decoded without the clips' own constants."""
+    row = card.modality(modality)
     return [
         row.decode(frames, row.unknown_constants(*clip.video["rgb"].shape[1:3]))
         for frames, clip in zip(video, clips, strict=True)
@@ -53,11 +63,12 @@ def scores_by_clip(
     `codec` is what a perfect model would score: the true video, through codec and decoder.
     """
     truth = [clip.values[modality] for clip in clips]
-    through = decode(generator, encode(generator, stacked(clips, modality), modality), modality)
-    predictions = {"model": read_values(modality, video, clips)}
+    known = as_known(generator.card, clips, modality)
+    through = decode(generator, encode(generator, known, modality), modality)
+    predictions = {"model": read_values(generator.card, modality, video, clips)}
     for name, guess in MODALITIES[modality].baselines.items():
         predictions[name] = [guess.predict(clip.video["rgb"], clip.values[modality]) for clip in clips]
-    predictions["codec"] = read_values(modality, through, clips)
+    predictions["codec"] = read_values(generator.card, modality, through, clips)
     return {name: clip_scores(modality, zip(values, truth, strict=True)) for name, values in predictions.items()}
 
 
@@ -70,7 +81,8 @@ def latent_errors(
     The mean over `TIMES`. Trivial is the multiple of the noisy latent itself that comes nearest, chosen anew for
     every time and stream with the answer in hand: all that can be said without looking at a picture.
     """
-    latents = torch.stack([encode(generator, stacked(clips, name), name) for name in ("rgb", modality)], dim=1)
+    known = {name: as_known(generator.card, clips, name) for name in ("rgb", modality)}
+    latents = torch.stack([encode(generator, video, name) for name, video in known.items()], dim=1)
     noise = draw_noise(seed, 0, range(len(clips)), latents.shape[1:]).to(latents)
     texts = _texts(generator, task, modality, clips)
     ids = torch.full((len(clips),), list(MODALITIES).index(modality), device=generator.device)
@@ -144,7 +156,7 @@ def draw(
     """RGB and modality videos of a task for every clip, guided by its caption where the task reads one."""
     row, kinds = TASKS[task], {"rgb": "rgb", "aux": modality}
     given = {
-        name: stacked(clips, kind)
+        name: as_known(generator.card, clips, kind)
         for (name, kind), noisy in zip(kinds.items(), row.noisy, strict=True)
         if not noisy
     }
