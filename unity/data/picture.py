@@ -32,6 +32,8 @@ _TO_709 = np.array(
 _2020 = 9
 
 Picture = UInt8[np.ndarray, "h w 3"]
+# of another size
+Fitted = UInt8[np.ndarray, "rows columns 3"]
 Matrix = tuple[int, int, int, int]
 
 
@@ -83,10 +85,9 @@ def display_matrix(frame: av.VideoFrame) -> Matrix | None:
 
 
 def side_data(frame: av.VideoFrame, kind: Type) -> SideData | None:
-    # which is a container of them, not the one that the stubs say
-    several = cast(SideDataContainer, frame.side_data)
     try:
-        return several.get(kind)
+        # a container of them, not the one that the stubs say
+        return cast(SideDataContainer, frame.side_data).get(kind)
     except ValueError:
         # one kind beside it has no name in PyAV, and then it shows none of them
         return None
@@ -110,7 +111,7 @@ def swaps_sides(matrix: Matrix | None) -> bool:
     return matrix is not None and abs(matrix[0]) < abs(matrix[2])
 
 
-def upright(picture: Picture, matrix: Matrix | None) -> Picture:
+def upright(picture: Picture, matrix: Matrix | None) -> Fitted:
     """Turned and mirrored as the matrix says, to the nearest quarter."""
     if matrix is None:
         return picture
@@ -137,7 +138,7 @@ def fit(
     size: tuple[int, int] | None,
     stream: str = "rgb",
     whole: bool = False,
-) -> Picture:
+) -> Fitted:
     """Resize a picture of true `shape` (h, w) to cover `size` and cut out the centre.
 
     Flat colours stay exact, and colours that stand for shares of the width are drawn anew where it is cut.
