@@ -34,7 +34,7 @@ from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, convert
 from unity.objective import routed_loss
 from unity.routing import fixed_route
-from unity.train.optim import OptimConfig, optimizer
+from unity.train.optim import SetOptim, optimizer
 
 SHAPES = {"cpu": ["tiny", "1.3b"], "cuda": ["10b", "5b", "1.3b"]}
 TOKENS = {"cpu": [1152], "cuda": [65520, 37440, 1152]}
@@ -66,11 +66,15 @@ class Update:
         masters = {
             n: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for n, p in named.items()
         }
-        return list(named.values()), list(masters.values()), optimizer(OptimConfig(lr=5e-5), masters.items())
+        return (
+            list(named.values()),
+            list(masters.values()),
+            optimizer(SetOptim(kind="adamw", lr=5e-5, warmup=0), masters.items()),
+        )
 
     @torch.no_grad()
     def __call__(self) -> None:
-        nn.utils.clip_grad_norm_(self.weights, OptimConfig.clip)
+        nn.utils.clip_grad_norm_(self.weights, SetOptim.clip)
         for weights, masters, update in self.parts:
             for weight, master in zip(weights, masters, strict=True):
                 master.grad = weight.grad.float()

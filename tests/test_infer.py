@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from unity import answer
 from unity import infer as program
@@ -89,19 +90,17 @@ def test_every_task_of_every_modality(task, modality, generator, film, tmp_path)
         np.testing.assert_array_equal(result.video["rgb"], read_video(film, FRAMES, SIZE))
 
 
-class Oracle:
+class Oracle(nn.Module):
     """A model whose velocity leads every noisy stream straight to known latents; counts its evaluations."""
 
     def __init__(self, *targets):
+        super().__init__()
         self.targets, self.calls = targets, 0
 
-    def __call__(self, rgb, aux, time, modality, *text, wanted):
+    def forward(self, rgb, aux, time, modality, *text, wanted):
         self.calls += 1
         pairs = zip((rgb, aux), self.targets, time.unbind(1), strict=True)
         return tuple((x - target) / t.clamp_min(1e-6).view(-1, 1, 1, 1, 1) for x, target, t in pairs)
-
-    def parameters(self):
-        return iter(())
 
 
 def latent(generator, video, stream):
@@ -146,9 +145,9 @@ def test_the_model_is_asked_at_shifted_times(generator, film, tmp_path):
     times = []
 
     class Listener(Oracle):
-        def __call__(self, rgb, aux, time, *rest, **options):
+        def forward(self, rgb, aux, time, *rest, **options):
             times.append(time[0, 1].item())
-            return super().__call__(rgb, aux, time, *rest, **options)
+            return super().forward(rgb, aux, time, *rest, **options)
 
     zero = torch.zeros(1, 192, 3, 8, 12)
     request = Request(modality="flow", video=film, steps=4, shift=5.0, out=tmp_path / "out")

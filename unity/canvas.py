@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 Video = UInt8[np.ndarray, "t h w 3"]
+Padded = UInt8[np.ndarray, "t rows columns 3"]
 Size = tuple[int, int]
 
 
@@ -22,11 +23,11 @@ class Canvas:
     picture: Size
     model: Size
 
-    def pad(self, video: Video) -> Video:
+    def pad(self, video: Video) -> Padded:
         borders = [(0, whole - part) for whole, part in zip(self.model, self.picture, strict=True)]
         return np.pad(video, ((0, 0), *borders, (0, 0)), mode="edge")
 
-    def crop(self, video: Video) -> Video:
+    def crop(self, video: Padded) -> Video:
         return video[:, : self.picture[0], : self.picture[1]]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from unity.config import MODELS
 from unity.data.clips import Clip
@@ -18,15 +19,23 @@ from unity.model.weights import ModelCard
 FRAMES, SIZE = 5, (32, 32)
 
 
-class Oracle:
+class Oracle(nn.Module):
     """Velocity towards the known latents of both streams, found by the clip's place in the batch."""
 
     def __init__(self, latents):
+        super().__init__()
         self.latents = latents
 
-    def __call__(self, rgb, aux, time, modality, *text, wanted):
+    def forward(self, rgb, aux, time, modality, *text, wanted):
         pairs = zip((rgb, aux), self.latents, time.unbind(1), strict=True)
         return tuple((x - z[: len(x)]) / t.clamp_min(1e-6).view(-1, 1, 1, 1, 1) for x, z, t in pairs)
+
+
+class Silent(nn.Module):
+    """Says nothing, whatever it sees."""
+
+    def forward(self, rgb, aux, *rest, wanted):
+        return 0 * rgb, 0 * aux
 
 
 def no_words(texts):
@@ -58,7 +67,7 @@ def oracle(depth="ours"):
         encodings={"depth": depth},
     )  # fmt: skip
     made = Generator(
-        path=Path("oracle"), model=no_words, card=card, dtype=torch.float32,
+        path=Path("oracle"), model=nn.Identity(), card=card, dtype=torch.float32,
         encoders=Encoders(codec=load_codec("cells"), text=no_words, device=torch.device("cpu")),
     )  # fmt: skip
     latents = [encode(made, as_known(card, clips(), stream), stream) for stream in ("rgb", "depth")]
@@ -110,11 +119,7 @@ class Noise:
 @pytest.mark.parametrize("task", ["estimate", "control", "joint"])
 def test_knowing_nothing_of_white_noise(task, generator):
     """The best multiple of t·noise + (1-t)·data misses the data by t² / (t² + (1-t)²)."""
-    blind = replace(
-        generator,
-        encoders=replace(generator.encoders, codec=Noise()),
-        model=lambda rgb, aux, *rest, wanted: (0 * rgb, 0 * aux),
-    )
+    blind = replace(generator, encoders=replace(generator.encoders, codec=Noise()), model=Silent())
     errors = latent_errors(blind, task, "depth", clips())
     expected = np.mean([t**2 / (t**2 + (1 - t) ** 2) for t in TIMES])
     assert errors["trivial"] == pytest.approx(expected, rel=0.02)

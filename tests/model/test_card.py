@@ -1,6 +1,7 @@
 """What belongs to a checkpoint travels in its card: words, colours, conventions and rate."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_generation_speaks_the_checkpoints_words():
     card = replace(CARD, type_prompts={"depth": "far is blue"})
     model = UnityDiT(TINY).requires_grad_(False)
     encoders = Encoders(codec=load_codec(TINY.codec), text=text, device=torch.device("cpu"))
-    generator = Generator(path=None, model=model, card=card, encoders=encoders, dtype=torch.float32)
+    generator = Generator(path=Path("none"), model=model, card=card, encoders=encoders, dtype=torch.float32)
     footage = Footage(rgb=np.zeros((1, 5, 16, 16, 3), np.uint8))
     generate(generator, "estimate", "depth", [""], footage, Sampling(steps=1))
     assert "far is blue" in said

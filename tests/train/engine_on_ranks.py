@@ -12,10 +12,10 @@ from unity.model.dit import UnityDiT
 from unity.train import zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
-from unity.train.optim import OptimConfig, is_hidden, optimizer
+from unity.train.optim import SetOptim, is_hidden, optimizer
 from unity.train.world import World
 
-OPTIM = OptimConfig(lr=1e-3, warmup=0, clip=0.5, weight_decay=0.1)
+OPTIM = SetOptim(kind="adamw", lr=1e-3, warmup=0, clip=0.5, weight_decay=0.1)
 SMALL = replace(MODELS["debug"], latent_channels=48)
 SHAPE = replace(SMALL, stem=0, patch=(1, 2, 2), input="expert", cross_attention="separate", cross_modulation=True)
 STEPS, ACCUMULATION, MICRO = 4, 2, 2
@@ -55,7 +55,7 @@ def random_weights(shape: ModelConfig = SHAPE) -> dict:
     return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(shape).named_parameters()}
 
 
-def build(world: World, precision: str, shape: ModelConfig = SHAPE, optim: OptimConfig = OPTIM):
+def build(world: World, precision: str, shape: ModelConfig = SHAPE, optim: SetOptim = OPTIM):
     settings = zero.settings(
         SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
         world_size=world.size, clip=OPTIM.clip,
@@ -70,7 +70,7 @@ def build(world: World, precision: str, shape: ModelConfig = SHAPE, optim: Optim
 class PlainMuon:
     """The update as its papers write it, matrix by matrix."""
 
-    def __init__(self, matrices: list, optim: OptimConfig):
+    def __init__(self, matrices: list, optim: SetOptim):
         self.momenta, self.optim = {matrix: torch.zeros_like(matrix) for matrix in matrices}, optim
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class PlainMuon:
 
 
 def plain_torch(
-    size: int, shape: ModelConfig, wanted: Callable, optim: OptimConfig
+    size: int, shape: ModelConfig, wanted: Callable, optim: SetOptim
 ) -> tuple[list[float], dict, dict]:
     """Gradient norms, final weights and their average, in one process and without DeepSpeed."""
     model = UnityDiT(shape)
@@ -134,7 +134,7 @@ def check_muon(world: World):
 
 
 def against_torch(
-    world: World, shape: ModelConfig, wanted: Callable, optim: OptimConfig, atol: float = 2e-6
+    world: World, shape: ModelConfig, wanted: Callable, optim: SetOptim, atol: float = 2e-6
 ) -> tuple:
     engine = build(world, "fp32", shape, optim)
     ema, norms = Ema(zero.masters(engine), OPTIM.ema), []

@@ -7,7 +7,7 @@ from unity.config import MODELS
 from unity.model.dit import UnityDiT
 from unity.train import muon
 from unity.train.muon import Muon, Piece, orthogonal
-from unity.train.optim import OptimConfig, is_hidden, optimizer
+from unity.train.optim import SetOptim, is_hidden, optimizer
 
 # how far the polynomial leaves singular values from 1, and what rounding to bfloat16 adds
 FROM_ONE, ROUNDING = 0.15, {torch.bfloat16: 0.12, torch.float32: 1e-4}
@@ -117,7 +117,7 @@ def test_matrices_between_hidden_features_take_muon_and_nothing_else_does():
 
 def test_every_weight_is_in_one_group_and_only_matrices_decay():
     named = dict(UnityDiT(MODELS["debug"]).named_parameters())
-    groups = optimizer(OptimConfig(kind="muon", lr=1.0, weight_decay=0.3), named.items()).param_groups
+    groups = optimizer(SetOptim(kind="muon", lr=1.0, warmup=0, weight_decay=0.3), named.items()).param_groups
     found = [p for group in groups for p in group["params"]]
     assert len(found) == len(named) == len(set(map(id, found)))
     hidden = {id(p): group["muon"] for group in groups for p in group["params"]}

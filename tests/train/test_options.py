@@ -10,7 +10,7 @@ from unity.config import MODELS
 from unity.train import config as cfg
 from unity.train.config import parse, read_config, write_config
 from unity.train.folder import find_run
-from unity.train.optim import OptimConfig, learning_rate, optimizer
+from unity.train.optim import SetOptim, learning_rate, optimizer
 
 # what the dataset says
 ABOUT = {"frames": 17, "size": [64, 64]}
@@ -136,7 +136,7 @@ def test_resume_needs_a_run_and_no_other_weights(run, tmp_path):
 
 
 def test_learning_rate_rises_and_falls_as_described():
-    config = OptimConfig(lr=2.0, warmup=4, final=0.1)
+    config = SetOptim(kind="adamw", lr=2.0, warmup=4, final=0.1)
     rates = [learning_rate(config, step, 24) for step in range(25)]
     assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
     # half-way the cosine stands in the middle between peak and end
@@ -151,7 +151,7 @@ def test_only_matrices_decay():
 
     model = UnityDiT(MODELS["debug"])
     named = dict(model.named_parameters())
-    groups = optimizer(OptimConfig(lr=1.0, weight_decay=0.3), named.items()).param_groups
+    groups = optimizer(SetOptim(kind="adamw", lr=1.0, warmup=0, weight_decay=0.3), named.items()).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decay) == len(named)
     tables = (

@@ -45,7 +45,7 @@ def mean_score(modality: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) ->
     return {name: summary(values).mean for name, values in clip_scores(modality, pairs).items()}
 
 
-def summary(values: Sequence[float], seed: int = 0) -> Mean:
+def summary(values: Sequence[float] | np.ndarray, seed: int = 0) -> Mean:
     """The mean of the numbers that are defined; all NaN where none is."""
     numbers = np.asarray(values, np.float64)
     defined = numbers[~np.isnan(numbers)]
@@ -59,7 +59,7 @@ def summary(values: Sequence[float], seed: int = 0) -> Mean:
     )
 
 
-def ratio(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> Mean:
+def ratio(above: Sequence[float] | np.ndarray, below: Sequence[float] | np.ndarray, *, seed: int = 0) -> Mean:
     """Mean of `above` over mean of `below`, of the clips that have both; the clips are resampled in pairs."""
     pairs = np.array([above, below], np.float64)
     both = pairs[:, ~np.isnan(pairs).any(0)]
@@ -68,7 +68,7 @@ def ratio(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> M
     return Mean(mean=mean, low=low, high=high, clips=both.shape[1], undefined=pairs.shape[1] - both.shape[1])
 
 
-def _quotient(means: np.ndarray) -> np.ndarray:
+def _quotient(means: np.ndarray) -> np.ndarray | np.floating:
     # a perfect score below leaves no ratio
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.divide(means[0], means[1])

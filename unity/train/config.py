@@ -150,7 +150,7 @@ def to_plain(config: Options) -> dict:
     return json.loads(json.dumps(asdict(config), default=str))
 
 
-def write_config(config: TrainConfig, path: Path) -> None:
+def write_config(config: Options, path: Path) -> None:
     write_json(path, asdict(config))
 
 
