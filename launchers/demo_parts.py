@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -41,9 +42,10 @@ class Scale:
     # clips of each source
     train: int
     held_out: int
-    # optimizer steps: on from the shipped model, and of stages 1 and 2 from nothing
+    # optimizer steps: on from the shipped model, and of stages 1 and 2 from nothing, fewer if these take longer
     longer: int
     fresh: tuple[int, int]
+    seconds: float
     # sampling steps
     sampling: int
     # model that learns from nothing
@@ -56,9 +58,11 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale(train=60, held_out=8, longer=60, fresh=(60, 140), sampling=10),
+    "full": Scale(train=60, held_out=8, longer=60, fresh=(60, 140), seconds=180.0, sampling=10),
     # for the tests: everything runs, nothing is learnt
-    "quick": Scale(train=2, held_out=1, longer=2, fresh=(2, 2), sampling=2, model="debug", frames=9, size=32),
+    "quick": Scale(
+        train=2, held_out=1, longer=2, fresh=(2, 2), seconds=60.0, sampling=2, model="debug", frames=9, size=32
+    ),
 }
 
 
@@ -94,9 +98,10 @@ def run(options: Options) -> Path:
     learners = {"as shipped": Learner.of(shipped, {name: exam.scores["model"] for name, exam in exams.items()})}
     with clock(f"train on from it, {scale.longer} steps"):
         _train(out, "longer", 2, scale.longer, scale, "--init", SHIPPED, "--optim.lr", scale.rate)
-    with clock(f"train from nothing, {scale.fresh[0]} + {scale.fresh[1]} steps"):
-        _train(out, "fresh1", 1, scale.fresh[0], scale, "--model", scale.model)
-        _train(out, "fresh2", 2, scale.fresh[1], scale, "--resume", out / "fresh1")
+    first, second = _affordable(scale, _journal(out / "longer"))
+    with clock(f"train from nothing, {first} + {second} steps"):
+        _train(out, "fresh1", 1, first, scale, "--model", scale.model)
+        _train(out, "fresh2", 2, second, scale, "--resume", out / "fresh1")
     with clock("what both have learnt"):
         for title, runs in (("trained on", ("longer",)), ("from nothing", ("fresh1", "fresh2"))):
             generator = load_generator(out / runs[-1])
@@ -172,6 +177,14 @@ def _train(out: Path, name: str, stage: int, steps: int, scale: Scale, *begin) -
     folders = ("--data", out / "train", "--out", out / name)
     amount = ("--steps", steps, "--batch-size", scale.batch, "--picture-every", 0, "--save-every", steps)
     _run(Path(sys.executable).with_name("deepspeed"), TRAIN, "--stage", stage, *begin, *folders, *amount)
+
+
+def _affordable(scale: Scale, journal: list[dict]) -> tuple[int, int]:
+    """Steps of both stages from nothing, at the pace of another training on this machine."""
+    pace = statistics.median(line["seconds"] for line in journal)
+    share = min(1.0, scale.seconds / (pace * sum(scale.fresh)))
+    first, second = (max(2, round(share * steps)) for steps in scale.fresh)
+    return first, second
 
 
 def _run(*command) -> None:

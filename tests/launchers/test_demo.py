@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -41,3 +42,12 @@ def test_it_does_not_delete_what_is_not_its_own(tmp_path):
     done = run("--scale", "quick", "--out", tmp_path)
     assert done.returncode == 2 and "holds something else" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_less_is_learnt_from_nothing_where_a_step_takes_long(monkeypatch):
+    monkeypatch.syspath_prepend(DEMO.parent)
+    parts = importlib.import_module("demo_parts")
+    scale = parts.SCALES["full"]
+    quick, slow = ([{"seconds": 30.0}, {"seconds": pace}, {"seconds": pace}] for pace in (0.5, 9.0))
+    assert parts._affordable(scale, quick) == scale.fresh
+    assert parts._affordable(scale, slow) == (6, 14)
