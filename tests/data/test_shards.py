@@ -185,7 +185,7 @@ def test_a_remote_dataset_is_fetched_as_it_is_needed(tmp_path, clips):
         ),
     ],
 )
-def test_a_clip_is_checked(change, message):
+def test_a_clip_is_checked(change, message, unchecked):
     facts = dict(name="c", source="general", caption="", fps=16.0, video={"rgb": np.zeros((5, 8, 8, 3), np.uint8)})
     Clip(**facts)
     with pytest.raises(ValueError, match=message):

@@ -25,10 +25,10 @@ def launch(dataset):
     """launch(out, port): two ranks of a small run through the launcher; the same command starts it and goes on."""
     running = []
 
-    def start(out: Path, port: int, ranks: int = 2) -> psutil.Popen:
-        command = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", ranks, "--master_port", port]
+    def start(out: Path, port: int, steps: int = STEPS) -> psutil.Popen:
+        command = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", port]
         command += [ROOT / "launchers/train.py", "--stage", 2, "--model", "debug", "--data", dataset]
-        command += ["--steps", STEPS, "--batch-size", 4, "--picture-every", 0, "--save-every", 1, "--log-every", 1]
+        command += ["--steps", steps, "--batch-size", 4, "--picture-every", 0, "--save-every", 1, "--log-every", 1]
         command += ["--out", out, "--resume", out]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         running.append(
@@ -110,7 +110,7 @@ def test_a_run_on_two_ranks_killed_at_many_moments_ends_as_one_that_was_not(laun
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_within_seconds(launch, tmp_path, rank):
-    launcher = launch(tmp_path / "run", free_port())
+    launcher = launch(tmp_path / "run", free_port(), steps=10**6)
     until_a_step(launcher, tmp_path / "run", 2)
     family = launcher.children(recursive=True)
     victim = next(p for p in family if f"--local_rank={rank}" in p.cmdline())
@@ -126,7 +126,7 @@ def test_a_killed_rank_ends_the_run_within_seconds(launch, tmp_path, rank):
 @pytest.mark.slow
 def test_a_second_launcher_at_the_same_port_is_refused_in_a_sentence(launch, tmp_path):
     port = free_port()
-    first = launch(tmp_path / "first", port)
+    first = launch(tmp_path / "first", port, steps=10**6)
     until_a_step(first, tmp_path / "first", 0)
     second = launch(tmp_path / "second", port)
     said, _ = second.communicate(timeout=120)

@@ -3,12 +3,11 @@
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from unity import ops
-from unity.model.dit import UnityDiT
 from unity.model.layers import Block, FeedForward, Linear
 
 # Text keys and values are a hundred tokens: rounding their weights would cost more than the product saves.
@@ -52,7 +51,7 @@ def require(config: Fp8Config) -> None:
         _engine()
 
 
-def convert(model: UnityDiT, config: Fp8Config) -> list[str]:
+def convert(model: nn.Module, config: Fp8Config) -> list[str]:
     """Put the Linears of `model.blocks` into 8 bits, in place; returns the names of those that are.
 
     Parameters and their names stay as they are, also cut up by ZeRO-3, so checkpoints do too. A Linear whose
@@ -61,7 +60,7 @@ def convert(model: UnityDiT, config: Fp8Config) -> list[str]:
     """
     change = {"native": _change_native, "transformer-engine": _change_engine}[config.backend]
     changed, left = [], []
-    for name, module in list(model.blocks.named_modules(prefix="blocks")):
+    for name, module in list(_blocks(model).named_modules(prefix="blocks")):
         if not (type(module) is Linear and name.endswith(LINEARS)):
             continue
         if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
@@ -70,10 +69,15 @@ def convert(model: UnityDiT, config: Fp8Config) -> list[str]:
             change(model, name, module, config)
             changed.append(name)
     if config.backend == "native" and config.scales == "row":
-        for block in model.blocks:
+        for block in _blocks(model):
             # a ModuleList does not say what it holds
             _hand_over_eight_bits(block)  # pyright: ignore[reportArgumentType]
     return changed
+
+
+def _blocks(model: nn.Module) -> nn.ModuleList:
+    """Those of a UnityDiT, or of what benchmarks measure of one."""
+    return cast(nn.ModuleList, model.blocks)
 
 
 def _hand_over_eight_bits(block: Block) -> None:
@@ -90,11 +94,11 @@ def _hand_over_eight_bits(block: Block) -> None:
         ffn.__class__ = Fp8FeedForward
 
 
-def describe(model: UnityDiT, changed: list[str]) -> str:
+def describe(model: nn.Module, changed: list[str]) -> str:
     """One line for the log: how many Linears of the blocks run in 8 bits, by kind, and which do not."""
     kinds = sorted({name.split(".", 2)[2] for name in changed})
     linears = {
-        name for name, module in model.blocks.named_modules(prefix="blocks") if isinstance(module, nn.Linear)
+        name for name, module in _blocks(model).named_modules(prefix="blocks") if isinstance(module, nn.Linear)
     }
     left = sorted({name.split(".", 2)[2] for name in linears - set(changed)})
     return f"fp8: {len(changed)} Linears of the blocks ({', '.join(kinds) or 'none'}); wide: {', '.join(left)}"
