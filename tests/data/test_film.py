@@ -379,10 +379,11 @@ def test_what_ffmpeg_decodes_of_a_damaged_film_is_used(name, how, tmp_path):
     assert facts.frames >= min(5, len(theirs))
     ours = read_film(facts, min(5, len(theirs)))
     assert ours.times == tuple(sorted(ours.times))
-    # each of ours is one of theirs, in order
-    order = [int(difference(theirs, frame).reshape(len(theirs), -1).mean(1).argmin()) for frame in ours.frames]
+    # each of ours is one of theirs, in order; what a decoder's threads make of the damaged spot itself differs
+    found = [difference(theirs, frame).reshape(len(theirs), -1).mean(1) for frame in ours.frames]
+    apart = [distances.min() for distances in found]
+    order = [int(distances.argmin()) for distances in found if distances.min() < 0.5]
     assert order == sorted(order)
-    apart = [difference(theirs[i], frame).mean() for i, frame in zip(order, ours.frames, strict=True)]
     assert np.median(apart) < 0.5, apart
     assert abs(count_frames(path) - len(theirs)) <= 1
 
