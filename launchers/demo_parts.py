@@ -42,9 +42,10 @@ class Scale:
     # clips of each source
     train: int
     held_out: int
-    # optimizer steps: on from the shipped model, and of stages 1 and 2 from nothing, fewer if these take longer
+    # optimizer steps: on from the shipped model, and of stages 1 and 2 from nothing
     longer: int
     fresh: tuple[int, int]
+    # stage 2 takes fewer steps if both would take longer
     seconds: float
     # sampling steps
     sampling: int
@@ -54,11 +55,11 @@ class Scale:
     size: int = 64
     batch: int = 8
     # peak rate on from the shipped model, whose own rate has long fallen
-    rate: float = 5e-4
+    rate: float = 1e-4
 
 
 SCALES = {
-    "full": Scale(train=60, held_out=8, longer=60, fresh=(60, 140), seconds=180.0, sampling=10),
+    "full": Scale(train=60, held_out=8, longer=20, fresh=(60, 140), seconds=180.0, sampling=6),
     # for the tests: everything runs, nothing is learnt
     "quick": Scale(
         train=2, held_out=1, longer=2, fresh=(2, 2), seconds=60.0, sampling=2, model="debug", frames=9, size=32
@@ -98,9 +99,11 @@ def run(options: Options) -> Path:
     learners = {"as shipped": Learner.of(shipped, {name: exam.scores["model"] for name, exam in exams.items()})}
     with clock(f"train on from it, {scale.longer} steps"):
         _train(out, "longer", 2, scale.longer, scale, "--init", SHIPPED, "--optim.lr", scale.rate)
-    first, second = _affordable(scale, _journal(out / "longer"))
-    with clock(f"train from nothing, {first} + {second} steps"):
+    first = scale.fresh[0]
+    with clock(f"train from nothing, {first} steps of stage 1"):
         _train(out, "fresh1", 1, first, scale, "--model", scale.model)
+    second = _affordable(scale, _journal(out / "fresh1"))
+    with clock(f"and {second} steps of stage 2"):
         _train(out, "fresh2", 2, second, scale, "--resume", out / "fresh1")
     with clock("what both have learnt"):
         for title, runs in (("trained on", ("longer",)), ("from nothing", ("fresh1", "fresh2"))):
@@ -179,12 +182,11 @@ def _train(out: Path, name: str, stage: int, steps: int, scale: Scale, *begin) -
     _run(Path(sys.executable).with_name("deepspeed"), TRAIN, "--stage", stage, *begin, *folders, *amount)
 
 
-def _affordable(scale: Scale, journal: list[dict]) -> tuple[int, int]:
-    """Steps of both stages from nothing, at the pace of another training on this machine."""
+def _affordable(scale: Scale, journal: list[dict]) -> int:
+    """Steps of stage 2 in the time that stage 1, whose journal it is, has left."""
     pace = statistics.median(line["seconds"] for line in journal)
-    share = min(1.0, scale.seconds / (pace * sum(scale.fresh)))
-    first, second = (max(2, round(share * steps)) for steps in scale.fresh)
-    return first, second
+    left = scale.seconds - pace * len(journal)
+    return min(scale.fresh[1], max(2, round(left / pace)))
 
 
 def _run(*command) -> None:

@@ -19,7 +19,7 @@ PARTS = (
     "unity/infer.py",
     "unity/kernels/reference.py",
     "unity/kernels/passes.py",
-    "unity/assets/tiny/model.safetensors",
+    "unity/assets/mini/model.safetensors",
     "unity/assets/people.mp4",
     "unity/data/simulate/body.npz",
 )

@@ -80,6 +80,7 @@ _embedded = partial(
 MODELS: dict[str, ModelConfig] = {
     "debug": _embedded(dim=64, ffn_dim=128, num_heads=2, num_layers=2, stem=16, stem_blocks=1),
     "tiny": _embedded(dim=192, ffn_dim=768, num_heads=3, num_layers=6, stem=96),
+    "mini": _embedded(dim=256, ffn_dim=1024, num_heads=4, num_layers=6, stem=96, patch=(1, 2, 2)),
     "small": _embedded(dim=768, ffn_dim=3072, num_heads=12, num_layers=12, stem=192),
     "1.3b": ModelConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
     "5b": ModelConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48, codec="wan2.2"),

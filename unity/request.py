@@ -7,7 +7,7 @@ from typing import Annotated
 from unity.command import real, whole
 
 ASSETS = Path(__file__).parent / "assets"
-SHIPPED, SAMPLE = ASSETS / "tiny", ASSETS / "people.mp4"
+SHIPPED, SAMPLE = ASSETS / "mini", ASSETS / "people.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def test_quick_demo_runs_every_part_and_reports_it(tmp_path):
     numbers = json.loads((out / "report.json").read_text())
     for part in numbers["seconds"]:
         assert f"== {part}: " in done.stdout and part in html
-    assert len(numbers["seconds"]) == 7
+    assert len(numbers["seconds"]) == 8
     # five modalities of three rows and of five, six rows of the real video, one row of curves
     assert html.count("<img") == 5 * 3 + 5 * 5 + 6 + 1
     assert set(numbers["learners"]) == {"as shipped", "trained on", "from nothing"}
@@ -48,6 +48,8 @@ def test_less_is_learnt_from_nothing_where_a_step_takes_long(monkeypatch):
     monkeypatch.syspath_prepend(DEMO.parent)
     parts = importlib.import_module("demo_parts")
     scale = parts.SCALES["full"]
-    quick, slow = ([{"seconds": 30.0}, {"seconds": pace}, {"seconds": pace}] for pace in (0.5, 9.0))
-    assert parts._affordable(scale, quick) == scale.fresh
-    assert parts._affordable(scale, slow) == (6, 14)
+    first, second = scale.fresh
+    quick, middling, slow = ([{"seconds": 30.0}, *[{"seconds": pace}] * (first - 1)] for pace in (0.5, 1.5, 9.0))
+    assert parts._affordable(scale, quick) == second
+    assert parts._affordable(scale, middling) == (scale.seconds - 1.5 * first) / 1.5
+    assert parts._affordable(scale, slow) == 2

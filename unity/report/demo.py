@@ -64,7 +64,7 @@ def lead(findings: Findings) -> str:
         f"One model of {shipped.parameters / 1e6:.1f}M parameters estimates depth, optical flow, DensePose, "
         f"skeletons and segmentation from video, makes video from any of them, and makes both from words. It is "
         f"the model in the package (stage {card.stage}, step {card.step:,}, {card.frames} frames of "
-        f"{card.size[0]}x{card.size[1]} pixels), which learnt in a simulated world on a processor; the method is "
+        f"{card.size[0]}x{card.size[1]} pixels), which learnt in a simulated world; the method is "
         f"made for models a thousand times its size.\n\n"
         f"Everything on this page was made just now, on {findings.machine}, from up to {clips} simulated clips "
         f"that the model had never seen. In {better} of {all_} measures its estimates beat knowing nothing."

@@ -20,7 +20,7 @@ class OptimConfig:
 
     # muon: Muon for the matrices of the blocks, AdamW for the rest; by default that for the small models
     kind: Literal["adamw", "muon"] | None = None
-    # peak learning rate; by default 5e-5 (the paper), more for weights of debug's, tiny's or small's size
+    # peak learning rate; by default 5e-5 (the paper), more for weights of the size of debug to small
     lr: Annotated[float, real(0, 1000, above=True)] | None = None
     # the same for Muon's matrices, as a multiple of it
     muon_scale: Annotated[float, real(0, 1000, above=True)] = 1.7

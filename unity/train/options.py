@@ -116,7 +116,7 @@ MACHINES = {
 }
 
 # models that are ours alone and learn faster, with Muon; all others take the paper's rate, and AdamW
-LEARNING_RATES = {"debug": 4e-3, "tiny": 3e-3, "small": 1e-3}
+LEARNING_RATES = {"debug": 4e-3, "tiny": 3e-3, "mini": 3e-3, "small": 1e-3}
 PAPER_RATE = 5e-5
 # these models' times: their estimates need little more than a first step, from nearly pure noise
 SMALL_TIMES = TimeConfig(shift=3.0, estimate_shift=20.0)
