@@ -17,11 +17,9 @@ _NAMES = {".".join(path.relative_to(_ROOT).with_suffix("").parts) for path in (_
 # compiled as they are written, by numba and, behind the link unity/kernels, by Triton: nothing may wrap them
 _COMPILED = {f"unity.data.simulate.{name}" for name in ("primitives", "raster", "render", "texture", "truth")}
 _KERNELS = {name for name in _NAMES if name.startswith("unity.kernels.")}
-# their tests also hand over what people may have: other dtypes, no video, broken clips
-_LENIENT = {name for name in _NAMES if name.startswith("unity.modality.")}
 # an int where a float is asked for is right, as PEP 484 has it
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-jaxtyping.install_import_hook(sorted(_NAMES - _COMPILED - _KERNELS - _LENIENT), _CHECKER)
+jaxtyping.install_import_hook(sorted(_NAMES - _COMPILED - _KERNELS), _CHECKER)
 # shells start what runs in the background deaf to it, and the programs under test would be, too
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

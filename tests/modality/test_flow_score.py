@@ -53,9 +53,9 @@ def test_a_vector_that_is_no_number_is_off_by_the_diagonal(bad):
 
 
 def test_one_frame_has_no_motion_to_score():
-    one = np.ones((1, 3, 4, 2), np.float32)
+    one = np.ones((1, 16, 20, 2), np.float32)
     assert np.isnan(list(score(one, one).values())).all()
-    still = MODALITIES["flow"].baselines["classical"].predict(np.zeros((1, 16, 16, 3), np.uint8), one)
+    still = MODALITIES["flow"].baselines["classical"].predict(np.zeros((1, 16, 20, 3), np.uint8), one)
     np.testing.assert_array_equal(still, np.zeros_like(one))
 
 

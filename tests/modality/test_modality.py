@@ -36,7 +36,7 @@ def test_a_row_takes_its_values_through_every_function(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODALITIES)
-def test_float_videos_are_refused(name):
+def test_float_videos_are_refused(unchecked, name):
     row = MODALITIES[name]
     with pytest.raises(ValueError, match="uint8"):
         row.decode(np.zeros((2, 8, 16, 3), np.float32), row.unknown_constants(8, 16))

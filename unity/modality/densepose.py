@@ -79,7 +79,7 @@ def score(prediction: Surface, truth: Surface) -> dict[str, float]:
     }
 
 
-def trivial(rgb: Video, truth: Surface) -> Surface:
+def trivial(rgb: Video | None, truth: Surface) -> Surface:
     """Nobody is there."""
     return np.zeros_like(truth)
 

@@ -10,6 +10,8 @@ from unity.modality.base import Baseline, Measure, Modality, Video
 from unity.modality.files import check_video, save_arrays
 
 Depth = Float32[np.ndarray, "t h w"]
+# scored in float64, whatever it comes in
+Scored = Float[np.ndarray, "t h w"]
 
 # metres between which depth is scored, those of KITTI's split (Eigen et al., 2014)
 NEAR, CAP = 1e-3, 80.0
@@ -74,7 +76,7 @@ def save(depth: Depth, stem: Path, fps: float) -> list[Path]:
     return [save_arrays(stem.with_name(stem.name + ".npz"), depth=depth, fps=np.array(fps))]
 
 
-def score(prediction: Depth, truth: Depth, aligned: bool = True) -> dict[str, float]:
+def score(prediction: Scored, truth: Scored, aligned: bool = True) -> dict[str, float]:
     """`abs_rel`, mean of |p - t| / t, and `delta_125`, share of max(p/t, t/p) < 1.25, over a clip's valid pixels.
 
     Valid are pixels whose true depth is above 0 and at most CAP metres: sky (inf), holes (NaN, 0) and what is
@@ -112,12 +114,12 @@ def align(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -
     return wanted.mean() + scale * centred
 
 
-def trivial(rgb: Video, truth: Depth) -> Depth:
+def trivial(rgb: Video | None, truth: Depth) -> Depth:
     """One depth everywhere; aligned, it is the clip's own mean inverse depth, the best of all constants."""
     return np.ones_like(truth)
 
 
-def gradient(rgb: Video, truth: Depth) -> Depth:
+def gradient(rgb: Video | None, truth: Depth) -> Depth:
     """Inverse depth that rises evenly from the top row to the bottom one: floors are near and skies are far."""
     height = truth.shape[1]
     disparity = (np.arange(height, dtype=truth.dtype) + 0.5) / height

@@ -135,7 +135,7 @@ def score(prediction: Flow, truth: Flow) -> dict[str, float]:
     return {"epe": float(distance.mean()), "off_1px": float((distance >= 1).mean())}
 
 
-def trivial(rgb: Video, truth: Flow) -> Flow:
+def trivial(rgb: Video | None, truth: Flow) -> Flow:
     """Nothing moves."""
     return np.zeros_like(truth)
 

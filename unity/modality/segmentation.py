@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 
 from unity.modality.base import Baseline, Measure, Modality, Video
 from unity.modality.files import check_video, save_images
@@ -53,7 +53,7 @@ def save(labels: Labels, stem: Path, fps: float) -> list[Path]:
     return [save_images(stem, labels)]
 
 
-def score(prediction: Labels, truth: Labels) -> dict[str, float]:
+def score(prediction: Integer[np.ndarray, "t h w"], truth: Integer[np.ndarray, "t h w"]) -> dict[str, float]:
     """IoU of instances over the whole clip, matched one-to-one such that its sum is largest (Kuhn, 1955).
 
     `instance_iou` is the mean over the matched pairs, the true instances without a match, and the predicted ones
@@ -74,7 +74,7 @@ def score(prediction: Labels, truth: Labels) -> dict[str, float]:
     return {"miou": float(np.mean(every + background)), "instance_iou": float(np.mean(every)) if every else 1.0}
 
 
-def trivial(rgb: Video, truth: Labels) -> Labels:
+def trivial(rgb: Video | None, truth: Labels) -> Labels:
     """Background alone."""
     return np.zeros_like(truth)
 

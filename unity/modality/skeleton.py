@@ -12,7 +12,8 @@ from unity.modality.people import JOINT_COLOURS, LIMB_COLOURS, LIMBS, find_peopl
 
 People = Float32[np.ndarray, "t p 18 3"]
 Frame = Float[np.ndarray, "p 18 3"]
-# of a prediction, which may find another number of people
+# scored in the precision that they come in; a prediction may find another number of people
+Truth = Float[np.ndarray, "t p 18 3"]
 Found = Float[np.ndarray, "t found 18 3"]
 
 JOINTS = (
@@ -90,7 +91,7 @@ def save(people: People, stem: Path, fps: float) -> list[Path]:
     return [write_json(path, record, indent=None)]
 
 
-def score(prediction: Found, truth: People, threshold: float = 0.1) -> dict[str, float]:
+def score(prediction: Found, truth: Truth, threshold: float = 0.1) -> dict[str, float]:
     """`pck`, share of the truly visible joints found, and `precision`, share of the predicted joints that are so.
 
     A joint is right within `threshold` times the longer side of the box around its true person's visible joints of
@@ -125,7 +126,7 @@ def _sizes(people: Frame, seen: Bool[np.ndarray, "p 18"]) -> Float[np.ndarray, "
     return sides.max(-1).clip(1)
 
 
-def trivial(rgb: Video, truth: People) -> Found:
+def trivial(rgb: Video | None, truth: People) -> Found:
     """Nobody is there."""
     return np.zeros_like(truth[:, :0])
 
