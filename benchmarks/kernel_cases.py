@@ -213,16 +213,16 @@ def peer(library: Library, op: str) -> Callable | None:
 
 def _queries_form(library: Library, wrap: Callable) -> Callable:
     @wrap
-    def inner(q, k, q_weight, k_weight, cos, sin, heads, eps):
+    def inner(q, k, q_weight, k_weight, table, heads, eps):
         def one(x, weight):
             return library.rotate(
-                rearrange(library.rmsnorm(x, weight, eps), "b l (n k) -> b l n k", n=heads), cos, sin
+                rearrange(library.rmsnorm(x, weight, eps), "b l (n k) -> b l n k", n=heads), *table
             )
 
         return one(q, q_weight), one(k, k_weight)
 
     def form(q, k, q_weight, k_weight, rotary, eps):
         table = _kept_table(rotary, q.shape[-1] // rotary.num_heads, q.device)
-        return inner(q, k, q_weight, k_weight, *table, rotary.num_heads, eps)
+        return inner(q, k, q_weight, k_weight, table, rotary.num_heads, eps)
 
     return form

@@ -15,16 +15,14 @@ import torch
 from block_bench import (
     DTYPES,
     FP8_TOLERANCE,
-    GRIDS,
     TOLERANCE,
-    WORDS,
     command_line,
     flops,
     measure_cases,
-    only_torch,
     or_blank,
     peak_flops,
 )
+from block_cases import GRIDS, WORDS, only_torch
 from harness import Timing, admitted, at_least, deviation, measure_all
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

@@ -206,7 +206,7 @@ def _forward(
     x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     residual, z, mean, rstd = _forward_fake(x, y, gate, scale, shift, eps)
-    _launch(x, y, gate, scale, shift, residual, z, None, mean, rstd, eps)
+    _launch((x, y, gate, scale, shift, eps), residual, z, None, mean, rstd)
     return residual, z, mean, rstd
 
 
@@ -218,7 +218,7 @@ def _forward_fp8(
     x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     residual, values, z_scale, carrier, mean, rstd = _forward_fp8_fake(x, y, gate, scale, shift, eps)
-    _launch(x, y, gate, scale, shift, residual, values, z_scale, mean, rstd, eps)
+    _launch((x, y, gate, scale, shift, eps), residual, values, z_scale, mean, rstd)
     return residual, values, z_scale, carrier, mean, rstd
 
 
@@ -226,7 +226,8 @@ def _forward_fp8_fake(x, y, gate, scale, shift, eps):
     return x.new_empty(x.shape), *empty_quantized(x), *passes.empty_statistics(x)
 
 
-def _launch(x, y, gate, scale, shift, residual, z, z_scale, mean, rstd, eps):
+def _launch(inputs, residual, z, z_scale, mean, rstd):
+    x, y, gate, scale, shift, eps = inputs
     groups, d = gate.shape
     programs, meta = passes.walk(d, groups, mean.numel(), 2, _FORWARD_WARPS, x)
     forward_kernel[(programs, groups)](

@@ -112,7 +112,7 @@ def backward_kernel(
 
 def _forward(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     y, mean, rstd = _forward_fake(x, scale, shift, eps)
-    _launch(x, scale, shift, y, None, mean, rstd, eps)
+    _launch((x, scale, shift, eps), y, None, mean, rstd)
     return y, mean, rstd
 
 
@@ -124,7 +124,7 @@ def _forward_fp8(
     x: Tensor, scale: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     values, y_scale, carrier, mean, rstd = _forward_fp8_fake(x, scale, shift, eps)
-    _launch(x, scale, shift, values, y_scale, mean, rstd, eps)
+    _launch((x, scale, shift, eps), values, y_scale, mean, rstd)
     return values, y_scale, carrier, mean, rstd
 
 
@@ -132,7 +132,8 @@ def _forward_fp8_fake(x, scale, shift, eps):
     return *empty_quantized(x), *passes.empty_statistics(x)
 
 
-def _launch(x, scale, shift, y, y_scale, mean, rstd, eps):
+def _launch(inputs, y, y_scale, mean, rstd):
+    x, scale, shift, eps = inputs
     groups, d = scale.shape
     programs, meta = passes.walk(d, groups, mean.numel(), 1, _FORWARD_WARPS, x)
     forward_kernel[(programs, groups)](

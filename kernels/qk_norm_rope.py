@@ -42,7 +42,7 @@ def qk_norm_rope(
     if inplace:
         reference.refuse_gradients(*arguments[:4])
         if not torch.compiler.is_compiling():
-            return _launch(*arguments, inplace=True)
+            return _launch(arguments, inplace=True)
     return _op(*arguments)
 
 
@@ -158,7 +158,7 @@ def _forward(
     theta: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    return _launch(q, k, q_weight, k_weight, sizes, theta, eps, inplace=False)
+    return _launch((q, k, q_weight, k_weight, sizes, theta, eps), inplace=False)
 
 
 def _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps):
@@ -167,14 +167,15 @@ def _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps):
     return q.new_empty(shape), k.new_empty(shape)
 
 
-def _launch(q, k, q_weight, k_weight, sizes, theta, eps, inplace):
+def _launch(inputs, inplace):
+    q, k, q_weight, k_weight, sizes, theta, eps = inputs
     rotary, (batch, tokens, d) = Rotary.of(sizes, theta), q.shape
     rotary.check(q)
     head_dim = d // rotary.num_heads
     if inplace:
         q_out, k_out = (x.unflatten(2, (rotary.num_heads, head_dim)) for x in (q, k))
     else:
-        q_out, k_out = _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps)
+        q_out, k_out = _forward_fake(*inputs)
     table = _table(rotary, head_dim, q.device)
     programs, meta = passes.walk(d, 2 * batch, 2 * batch * tokens, 1, _FORWARD_WARPS, q)
     forward_kernel[(programs, batch, 2)](

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import block_bench as bench
+from block_cases import Whole
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_eight_bits_are_near_but_not_equal(case, truth):
 
 
 def test_what_is_captured_is_the_same_function_of_the_same_parameters(case, truth):
-    whole = bench.Whole(case)
+    whole = Whole(case)
     assert {p.data_ptr() for p in whole.parameters()} == {p.data_ptr() for p in case.block.parameters()}
     assert bench.wrong(whole, truth, case, 2e-5) is None
 
@@ -42,7 +43,7 @@ def test_what_is_captured_is_the_same_function_of_the_same_parameters(case, trut
 def test_a_graph_needs_a_gpu_and_is_not_recomputed(case, monkeypatch, capsys):
     assert bench.bench(case, [bench.GRAPH], ["forward"], 0.0, "cpu", float("inf")) == []
     assert "not measured: ValueError: CUDA graphs need a CUDA GPU" in capsys.readouterr().out
-    monkeypatch.setitem(bench.CONTESTANTS, bench.GRAPH, bench.Whole)
+    monkeypatch.setitem(bench.CONTESTANTS, bench.GRAPH, Whole)
     rows = bench.bench(case, [bench.GRAPH], ["both", "both, checkpointed"], 0.0, "cpu", float("inf"))
     assert [row["direction"] for row in rows] == ["both"] and "kept_bytes" not in rows[0]
 

@@ -31,7 +31,7 @@ def qk_norm_rope(
         reference.refuse_gradients(*arguments[:4])
         if not torch.compiler.is_compiling():
             q_out, k_out = (x.unflatten(2, (rotary.num_heads, -1)) for x in (q, k))
-            return _turn(q_out, k_out, *arguments)
+            return _turn((q_out, k_out), (q, k), (q_weight, k_weight), *arguments[4:])
     return _qk_norm_rope(*arguments)
 
 
@@ -53,16 +53,17 @@ def refusal(
 def _forward(
     q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, sizes: list[int], theta: float, eps: float
 ) -> tuple[Tensor, Tensor]:
-    q_out, k_out = _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps)
-    return _turn(q_out, k_out, q, k, q_weight, k_weight, sizes, theta, eps)
+    outputs = _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps)
+    return _turn(outputs, (q, k), (q_weight, k_weight), sizes, theta, eps)
 
 
-def _turn(q_out, k_out, q, k, q_weight, k_weight, sizes, theta, eps):
-    """Write queries and keys to q_out and k_out [b, l, n, k], which may lie where q and k lie, and return them."""
-    q_weight, k_weight = (vector(weight, q.shape[2]) for weight in (q_weight, k_weight))
-    sides = (*rows(q), q_weight.data_ptr(), *rows(q_out), *rows(k), k_weight.data_ptr(), *rows(k_out))
-    run("rope_forward", *shape(q, k), *_grid(q, sizes, theta), eps, *sides)
-    return q_out, k_out
+def _turn(outputs, inputs, weights, sizes, theta, eps):
+    """Write queries and keys to `outputs` [b, l, n, k], which may lie where the inputs lie, and return them."""
+    weights, sides = [vector(weight, inputs[0].shape[2]) for weight in weights], []
+    for x, weight, out in zip(inputs, weights, outputs, strict=True):
+        sides += (*rows(x), weight.data_ptr(), *rows(out))
+    run("rope_forward", *shape(*inputs), *_grid(inputs[0], sizes, theta), eps, *sides)
+    return outputs
 
 
 def _forward_fake(q, k, q_weight, k_weight, sizes, theta, eps):
