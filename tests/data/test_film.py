@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from unity.data import film
+from unity.data import decoding, film
 from unity.data.film import choose, look, read_film
 from unity.data.video import count_frames, read_video, write_video
 
@@ -405,14 +405,14 @@ def test_damage_is_said(name, how, words, tmp_path):
 
 def test_one_pass_of_decoding(tmp_path, monkeypatch):
     path = make(tmp_path / "a.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p", source=LONG)
-    seen, decode = [], film._decode
+    seen, decode = [], decoding.decode
 
     def counting(*arguments):
         for frame in decode(*arguments):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(film, "_decode", counting)
+    monkeypatch.setattr(decoding, "decode", counting)
     read_video(path, 17)
     # the first frame tells the size
     assert len(seen) == 40 + 1
@@ -428,7 +428,7 @@ def test_jumping_over_a_long_film_gives_the_same_frames(name, tmp_path, monkeypa
     )  # fmt: skip
     facts = look(path)
     decoded = []
-    monkeypatch.setattr(film, "_decode", _counting(film._decode, decoded))
+    monkeypatch.setattr(decoding, "decode", _counting(decoding.decode, decoded))
     jumped = read_film(facts, 9)
     few = len(decoded)
     monkeypatch.setattr(film, "_jumps_pay", lambda *_: False)

@@ -5,23 +5,17 @@ memory, however long the film is. What FFmpeg decodes of a damaged file is used;
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import av
-import av.container
-import av.filter
 import numpy as np
-from av.codec.context import Flags
-from av.stream import Disposition
 from jaxtyping import UInt8
-from PIL import Image
 
-from unity.data import picture
+from unity.data import decoding, picture
+from unity.data.decoding import opened, picture_name, source
 from unity.data.picture import Matrix
 
 # frame rate where nothing tells one
@@ -98,7 +92,7 @@ def look(path: str | Path) -> Facts:
         raise ValueError(f"there is no video file {picture_name(path)}; give the path of an existing one")
     faults: list[str] = []
     with opened(path) as stream:
-        packets = [packet for packet in _packets(stream, faults) if packet.size and not packet.is_discard]
+        packets = [packet for packet in decoding.packets(stream, faults) if packet.size and not packet.is_discard]
         stamps = [packet.pts for packet in packets if packet.pts is not None]
         # AVI keeps the order of decoding, and what FFmpeg makes of it are no times of frames
         whole = len(stamps) == len(packets)
@@ -115,7 +109,7 @@ def look(path: str | Path) -> Facts:
             timed=timed,
             rate=Fraction(rate),
             size=(0, 0),
-            matrix=_photograph(path, stream),
+            matrix=picture.photograph_matrix(path, stream.container.format.name),
             pixel=stream.sample_aspect_ratio,
             faults=(*faults, *ends),
         )
@@ -163,68 +157,10 @@ def choose(stamps: Sequence[int], frames: int, what: str = "the video") -> list[
     return [stamps[int(place)] for place in np.round(np.round(places, 6))]
 
 
-def decoded(path: Path) -> Iterator[av.VideoFrame]:
-    """All frames that FFmpeg decodes, deinterlaced."""
-    with opened(path) as stream:
-        yield from _progressive(_decode(stream, []), stream)
-
-
-@contextlib.contextmanager
-def opened(file) -> Iterator[av.VideoStream]:
-    """The video stream of a file that FFmpeg would take, and one clear ValueError for what goes wrong inside.
-
-    A cover picture is no video. Only files are read, whatever a playlist names.
-    """
-    what = picture_name(file) if isinstance(file, str | Path) else f"a video of {len(file.getbuffer())} bytes"
-    # a name may hold a colon, which would name a protocol
-    source = f"file:{file}" if isinstance(file, str | Path) else file
-    try:
-        with av.open(source, container_options={"protocol_whitelist": "file,crypto,data"}) as container:
-            stream = _best(container)
-            # a parent that decoded with threads leaves its forked children waiting for them forever
-            stream.thread_type = "NONE"
-            stream.codec_context.thread_count = 1
-            # FFmpeg's program does so: a damaged picture is shown rather than left out
-            stream.codec_context.flags |= Flags.output_corrupt
-            yield stream
-    except (av.FFmpegError, UnicodeError, ValueError) as error:
-        raise ValueError(f"cannot read {what}: {error}; give a video file that players can open") from error
-
-
-def source(stream: av.VideoStream) -> av.container.InputContainer:
-    """The file that an `opened` stream is read from; the stubs know it as one that may also be written to."""
-    return cast(av.container.InputContainer, stream.container)
-
-
-def picture_name(path: str | Path) -> str:
-    """A path as it can be shown."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def _best(container: av.container.InputContainer) -> av.VideoStream:
-    """As FFmpeg chooses: the default one before others, then the largest, then the first; no cover picture."""
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        held = "only a cover picture" if container.streams.video else "no video stream"
-        raise ValueError(f"it has {held}")
-    return max(streams, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
-
-
-def _photograph(path: Path, stream: av.VideoStream) -> Matrix | None:
-    """How a photograph's EXIF asks to turn it."""
-    if not stream.container.format.name.endswith("_pipe") and "image2" not in stream.container.format.name:
-        return None
-    try:
-        with Image.open(path) as image:
-            return picture.exif_matrix(image.getexif().get(0x0112, 1))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-
-
 def _shown_as(facts: Facts) -> Facts:
     """With the size that the first frame is shown in, and what will not be as the file asks for."""
     with opened(facts.path) as stream:
-        frame = next(_decode(stream, []), None)
+        frame = next(decoding.decode(stream, []), None)
         if frame is None:
             raise ValueError("it has no frames")
     matrix = facts.matrix or picture.display_matrix(frame)
@@ -291,7 +227,7 @@ def _nearest(frames: Iterator[Stamped], wanted: Sequence[int]) -> Iterator[Stamp
 
 def _stamped(stream: av.VideoStream, facts: Facts, faults: list[str]) -> Iterator[Stamped]:
     last = None
-    for number, frame in enumerate(_progressive(_decode(stream, faults), stream)):
+    for number, frame in enumerate(decoding.progressive(decoding.decode(stream, faults), stream)):
         stamp = _stamp(frame, facts) if facts.timed else number
         # a damaged film may go back in time
         if stamp is not None and (last is None or stamp > last):
@@ -338,75 +274,6 @@ def _jumping(stream: av.VideoStream, facts: Facts, wanted: Sequence[int]) -> Ite
                 raise _Astray
             last = found[0]
             yield found
-
-
-def _packets(stream: av.VideoStream, faults: list[str]) -> Iterator[av.Packet]:
-    """Packets of the stream, up to where the file cannot be read any more."""
-    packets = source(stream).demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError):
-            faults.append("the rest of the file cannot be read")
-            return
-        if packet is None:
-            return
-        yield packet
-
-
-def _decode(stream: av.VideoStream, faults: list[str]) -> Iterator[av.VideoFrame]:
-    """Frames, going on after what cannot be decoded, as FFmpeg's program does."""
-    flushed = False
-    for packet in _packets(stream, faults):
-        flushed = flushed or not packet.size
-        for frame in _tried(packet.decode, faults):
-            if frame.is_corrupt:
-                faults.append("a picture is damaged")
-            yield frame
-    if not flushed:
-        yield from _tried(stream.decode, faults)
-
-
-def _tried(decode, faults: list[str]) -> list[av.VideoFrame]:
-    try:
-        return decode()
-    except av.EOFError:
-        return []
-    except av.FFmpegError as error:
-        faults.append(error.strerror or str(error))
-        return []
-
-
-def _progressive(frames: Iterator[av.VideoFrame], stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames without interlacing; from the first interlaced one on they go through FFmpeg's bwdif."""
-    graph = None
-    for frame in frames:
-        if graph is None and frame.interlaced_frame:
-            graph = _deinterlacer(frame, stream)
-        if graph is None:
-            yield frame
-        else:
-            graph.push(frame)
-            yield from _pulled(graph)
-    if graph is not None:
-        graph.push(None)
-        yield from _pulled(graph)
-
-
-def _deinterlacer(frame: av.VideoFrame, stream: av.VideoStream) -> av.filter.Graph:
-    graph = av.filter.Graph()
-    source = graph.add_buffer(template=stream)
-    graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
-    graph.configure()
-    return graph
-
-
-def _pulled(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
-    while True:
-        try:
-            yield graph.vpull()
-        except (BlockingIOError, EOFError):
-            return
 
 
 def _without_repeats(kept: list[np.ndarray], stamps: list[int]) -> tuple[list[np.ndarray], list[int]]:

@@ -6,6 +6,7 @@ PyAV lacks.
 """
 
 from fractions import Fraction
+from pathlib import Path
 from typing import cast
 
 import av
@@ -15,6 +16,7 @@ import numpy as np
 from av.sidedata.sidedata import SideData, SideDataContainer, Type
 from av.video.reformatter import ColorRange, ColorTrc
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from unity.modality.table import MODALITIES
 
@@ -97,6 +99,17 @@ def exif_matrix(orientation: int) -> Matrix | None:
     """The same of the orientation 1 to 8 in a photograph's EXIF."""
     rows = {2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1), 5: (0, 1, 1, 0), 6: (0, 1, -1, 0)}
     return (rows | {7: (0, -1, -1, 0), 8: (0, -1, 1, 0)}).get(orientation)
+
+
+def photograph_matrix(path: Path, form: str) -> Matrix | None:
+    """The same of a file in one of FFmpeg's formats; None if it is no photograph or asks for nothing."""
+    if not form.endswith("_pipe") and "image2" not in form:
+        return None
+    try:
+        with Image.open(path) as image:
+            return exif_matrix(image.getexif().get(0x0112, 1))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def is_askew(matrix: Matrix | None) -> bool:

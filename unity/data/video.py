@@ -19,7 +19,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from jaxtyping import UInt8
 
-from unity.data.film import decoded, look, opened, read_film, source
+from unity.data.decoding import decoded, opened, source
+from unity.data.film import look, read_film
 from unity.data.picture import fit, pixels
 from unity.files import whole_file
 
