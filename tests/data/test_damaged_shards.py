@@ -5,6 +5,7 @@ hashes (as a hostile dataset would have), and tell the lies to a dataset of form
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -21,9 +22,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from unity.config import StageConfig
+from unity.data import loader
 from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.decoding import decode, opened
 from unity.data.shards import encode_clip, index, open_shards, read_about, read_clip, write_shards
 from unity.data.shards.columns import CHECKSUM, _checksum, to_bytes
+from unity.data.shards.ivf import told_size
+from unity.data.video import encode
 
 FORMAT_1 = Path(__file__).with_name("format1")
 SOURCES = ("general", "subject")
@@ -350,6 +356,7 @@ def _resample(folder, change):
     _sealed_again(folder)
 
 
+@functools.cache
 def _bomb(size):
     stream, data = zlib.compressobj(9), io.BytesIO()
     for _ in range(size >> 20):
@@ -370,6 +377,73 @@ def _wide(data):
     return data[:12] + struct.pack("<HH", 16_383, 16_383) + data[16:]
 
 
+def _packets(data):
+    """The frames in an IVF container."""
+    at, packets = 32, []
+    while at < len(data):
+        size = struct.unpack_from("<I", data, at)[0]
+        packets.append(data[at + 12 : at + 12 + size])
+        at += 12 + size
+    return packets
+
+
+def _ivf(head, packets):
+    """The same container around other frames."""
+    frames = [struct.pack("<IQ", len(packet), number) + packet for number, packet in enumerate(packets)]
+    return head[:32] + b"".join(frames)
+
+
+def _bits(*fields):
+    """(value, number of bits) one after the other, filled up to whole bytes and with what may follow a header."""
+    text = "".join(f"{value:0{count}b}" for value, count in fields)
+    return int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8)) + bytes(8)
+
+
+EDGE = 16_384 - 1
+# headers of VP9 (section 6.2 of its specification): marker, profile 1, nothing shown again; then the kind of frame
+_START = ((2, 2), (1, 1), (0, 1), (0, 1))
+_COLOURS = ((0x498342, 24), (7, 3), (0, 1))
+_HUGE = ((EDGE, 16), (EDGE, 16))
+VP9 = {
+    "a key frame": _bits(*_START, (0, 1), (1, 1), (0, 1), *_COLOURS, *_HUGE),
+    "a key frame of luma": _bits(*_START, (0, 1), (1, 1), (0, 1), (0x498342, 24), (1, 3), (1, 1), (0, 3), *_HUGE),
+    "a key frame of profile 0": _bits(
+        (2, 2), (0, 2), (0, 1), (0, 1), (1, 1), (0, 1), (0x498342, 24), (1, 3), (0, 1), *_HUGE
+    ),
+    "a hidden frame": _bits(*_START, (1, 1), (0, 1), (0, 1), (1, 1), (0, 2), *_COLOURS, (255, 8), *_HUGE),
+    "a hidden frame of profile 0": _bits(
+        (2, 2), (0, 2), (0, 1), (1, 1), (0, 1), (0, 1), (1, 1), (0, 2), (0x498342, 24), (255, 8), *_HUGE
+    ),
+    "a frame after others": _bits(
+        *_START, (1, 1), (1, 1), (0, 1), (0, 2), (1, 8), (0, 4), (2, 4), (4, 4), (0, 3), *_HUGE
+    ),
+    "a resilient frame after others": _bits(
+        *_START, (1, 1), (1, 1), (1, 1), (1, 8), (0, 4), (2, 4), (4, 4), (0, 3), *_HUGE
+    ),
+}  # fmt: skip
+
+
+def _superframe(*parts):
+    sizes = b"".join(struct.pack("<H", len(part)) for part in parts)
+    marker = bytes([0b110_01_000 | len(parts) - 1])
+    return b"".join(parts) + marker + sizes + marker
+
+
+def _huge_from(number, frame):
+    """A video whose frames are those of ours, but for the one of that number."""
+    return lambda old: _ivf(old, [frame if i == number else packet for i, packet in enumerate(_packets(old))])
+
+
+def _hides(frame):
+    return lambda old: _ivf(old, [_superframe(packet, frame) for packet in _packets(old)])
+
+
+def _grows(old):
+    """Two frames of ours, then three of a whole film of another size."""
+    larger = encode(np.zeros((3, 160, 240, 3), np.uint8), 16.0)
+    return _ivf(old, _packets(old)[:2] + _packets(larger))
+
+
 HOSTILE = {
     "bomb of values": {"flow_values": lambda old: _bomb(1 << 30)},
     "values that say a terabyte": {"flow_values": lambda old: _npy(_header((1 << 38,)))},
@@ -380,6 +454,14 @@ HOSTILE = {
     "values with more behind": {"flow_values": lambda old: old + b"more"},
     "values that are a pickle": {"flow_values": lambda old: zlib.compress(pickle.dumps(_Runs()))},
     "a wide video": {"rgb": _wide},
+    **{f"{name} that is huge, first": {"rgb": _huge_from(0, frame)} for name, frame in VP9.items()},
+    **{f"{name} that is huge, later": {"flow": _huge_from(2, frame)} for name, frame in VP9.items()},
+    **{f"{name} that is huge, in a superframe": {"rgb": _hides(frame)} for name, frame in VP9.items()},
+    "frames that grow": {"rgb": _grows},
+    "a video of 12 bits": {"flow": _huge_from(0, _bits((2, 2), (3, 2), (0, 8)))},
+    "frames of another codec": {"flow": _huge_from(1, b"\0\0\0\1\x67" + bytes(20))},
+    "frames of no bytes": {"flow": lambda old: _ivf(old, [b""] * 5)},
+    "no frame that later ones follow": {"rgb": lambda old: _ivf(old, [_packets(old)[1]] * 5)},
     "another container": {"rgb": lambda old: b"RIFF" + old[4:]},
     "no video": {"rgb": lambda old: b""},
     "a long video": {"flow": lambda old: old + (b"\1\0\0\0" + bytes(8) + b"\0") * 1_000_000},
@@ -440,6 +522,45 @@ def test_a_hostile_writer_is_refused_in_little_memory(tmp_path, format_2):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == len(HOSTILE) and not ran.exists()
     assert "bomb of values: " in done.stdout and "than the" in done.stdout
+
+
+def test_a_header_of_vp9_tells_its_size_wherever_it_stands():
+    for name, frame in VP9.items():
+        assert told_size(frame) == (EDGE + 1, EDGE + 1), name
+    video = np.random.default_rng(0).integers(0, 256, (5, 48, 80, 3)).astype(np.uint8)
+    for frames in (video, np.repeat(video[..., :1], 3, -1)):
+        for quality in (None, 16):
+            first, *others = map(told_size, _packets(encode(frames, 16.0, quality)))
+            assert first == (48, 80) and others == [None] * 4
+
+
+def test_a_decoder_would_have_believed_the_frames():
+    """The tables are no invention: PyAV decodes to what a frame says, not to what its container does."""
+    grown = decode_sizes(_grows(_example()["rgb"]))
+    assert grown == [(16, 24)] * 2 + [(160, 240)] * 3
+
+
+def decode_sizes(data):
+    with opened(io.BytesIO(data)) as stream:
+        return [(frame.height, frame.width) for frame in decode(stream, [])]
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "dali"])
+@pytest.mark.parametrize(
+    "name", ["frames that grow", "a key frame that is huge, first", "a frame after others that is huge, later"]
+)
+def test_no_decoder_of_a_training_sees_a_hostile_video(tmp_path, format_2, monkeypatch, decoder, name):
+    folder = Path(shutil.copytree(format_2, tmp_path / "data"))
+    change = HOSTILE[name]
+    _resample(folder, lambda parts: parts | {key: make(parts[key]) for key, make in change.items()})
+    seen = []
+    monkeypatch.setattr(loader, "decode_all", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(loader.DaliDecoder, "decode", lambda *arguments: seen.append(arguments))
+    stage = StageConfig(sources=("general",), modalities=("flow",), steps=1)
+    with pytest.raises(ValueError, match="shard.00000.mds is damaged .its frames are") as error:
+        next(loader.training_batches(folder, stage, 2, reading=loader.Reading(decode=decoder)))
+    _sentence(error)
+    assert not seen
 
 
 def test_the_modalities_of_a_clip_are_those_that_its_dataset_tells(tmp_path, format_2):

@@ -134,24 +134,6 @@ def read_clip(sample: dict, streams: Sequence[str] = STREAMS) -> Clip:
     )
 
 
-def check_video(data: bytes, frames: int, size: Sequence[int]):
-    """ValueError unless an IVF container holds `frames` frames of `size` (h, w), before a decoder takes memory.
-
-    https://wiki.multimedia.cx/index.php/IVF
-    """
-    if len(data) < 32 or data[:4] != b"DKIF" or data[8:12] != b"VP90":
-        raise ValueError("it is no VP9 video in an IVF container")
-    start, width, height = *struct.unpack_from("<H", data, 6), *struct.unpack_from("<HH", data, 12)
-    if (height, width) != tuple(size):
-        raise ValueError(f"its frames are {height} x {width}, not {size[0]} x {size[1]}")
-    count, at = 0, start
-    while at < len(data) and count <= frames and len(data) - at >= 12:
-        at += 12 + struct.unpack_from("<I", data, at)[0]
-        count += 1
-    if count != frames or at != len(data):
-        raise ValueError(f"it does not hold exactly {frames} frames")
-
-
 def _check(parts: dict[str, bytes], columns: tuple[str, ...]):
     """VP9 would decode damaged bytes without a word."""
     kind = KNOWN[columns]

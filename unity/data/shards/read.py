@@ -12,8 +12,9 @@ from filelock import FileLock
 from jaxtyping import Bool, UInt32
 
 from unity.data.clips import MODALITY_NAMES, Clip
-from unity.data.shards.columns import STREAMS, check_video, from_bytes, read_clip
+from unity.data.shards.columns import STREAMS, from_bytes, read_clip
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
+from unity.data.shards.ivf import check_video
 from unity.extras import extra
 
 
