@@ -19,6 +19,7 @@ from unity.config import MODELS
 from unity.data.video import read_video, write_video
 from unity.generate import Footage, generate, load_generator
 from unity.infer import infer
+from unity.modality import encodings
 from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, save_model
@@ -126,6 +127,50 @@ def test_what_the_model_means_is_what_the_files_say(sampler, generator, film, tm
     drawn, follows = generate(knowing, "joint", "depth", ["x"], Footage(frames=FRAMES, size=SIZE), sampling)
     assert np.abs(drawn[0].astype(float) - rgb).mean() < 6
     assert np.abs(follows[0].astype(float) - aux).mean() < 6
+
+
+# a film of this size is seen as 22 columns of 32, so that a share of the width is another number of pixels
+NARROW, SEEN, WHOLE = (144, 40), (80, 22), (80, 32)
+
+
+def even_motion(size, speed):
+    """A video in which everything moves by `speed` pixels (right, down) a frame, in the colours of its size."""
+    row = MODALITIES["flow"]
+    return row.encode(np.full((FRAMES, *size, 2), speed, np.float32), row.unknown_constants(*size))
+
+
+@pytest.mark.parametrize("encoding", ["ours", "linear"])
+def test_speeds_of_a_condition_are_shares_of_what_the_model_sees(generator, tmp_path, monkeypatch, encoding):
+    """4 pixels of a film 40 wide are 2.2 of a picture 22 wide, also where 10 columns stand beside it."""
+    card = replace(generator.card, encodings={"flow": encoding})
+    row, given = card.modality("flow"), []
+    frames = encodings.redraw(even_motion(NARROW, (-4, 3)), "flow", encoding)
+    path = write_video(frames, tmp_path / "flow.mp4", fps=10)
+
+    def sampled(generator, task, modality, captions, footage, *rest):
+        given.append(footage.aux[0])
+        return np.zeros_like(footage.aux), footage.aux
+
+    monkeypatch.setattr(answer, "generate", sampled)
+    result = infer(Request(modality="flow", condition=path, out=tmp_path / "out"), replace(generator, card=card))
+    assert given[0].shape[1:3] == WHOLE and result.video["flow"].shape[1:3] == SEEN
+    speed = np.array([-4, 3]) * SEEN[1] / NARROW[1]
+    for video, size in ((given[0], WHOLE), (result.video["flow"], SEEN)):
+        found = row.decode(video, row.unknown_constants(*size))
+        # of what H.264 makes of the colours
+        np.testing.assert_allclose(found, np.broadcast_to(speed, found.shape), atol=0.06)
+
+
+def test_estimated_speeds_are_the_same_in_values_and_in_colours(generator, tmp_path):
+    film = write_video(np.zeros((FRAMES, *NARROW, 3), np.uint8), tmp_path / "film.mp4", fps=10)
+    seen = even_motion(WHOLE, (1.5, -0.5))
+    oracle = Oracle(torch.zeros(1, 192, 3, 20, 8), latent(generator, seen, "flow"))
+    result = infer(Request(modality="flow", video=film, out=tmp_path / "out"), replace(generator, model=oracle))
+    row = MODALITIES["flow"]
+    drawn = row.decode(result.video["flow"], row.unknown_constants(*SEEN))
+    for found in (result.values, drawn):
+        assert found.shape == (FRAMES, *SEEN, 2)
+        np.testing.assert_allclose(found, np.broadcast_to((1.5, -0.5), found.shape), atol=0.03)
 
 
 def test_no_words_cost_no_second_evaluation(generator, film, tmp_path, capsys):

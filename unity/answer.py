@@ -215,10 +215,11 @@ def _film(plan: Plan) -> Film | None:
 
 
 def _sample(plan: Plan, film: Film | None, generator: Generator) -> dict[str, Video]:
-    given = {}
+    request, given = plan.request, {}
     if film is not None:
-        given["rgb" if plan.task == "estimate" else "aux"] = plan.canvas.pad(film.frames)[None]
-    request = plan.request
+        padded = plan.canvas.pad(film.frames)
+        row, ratio = generator.card.modality(request.modality), 1 / plan.canvas.widening
+        given = {"rgb": padded[None]} if plan.task == "estimate" else {"aux": row.redrawn(padded, ratio)[None]}
     footage = Footage(**given, frames=plan.frames, size=plan.canvas.model)
     sampling = Sampling(
         steps=request.steps,
@@ -232,7 +233,11 @@ def _sample(plan: Plan, film: Film | None, generator: Generator) -> dict[str, Vi
         sampled = generate(
             generator, plan.task, request.modality, [plan.prompt], footage, sampling, partial(_counted, bar)
         )
-    return {name: plan.canvas.crop(video[0]) for name, video in zip(plan.streams, sampled, strict=True)}
+    video = {name: plan.canvas.crop(video[0]) for name, video in zip(plan.streams, sampled, strict=True)}
+    if film is not None:
+        # as it came, not padded, redrawn and back
+        video |= {name: film.frames for name, how in plan.streams.items() if how == "given"}
+    return video
 
 
 def _counted(bar: tqdm, times: Iterable[float]) -> Iterator[float]:
@@ -287,15 +292,18 @@ def _record(plan: Plan, film: Film | None, generator: Generator) -> dict:
 
 def _write(plan: Plan, row: Modality, video: dict[str, Video], record: dict) -> Result:
     """Videos, values, one picture and the record, in a folder that changes when all of it is whole."""
-    fps, values = record["fps"], None
+    fps, values, canvas = record["fps"], None, plan.canvas
+    if plan.streams[row.name] == "sampled":
+        # by the width that the model sees; files are drawn by their own
+        values = row.decode(video[row.name], row.unknown_constants(*canvas.model))
+        video = video | {row.name: row.redrawn(video[row.name], canvas.widening)}
     rows = {f"{name}, {plan.streams[name]}": frames for name, frames in video.items()}
     with plan.results.writing(record) as folder:
         for name, frames in video.items():
             write_video(frames, folder / f"{name}.mp4", fps)
-        if plan.streams[row.name] == "sampled":
-            constants = row.unknown_constants(*plan.canvas.model)
-            values = row.decode(video[row.name], constants)
+        if values is not None:
             row.save(values, folder / row.name, fps)
-            rows[f"{row.name}, the values read from it"] = row.picture(values, constants)
+            drawn = row.picture(values, row.unknown_constants(*canvas.picture))
+            rows[f"{row.name}, the values read from it"] = drawn
         labelled_strip(rows).save(folder / "picture.png")
     return Result(folder=plan.results.path, files=plan.results.files(), video=video, values=values, record=record)

@@ -23,6 +23,11 @@ class Canvas:
     picture: Size
     model: Size
 
+    @property
+    def widening(self) -> float:
+        """How many times as wide the whole is as the picture: what is a share of the width changes by it."""
+        return self.model[1] / self.picture[1]
+
     def pad(self, video: Video) -> Padded:
         borders = [(0, whole - part) for whole, part in zip(self.model, self.picture, strict=True)]
         return np.pad(video, ((0, 0), *borders, (0, 0)), mode="edge")

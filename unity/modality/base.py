@@ -84,10 +84,16 @@ class Modality:
     decode: Callable[[Video, Constants], np.ndarray]
     picture: Callable[[np.ndarray, Constants], Video]
     save: Callable[[np.ndarray, Path, float], list[Path]]
-    # (one picture, ratio) → the picture as drawn after its width was cut to 1/ratio; None: a cut changes no colour
+    # (one picture, ratio) → its colours where the whole is 1/ratio as wide, cut or padded; None: they are the same
     redraw: Callable[[Picture, float], Picture] | None = None
     score: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     # name in the score → what it means; the first is the one to look at
     measures: Mapping[str, Measure]
     # "trivial" is what knowing nothing would predict; "classical", where there is one, needs no learning
     baselines: Mapping[str, Baseline]
+
+    def redrawn(self, video: Video, ratio: float) -> Video:
+        """Every picture of a video in its colours for a whole that is 1/ratio as wide; see `redraw`."""
+        if self.redraw is None or ratio == 1:
+            return video
+        return np.stack([self.redraw(picture, ratio) for picture in video])

@@ -90,4 +90,10 @@ def redraw(video: Video, modality: str, encoding: str) -> Video:
 # modality → name of an encoding → the row with it
 ENCODINGS: dict[str, dict[str, Modality]] = {name: {OURS: row} for name, row in MODALITIES.items()}
 ENCODINGS["depth"]["spectral"] = replace(depth.DEPTH, encode=spectral_encode, decode=spectral_decode)
-ENCODINGS["flow"]["linear"] = replace(flow.FLOW, encode=linear_encode, decode=linear_decode)
+ENCODINGS["flow"]["linear"] = replace(
+    # speeds are drawn as they are, not by their roots
+    flow.FLOW,
+    encode=linear_encode,
+    decode=linear_decode,
+    redraw=flow.desaturate,
+)

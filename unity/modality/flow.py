@@ -91,14 +91,19 @@ def decode(video: Video, constants: dict[str, float]) -> Flow:
 
 
 def redraw(picture: Picture, ratio: float) -> Picture:
-    """The colours after all but 1/ratio of the width was cut away, of which the same speeds are a larger share.
+    """The colours of the same speeds, which are a share `ratio` times as large of a width 1/ratio times as wide.
 
     Speeds that are beyond the new scale are drawn at it, as `encode` does.
     """
+    return desaturate(picture, np.sqrt(ratio))
+
+
+def desaturate(picture: Picture, factor: float) -> Picture:
+    """The saturation multiplied; full at most."""
     absorbed = 255 - picture.astype(np.float32)
-    # 255·√(speed / scale), as full saturation takes one channel away whole
+    # 255 of the saturation, as a full one takes one channel away whole
     most = absorbed.max(-1, keepdims=True)
-    return (255.5 - absorbed * np.minimum(np.sqrt(ratio), 255 / np.maximum(most, 1))).astype(np.uint8)
+    return (255.5 - absorbed * np.minimum(factor, 255 / np.maximum(most, 1))).astype(np.uint8)
 
 
 def picture(flow: Flow, constants: dict[str, float]) -> Video:
