@@ -76,10 +76,17 @@ def test_weights_of_a_shape_of_their_own_are_near_a_preset(tmp_path):
 
 def test_a_card_comes_back_whole_and_speaks_our_words_where_it_says_nothing(tmp_path):
     card = replace(
-        CARD, type_prompts={"depth": "far is blue"}, encodings={"depth": "spectral"}, learning_rate=1e-3
+        CARD,
+        type_prompts={"depth": "far is blue"},
+        encodings={"depth": "spectral"},
+        learning_rate=1e-3,
+        optimizer="muon",
     )
-    write_card(card, tmp_path)
-    assert read_card_file(tmp_path) == card
+    # at whatever rate a run may be asked for
+    for rate in (1e-3, 1e-30, 1000.0):
+        card = replace(card, learning_rate=rate)
+        write_card(card, tmp_path)
+        assert read_card_file(tmp_path) == card
     assert card.modality("depth").type_prompt == "far is blue" and card.encodings["flow"] == OURS
     for name, row in MODALITIES.items():
         assert CARD.modality(name) == row

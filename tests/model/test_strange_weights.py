@@ -432,7 +432,8 @@ def add_cards() -> None:
         "data": [3, None, {}],
         "type_prompts": [3, {"depth": 4}, ["x"]],
         "encodings": [3, {"depth": "rainbow"}, {"odour": "ours"}, {"depth": 3}],
-        "learning_rate": [-1, "fast", float("nan"), 1e9],
+        "learning_rate": [-1, 0, "fast", float("nan"), 1e9],
+        "optimizer": ["sgd", 3, ["muon"]],
         "colour": ["red"],
     }
     for field, values in others.items():

@@ -72,6 +72,9 @@ def weights(tmp_path_factory, hollow) -> Path:
     hollow(folder / "broken.safetensors", broken)
     export(folder / "debug", replace(DEBUG, clean_time="shared", cross_modulation=True))
     export(folder / "one_block", replace(DEBUG, num_layers=1))
+    export(folder / "taught", DEBUG, optimizer="adamw", learning_rate=2e-4)
+    export(folder / "fast", replace(DEBUG, num_layers=1), optimizer="muon", learning_rate=1e-3)
+    export(folder / "slow", DEBUG, learning_rate=1e-5)
     export(folder / "run" / "checkpoints" / "step-00000003" / "model", DEBUG)
     (folder / "run" / "model").symlink_to("checkpoints/step-00000003/model")
     (folder / "run" / "config.json").write_text("{}")
@@ -129,6 +132,13 @@ INHERITED = {
     "run/checkpoints/step-00000003": ("debug", ("muon", 4e-3), SMALL_TIMES, {"dim": 64}),
     "one_block": ("debug", PAPER, SMALL_TIMES, {"num_layers": 1}),
     "one_block --optim.kind muon": ("debug", ("muon", 5e-5), SMALL_TIMES, {"num_layers": 1}),
+    # what the card tells goes before what is usual for the size
+    "taught": ("debug", ("adamw", 2e-4), SMALL_TIMES, {"num_layers": 2}),
+    "taught --model debug": ("debug", ("adamw", 2e-4), SMALL_TIMES, {"num_layers": 2}),
+    "taught --optim.lr 1e-2": ("debug", ("adamw", 1e-2), SMALL_TIMES, {"num_layers": 2}),
+    "taught --optim.kind muon": ("debug", ("muon", 2e-4), SMALL_TIMES, {"num_layers": 2}),
+    "fast": ("debug", ("muon", 1e-3), SMALL_TIMES, {"num_layers": 1}),
+    "slow": ("debug", ("muon", 1e-5), SMALL_TIMES, {"num_layers": 2}),
     "one_block --model debug --architecture.num-layers 1": (
         "debug", ("muon", 4e-3), SMALL_TIMES, {"num_layers": 1},
     ),
@@ -188,6 +198,7 @@ FIRST_LINES = {
     ),
     "wan.safetensors --optim.lr 1e-4": "1.3b, 30 blocks of width 1536, adamw at lr 0.0001",
     "debug": "debug, 2 blocks of width 64, cross_modulation True, clean_time shared, muon at lr 0.004",
+    "taught": "debug, 2 blocks of width 64, adamw at lr 0.0002",
     "one_block": "of no preset's size (nearest: debug), 1 blocks of width 64, adamw at lr 5e-05",
 }
 
@@ -251,6 +262,9 @@ def test_words_and_colours_go_on_from_run_to_run(release, start, spoken):
         assert card.encodings == dict.fromkeys(MODALITIES, OURS) | RELEASE["encodings"]
         assert (card.model.clean_time, card.model.input) == ("shared", "expert")
         assert read_config(run).type_prompts == prompts
+        # what the first was told is what the others take over
+        assert (card.optimizer, card.learning_rate) == ("adamw", 1e-3)
+        assert (read_config(run).optim.kind, read_config(run).optim.lr) == ("adamw", 1e-3)
     # what was trained on, but for the captions
     kinds = {text for text in spoken if text and "number" not in text}
     assert kinds and kinds <= set(prompts.values())

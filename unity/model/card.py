@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unity.config import ModelConfig
 from unity.files import write_json
@@ -36,7 +36,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "step": (0, 1 << 53),
     "frames": (1, 1 << 16),
     "size": (1, 1 << 14),
-    "learning_rate": (1e-12, 10),
+    "learning_rate": (1e-300, 1000),
 }
 _DEFAULT_BOUNDS = (0, 1 << 20)
 # entries that name modalities
@@ -55,7 +55,8 @@ class ModelCard:
     # height, width
     size: tuple[int, int]
     data: str = ""
-    # the rate at which it was trained, where that is known
+    # by what and at which peak rate it was trained, where that is known
+    optimizer: Literal["adamw", "muon"] | None = None
     learning_rate: float | None = None
     # modality → the words that stand for it (C_m of the paper), and how its video is drawn, a name in
     # unity.modality.encodings; what is left out is ours

@@ -207,6 +207,7 @@ LAYOUTS: dict[str, WeightLayout] = {
             "modalities": tuple(RELEASE_MODALITIES),
             "frames": 33,
             "size": (256, 256),
+            "optimizer": "adamw",
             "learning_rate": 5e-5,
             "type_prompts": _RELEASE_PROMPTS,
             # see unity.modality.encodings for what is known of them

@@ -207,10 +207,12 @@ def _architecture(given: Options, base: Options) -> ModelConfig:
 
 
 def _inheriting(base: Options, found: Heritage, given: Options) -> Options:
-    """Shape and size of the weights; the paper's recipe where no other is known for their size, nor asked for."""
-    base = replace(base, architecture=found.card.model, model=given.model or found.preset)
-    unknown = given.model is None and not found.exact
-    return replace(base, optim=OptimConfig(kind="adamw", lr=PAPER_RATE)) if unknown else base
+    """Shape, size and recipe of the weights; the paper's where they tell none and none is known for their size."""
+    card = found.card
+    optim = OptimConfig(kind=card.optimizer, lr=card.learning_rate)
+    if given.model is None and not found.exact:
+        optim = replace(optim, kind=optim.kind or "adamw", lr=optim.lr or PAPER_RATE)
+    return replace(base, architecture=card.model, model=given.model or found.preset, optim=optim)
 
 
 def _asked(given: Options, args: Sequence[str], talkative: bool) -> ModelConfig | None:

@@ -18,9 +18,11 @@ Share = Annotated[float, real(0, 0.9999999)]
 class OptimConfig:
     """The optimizer, its schedule, and the average that is kept of the weights."""
 
-    # muon: Muon for the matrices of the blocks, AdamW for the rest; by default that for the small models
+    # muon: Muon for the matrices of the blocks, AdamW for the rest; by default what --init's weights were trained
+    # by, else that for the small models
     kind: Literal["adamw", "muon"] | None = None
-    # peak learning rate; by default 5e-5 (the paper), more for weights of the size of debug to small
+    # peak learning rate; by default that of --init's weights, else 5e-5 (the paper), more for weights of the size
+    # of debug to small
     lr: Annotated[float, real(0, 1000, above=True)] | None = None
     # the same for Muon's matrices, as a multiple of it
     muon_scale: Annotated[float, real(0, 1000, above=True)] = 1.7

@@ -104,8 +104,8 @@ def save(run: Run, step: int) -> None:
     config, fragments = run.config, zero.layout(run.engine)
     card = ModelCard(
         model=config.architecture, modalities=STAGES[config.stage].modalities, stage=config.stage, step=step,
-        frames=config.frames, size=config.size, data=str(config.data), type_prompts=config.type_prompts,
-        encodings=config.encodings,
+        frames=config.frames, size=config.size, data=str(config.data), optimizer=config.optim.kind,
+        learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
     )  # fmt: skip
 
     def export(folder: Path) -> None:
