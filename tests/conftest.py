@@ -24,6 +24,19 @@ jaxtyping.install_import_hook(sorted(_NAMES - _COMPILED - _KERNELS), _CHECKER)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# fixtures that take many seconds: with `--dist loadgroup`, all tests that share one run in one process
+_DEAR = ("two_ranks", "finished", "saved", "outcomes", "wheel", "learnt")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in _DEAR:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
+
+
 @pytest.fixture(scope="session")
 def hollow():
     """hollow(path, tensors): a safetensors file in bf16 whose data are zeros that take no place on the disk."""

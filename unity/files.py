@@ -143,6 +143,22 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def put(folder: Path, path: Path, aside: Path) -> None:
+    """Rename a folder that others have filled and flushed to `path`; what is there is first renamed to `aside`."""
+    if path.exists():
+        path.rename(aside)
+    folder.rename(path)
+    flush(path.parent)
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` a link to `target`; at no moment is there none."""
+    fresh = link.with_name(f"{link.name}.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the list of a folder's names, is on the disk."""
     if path.is_symlink() or (os.name == "nt" and path.is_dir()):

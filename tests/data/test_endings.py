@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -46,10 +45,9 @@ def _clip(number):
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(tmp_path, session):
     """Start a process that loads tmp_path/data with some workers; its session is ended at the end."""
     write_shards(map(_clip, range(16)), tmp_path / "data")
-    shared, started = set(os.listdir("/dev/shm")), []
 
     def start(workers, decode="pyav"):
         program = textwrap.dedent(PROGRAM).format(workers=workers, decode=decode)
@@ -57,37 +55,25 @@ def load(tmp_path):
             [sys.executable, "-c", program], cwd=tmp_path, start_new_session=True, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        started.append(process)
+        session(process.pid)
         return process
 
-    yield start
-    for process in started:
-        for pid in _session(process.pid):
-            os.kill(pid, signal.SIGKILL)
-    assert set(os.listdir("/dev/shm")) <= shared
+    return start
 
 
-def _session(leader):
-    """Processes of a session that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) == leader and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def _ends(process, seconds=15):
+@pytest.fixture
+def ends(session):
     """The lines on stderr of a process that, with all its children, ends in time."""
-    begin = time.monotonic()
-    _, err = process.communicate(timeout=seconds)
-    while _session(process.pid):
-        assert time.monotonic() - begin < seconds, _session(process.pid)
-        time.sleep(0.05)
-    return err.splitlines()
+
+    def wait(process, seconds=15):
+        begin = time.monotonic()
+        _, err = process.communicate(timeout=seconds)
+        while session(process.pid):
+            assert time.monotonic() - begin < seconds, session(process.pid)
+            time.sleep(0.05)
+        return err.splitlines()
+
+    return wait
 
 
 def _flip(tmp_path):
@@ -104,34 +90,34 @@ SLOW = pytest.mark.slow
     ("workers", "decode"),
     [(1, "pyav"), pytest.param(0, "pyav", marks=SLOW), pytest.param(2, "pyav", marks=SLOW), (2, "dali")],
 )
-def test_a_damaged_sample_ends_the_run_in_a_sentence(load, tmp_path, workers, decode):
+def test_a_damaged_sample_ends_the_run_in_a_sentence(load, tmp_path, workers, decode, ends):
     if decode == "dali":
         pytest.importorskip("nvidia.dali")
     _flip(tmp_path)
     process = load(workers, decode)
-    said = _ends(process, 60)
+    said = ends(process, 60)
     assert process.returncode == 2 and len(said) == 1, said
     assert re.match(r"load: cannot read clip \d of general: .*shard.00000.mds is damaged \(its checksum", said[0])
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2])
-def test_a_shard_that_goes_missing_ends_the_run_in_a_sentence(load, tmp_path, workers):
+def test_a_shard_that_goes_missing_ends_the_run_in_a_sentence(load, tmp_path, workers, ends):
     process = load(workers)
     assert process.stdout.readline().startswith("step 0")
     (tmp_path / "data" / "subject" / "shard.00000.mds").unlink()
-    said = _ends(process)
+    said = ends(process)
     assert process.returncode == 2 and len(said) == 1, said
     assert "subject/shard.00000.mds is damaged" in said[0]
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=SLOW), 2])
-def test_a_killed_worker_ends_the_run_in_a_sentence(load, workers):
+def test_a_killed_worker_ends_the_run_in_a_sentence(load, workers, ends, session):
     process = load(workers)
     assert process.stdout.readline().startswith("step 0")
-    children = [pid for pid in _session(process.pid) if pid != process.pid]
+    children = [pid for pid in session(process.pid) if pid != process.pid]
     assert len(children) == workers
     os.kill(children[0], signal.SIGKILL)
-    said = _ends(process, 25)
+    said = ends(process, 25)
     assert process.returncode == 2 and said == [
         "load: a data worker was ended from outside, perhaps for want of memory; use fewer --workers, or 0"
     ]
@@ -145,12 +131,12 @@ def test_a_killed_worker_ends_the_run_in_a_sentence(load, workers):
         pytest.param(signal.SIGKILL, -9, marks=SLOW),
     ],
 )
-def test_an_end_from_outside_ends_the_workers(load, how, code):
+def test_an_end_from_outside_ends_the_workers(load, how, code, ends):
     process = load(2)
     assert process.stdout.readline().startswith("step 0")
     # a terminal sends its signal to the whole group, a scheduler to the process
     (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
-    said = _ends(process, 25)
+    said = ends(process, 25)
     assert process.returncode == code and "Traceback" not in str(said)
     assert not said or said == ["load: interrupted; what was not whole yet is removed"]
 

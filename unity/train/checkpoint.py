@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unity.files import flush, write_json
+from unity.files import flush, point, put, write_json
 from unity.train.world import World
 from unity.train.zero import Flats, Fragment
 
@@ -140,16 +140,9 @@ def _seal(world: World, folder: Path) -> None:
 
 
 def _publish(partial: Path, final: Path) -> None:
-    """Rename the whole checkpoint into place, over a broken one of the same step if need be."""
-    if final.exists():
-        final.rename(final.with_name(f".{final.name}"))
-    partial.rename(final)
-    flush(final.parent)
-    link = final.parent.parent / "model"
-    fresh = link.with_name("model.partial")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(Path("checkpoints") / final.name / "model")
-    fresh.replace(link)
+    """Put the whole checkpoint into place, over a broken one of the same step if need be."""
+    put(partial, final, aside=final.with_name(f".{final.name}"))
+    point(final.parent.parent / "model", Path("checkpoints") / final.name / "model")
 
 
 def _prune(folder: Path, keep: int) -> None:

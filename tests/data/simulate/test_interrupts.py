@@ -15,35 +15,19 @@ COMMAND = [sys.executable, "-m", "unity.data.simulate", "--frames", "5", "--size
 
 
 @pytest.fixture
-def running(tmp_path):
+def running(tmp_path, session):
     """A simulation into tmp_path/out whose two workers have begun; its session is ended at the end."""
-    shared = set(os.listdir("/dev/shm"))
     process = subprocess.Popen(
         [*COMMAND, "--clips", "5000", "--out", "out"], cwd=tmp_path, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    session(process.pid)
     _until(lambda: len(list(tmp_path.glob(".part-*/.part-*/*"))) >= 2, 120)
-    yield process
-    for pid in _session(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    assert set(os.listdir("/dev/shm")) <= shared
+    return process
 
 
-def _session(leader):
-    """Processes of a session that have not ended, the leader too."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) == leader and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def _workers(leader):
-    return [p for p in _session(leader) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+def _workers(pids):
+    return [p for p in pids if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def _until(true, seconds):
@@ -68,10 +52,10 @@ def _said(process):
         pytest.param("SIGTERM to all", 143, None, marks=pytest.mark.slow),
     ],
 )
-def test_an_end_from_outside_is_a_sentence_and_leaves_nothing(running, tmp_path, how, code, words):
-    assert len(_workers(running.pid)) == 2
+def test_an_end_from_outside_is_a_sentence_and_leaves_nothing(running, session, tmp_path, how, code, words):
+    assert len(_workers(session(running.pid))) == 2
     if how == "a killed worker":
-        os.kill(_workers(running.pid)[0], signal.SIGKILL)
+        os.kill(_workers(session(running.pid))[0], signal.SIGKILL)
     elif how in ("Ctrl-C", "SIGTERM to all"):
         os.killpg(running.pid, signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
     else:
@@ -80,14 +64,14 @@ def test_an_end_from_outside_is_a_sentence_and_leaves_nothing(running, tmp_path,
     # where all are terminated, a worker may be seen to end before the own signal is
     assert running.returncode == code or (how == "SIGTERM to all" and running.returncode == 2)
     assert (len(said) == 1 and said[0].startswith(words)) if words else "Traceback" not in str(said), said
-    _until(lambda: not _session(running.pid), 5)
+    _until(lambda: not session(running.pid), 5)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_run_leaves_goes_with_the_next(running, tmp_path):
+def test_what_a_killed_run_leaves_goes_with_the_next(running, session, tmp_path):
     running.kill()
     running.wait()
-    _until(lambda: not _session(running.pid), 10)
+    _until(lambda: not session(running.pid), 10)
     (left,) = tmp_path.iterdir()
     # of another machine, and of somebody else
     foreign = tmp_path / ".part-7-abc"
