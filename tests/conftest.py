@@ -25,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # fixtures that take many seconds: with `--dist loadgroup`, all tests that share one run in one process
-_DEAR = ("two_ranks", "finished", "saved", "outcomes", "wheel", "learnt")
+_DEAR = ("two_ranks", "finished", "saved", "outcomes", "wheel", "learnt", "folders")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -190,6 +190,12 @@ def test_weights_of_another_shape_are_refused(finished, world, tmp_path):
         build(replace(config, resume=unbroken.out, init=None), world)
 
 
+def test_a_signal_to_one_rank_saves_and_ends_both(two_ranks):
+    said, _ = two_ranks
+    assert said.count("check_signal") == 2
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_rank_of_the_launcher_saves_and_ends_both(config, dataset, world, tmp_path):
     """`deepspeed launchers/train.py` is asked to stop after its first steps; then one rank alone goes on."""
     out = tmp_path / "asked"

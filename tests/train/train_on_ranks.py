@@ -1,6 +1,8 @@
-"""Checks for several ranks: a run cut in two equals one that is not, and a bad loss stops every rank."""
+"""Checks for several ranks: a run cut in two equals one that is not; a bad loss or a signal stops every rank."""
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from unity.data.shards import read_about
 from unity.encoders import Encoders
 from unity.train import loop
 from unity.train.config import resolve
+from unity.train.folder import checkpoints
 from unity.train.optim import OptimConfig
 from unity.train.options import Options
 from unity.train.run import build
@@ -63,4 +66,23 @@ def check_non_finite(world: World, data: Path, folder: Path):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-CHECKS = (check_resume, check_non_finite)
+def check_signal(world: World, data: Path, folder: Path):
+    """SIGTERM to rank 1 alone, in its third step: both save what they have after it, and leave."""
+    step, run = loop.train_step, folder / "asked"
+
+    def asked(run, batch, stop):
+        if world.rank == 1 and batch["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, batch, stop)
+
+    loop.train_step = asked
+    try:
+        loop.train(replace(short_run(data, run), steps=500, save_every=999), world)
+    finally:
+        loop.train_step = step
+    world.barrier()
+    assert [path.name for path in checkpoints(run)] == ["step-00000003"]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+CHECKS = (check_resume, check_non_finite, check_signal)

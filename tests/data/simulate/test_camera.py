@@ -29,7 +29,15 @@ def test_the_field_of_view_is_vertical():
 
 
 @pytest.mark.parametrize("source", ["single_person", "two_persons"])
-@pytest.mark.parametrize(("size", "seeds"), [((128, 128), range(60)), ((64, 112), range(60, 80))])
+@pytest.mark.parametrize(
+    ("size", "seeds"),
+    [
+        ((128, 128), range(15)),
+        ((64, 112), range(60, 65)),
+        pytest.param((128, 128), range(15, 60), marks=pytest.mark.slow),
+        pytest.param((64, 112), range(65, 80), marks=pytest.mark.slow),
+    ],
+)
 def test_people_stay_in_view_for_the_whole_clip(source, size, seeds):
     for seed in seeds:
         world = run(draw_scene(seed, source), 33, 16.0)

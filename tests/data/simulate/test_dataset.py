@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from unity.command import end
 from unity.data.shards import open_shards
 from unity.data.simulate.clip import simulate
 from unity.data.simulate.dataset import Options, make_dataset
@@ -83,34 +84,58 @@ def test_an_empty_folder_is_filled_and_a_link_followed(tmp_path):
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["dataset.json", "subject"]
 
 
+def refused(monkeypatch, capfd, folder, *flags):
+    """The one sentence that the command ends in, in `folder` and in this process."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        # which the command sets for all its life
+        monkeypatch.setenv(name, "1")
+    from unity.data.simulate.__main__ import main
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["simulate", *flags])
+    with pytest.raises(SystemExit) as stop:
+        end("simulate", main)
+    said = capfd.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(said) == 1 and said[0].startswith("simulate: "), said
+    return said[0]
+
+
 @pytest.mark.parametrize(
     ("out", "words"),
-    [
-        ("full", "File too large"),
-        ("file/x", "nothing can be written in"),
-        ("/proc/x", "nothing can be"),
-        ("file", "exists"),
-    ],
+    [("file/x", "nothing can be written in"), ("/proc/x", "nothing can be"), ("file", "exists")],
 )
-def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, out, words):
+def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, monkeypatch, capfd, out, words):
     (tmp_path / "file").touch()
+    flags = ["--out", out, "--clips", "2", "--sources", "subject", "--workers", "1"]
+    assert words in refused(monkeypatch, capfd, tmp_path, *flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+    """What is written ends in an error in the middle of a file."""
 
     def limit():
-        if out == "full":
-            # as a full disk: what is written ends in an error in the middle of a file
-            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
-    command = [sys.executable, "-m", "unity.data.simulate", "--out", out, "--clips", "2", "--sources", "subject"]
+    command = [
+        sys.executable,
+        "-m",
+        "unity.data.simulate",
+        "--out",
+        "full",
+        "--clips",
+        "2",
+        "--sources",
+        "subject",
+    ]
     done = subprocess.run(
         [*command, "--workers", "1"], capture_output=True, text=True, cwd=tmp_path, preexec_fn=limit
     )
     said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
-    assert done.returncode == 2 and len(said) == 1 and words in said[0], done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert done.returncode == 2 and len(said) == 1 and "File too large" in said[0], done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "unity.data.simulate", "--out", str(tmp_path / "x"), "--clips", "1"]
-    done = subprocess.run([*command, "--sources", "nowhere"], capture_output=True, text=True)
-    assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "x").exists()
+def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capfd):
+    assert "nowhere" in refused(monkeypatch, capfd, tmp_path, "--out", "x", "--clips", "1", "--sources", "nowhere")
+    assert list(tmp_path.iterdir()) == []
