@@ -16,7 +16,7 @@ def session():
 
     At the end those that were asked for are ended, and nothing of theirs may be left in shared memory.
     """
-    shared, asked = set(os.listdir("/dev/shm")), set()
+    shared, asked = _shared(), set()
 
     def living(leader: int) -> list[int]:
         asked.add(leader)
@@ -26,10 +26,15 @@ def session():
     for leader in list(asked):
         for pid in living(leader):
             os.kill(pid, signal.SIGKILL)
-    left, end = set(os.listdir("/dev/shm")) - shared, time.monotonic() + 10
-    while left := (left & set(os.listdir("/dev/shm"))) - _in_use():
+    left, end = _shared() - shared, time.monotonic() + 30
+    while left := (left & _shared()) - _in_use():
         assert time.monotonic() < end, left
         time.sleep(0.05)
+
+
+def _shared() -> set[str]:
+    """Names in shared memory as multiprocessing and torch make them; other programs' are none of ours."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("sem.mp-", "psm_", "torch_", "mp-"))}
 
 
 def _in_use() -> set[str]:
