@@ -17,7 +17,7 @@ demo: setup ## the main job: make data, train both stages, infer, report (runs/d
 	python launchers/demo.py
 
 test: setup lint ## what CI runs
-	python -m pytest -n 2 --dist loadgroup -m 'not slow'
+	python -m pytest -n 2 -m 'not slow'
 
 test-all: setup lint ## the slow proofs too
 	python -m pytest

@@ -24,17 +24,29 @@ jaxtyping.install_import_hook(sorted(_NAMES - _COMPILED - _KERNELS), _CHECKER)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# fixtures that take many seconds: with `--dist loadgroup`, all tests that share one run in one process
-_DEAR = ("two_ranks", "finished", "saved", "outcomes", "wheel", "learnt", "folders")
+# files whose tests share what takes many seconds to make, by what they share: each group runs in one process
+_TOGETHER = {
+    "tests/train/test_engine.py": "two ranks",
+    "tests/train/test_train_resume.py": "two ranks",
+    "tests/train/test_faults.py": "a finished run",
+    "tests/train/test_overfit.py": "a run that has learnt",
+    "tests/model/test_strange_weights.py": "all files loaded",
+    "tests/data/simulate/test_dataset.py": "simulated datasets",
+    "tests/test_docs.py": "what programs say of their flags",
+    "tests/test_install.py": "a wheel",
+}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for name in _DEAR:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
-                break
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: tests one by one to whatever process is free, but for those."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

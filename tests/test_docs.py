@@ -66,8 +66,6 @@ def checked() -> list:
     return [pytest.param(*value, id=name) for name, value in found.items()]
 
 
-# in one process, which keeps what the programs say
-@pytest.mark.xdist_group("help")
 @pytest.mark.parametrize("start, words", checked())
 def test_flags_exist(start, words):
     after = words[words.index(start[-1]) + 1 :]
