@@ -1,7 +1,7 @@
 """Frames in, frames out: a checkpoint with its codec and text encoder, run on one of the three tasks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +121,7 @@ def generate(
     )
     shape, clean_time = encoders.latent_shape(batch, frames, size), generator.card.model.clean_time
     known = Known(**latents, shape=shape, clean_time=clean_time)
-    sampled = sample(generator.model, task, ids, texts, known, sampling or Sampling(), progress)
+    sampled = sample(generator.model, task, ids, texts, known, _scheduled(generator, task, sampling), progress)
     streams = zip(given.items(), sampled, strict=True)
     rgb, aux = (
         decode(generator, latent, shown[name]) if video is None else video for (name, video), latent in streams
@@ -138,6 +138,14 @@ def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b
 def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str) -> Frames:
     """Clips of latents of one kind of stream."""
     return generator.encoders.decode(latent, [stream] * len(latent)).numpy()
+
+
+def _scheduled(generator: Generator, task: str, sampling: Sampling | None) -> Sampling:
+    """With the checkpoint's own steps and shift where nothing else was asked for."""
+    asked, own = sampling or Sampling(), generator.card.schedule(task)
+    steps = own.steps if asked.steps is None else asked.steps
+    shift = own.shift if asked.shift is None else asked.shift
+    return replace(asked, steps=steps, shift=shift)
 
 
 def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int]]:

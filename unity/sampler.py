@@ -91,11 +91,11 @@ def guided(velocity: Callable[[Text, Text], Tensor], texts: Texts, guidance: Gui
 class Sampling:
     """How samples are drawn. Raises ValueError for what no sampler can do."""
 
-    steps: int = 50
+    # these two by default as the checkpoint's card says (unity.generate)
+    steps: int | None = None
+    shift: float | None = None
     # a row of SAMPLERS
     sampler: str = "unipc"
-    # above 1: more of the steps where there is much noise
-    shift: float = 1.0
     guidance: Guidance = field(default_factory=Guidance)
     seed: int = 0
 
@@ -104,7 +104,11 @@ class Sampling:
             raise ValueError(f"unknown sampler {self.sampler!r}; choose one of {', '.join(SAMPLERS)}")
         if not math.isfinite(self.guidance.scale):
             raise ValueError(f"guidance is {self.guidance.scale}; give a number")
-        time_grid(min(self.steps, 1), self.shift)
+        self.times()
+
+    def times(self) -> list[float]:
+        """The times that the samples pass through; of what is open, 50 steps without a shift."""
+        return time_grid(50 if self.steps is None else self.steps, 1.0 if self.shift is None else self.shift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +155,7 @@ def sample(
 
         return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
 
-    times = time_grid(sampling.steps, sampling.shift)
+    times = sampling.times()
     times = times if progress is None else _with_progress(times, progress)
     state = SAMPLERS[sampling.sampler](velocity, torch.where(noisy, state, fixed), times)
     state = torch.where(noisy, state, fixed)

@@ -11,16 +11,19 @@ from torch import Tensor
 
 from unity.config import MODELS
 from unity.encoders import Encoders
+from unity.flow_matching import TimeConfig
 from unity.generate import Footage, Generator, generate
 from unity.modality.encodings import ENCODINGS, OURS
 from unity.modality.table import MODALITIES
-from unity.model.card import ModelCard, read_card_file, write_card
+from unity.model.card import ModelCard, Schedule, read_card_file, write_card
 from unity.model.codec import load_codec
 from unity.model.dit import UnityDiT
 from unity.model.heritage import heritage
 from unity.model.layouts import LAYOUTS, RELEASE_MODALITIES
 from unity.model.weights import read_card, save_model
-from unity.sampler import Sampling
+from unity.sampler import Guidance, Sampling
+from unity.tasks import TASKS
+from unity.train.run import schedules
 
 TINY = replace(MODELS["debug"], num_layers=1)
 CARD = ModelCard(model=TINY, modalities=tuple(MODALITIES), stage=2, step=3, frames=5, size=(16, 16))
@@ -81,6 +84,7 @@ def test_a_card_comes_back_whole_and_speaks_our_words_where_it_says_nothing(tmp_
         encodings={"depth": "spectral"},
         learning_rate=1e-3,
         optimizer="muon",
+        schedules={"estimate": Schedule(steps=4, shift=20.0)},
     )
     # at whatever rate a run may be asked for
     for rate in (1e-3, 1e-30, 1000.0):
@@ -92,20 +96,50 @@ def test_a_card_comes_back_whole_and_speaks_our_words_where_it_says_nothing(tmp_
         assert CARD.modality(name) == row
 
 
-def test_generation_speaks_the_checkpoints_words():
-    said = []
+FOOTAGE = Footage(rgb=np.zeros((1, 5, 16, 16, 3), np.uint8))
+
+
+def generator(card, said):
+    """A new model under a card; the texts that it is given are said."""
 
     def text(words):
         said.extend(words)
         return torch.zeros(len(words), 1, TINY.text_dim), torch.ones(len(words), dtype=torch.long)
 
-    card = replace(CARD, type_prompts={"depth": "far is blue"})
     model = UnityDiT(TINY).requires_grad_(False)
     encoders = Encoders(codec=load_codec(TINY.codec), text=text, device=torch.device("cpu"))
-    generator = Generator(path=Path("none"), model=model, card=card, encoders=encoders, dtype=torch.float32)
-    footage = Footage(rgb=np.zeros((1, 5, 16, 16, 3), np.uint8))
-    generate(generator, "estimate", "depth", [""], footage, Sampling(steps=1))
+    return Generator(path=Path("none"), model=model, card=card, encoders=encoders, dtype=torch.float32)
+
+
+def test_generation_speaks_the_checkpoints_words():
+    said = []
+    card = replace(CARD, type_prompts={"depth": "far is blue"})
+    generate(generator(card, said), "estimate", "depth", [""], FOOTAGE, Sampling(steps=1))
     assert "far is blue" in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "times"),
+    [
+        # 20·t / (1 + 19·t) of thirds; see unity.flow_matching
+        ({}, [1, 40 / 41, 10 / 11]),
+        ({"steps": 2}, [1, 20 / 21]),
+        ({"shift": 1.0}, [1, 2 / 3, 1 / 3]),
+        ({"steps": 1, "shift": 5.0}, [1]),
+    ],
+)
+def test_generation_takes_the_checkpoints_steps_where_none_are_asked_for(asked, times):
+    seen = []
+    made = generator(replace(CARD, schedules={"estimate": Schedule(steps=3, shift=20.0)}), [])
+    made.model.register_forward_pre_hook(lambda module, inputs: seen.append(float(inputs[2][0, 1])))
+    generate(made, "estimate", "depth", [""], FOOTAGE, Sampling(guidance=Guidance(scale=1.0), **asked))
+    assert seen == pytest.approx(times)
+
+
+def test_a_runs_card_draws_at_the_times_of_its_training():
+    small = schedules(TimeConfig(shift=3.0, estimate_shift=20.0))
+    assert small["estimate"] == Schedule(steps=4, shift=20.0) and small["control"] == Schedule(shift=3.0)
+    assert schedules(TimeConfig(shift=5.0)) == dict.fromkeys(TASKS, Schedule(shift=5.0))
 
 
 @pytest.mark.parametrize("name", ["1.3b", "14b"])

@@ -434,6 +434,13 @@ def add_cards() -> None:
         "encodings": [3, {"depth": "rainbow"}, {"odour": "ours"}, {"depth": 3}],
         "learning_rate": [-1, 0, "fast", float("nan"), 1e9],
         "optimizer": ["sgd", 3, ["muon"]],
+        "schedules": [
+            3,
+            {"estimate": 4},
+            {"guess": {"steps": 4}},
+            {"joint": {"steps": 0}},
+            {"joint": {"speed": 1}},
+        ],
         "colour": ["red"],
     }
     for field, values in others.items():

@@ -14,6 +14,7 @@ from unity.files import write_json
 from unity.modality.base import Modality
 from unity.modality.encodings import ENCODINGS, OURS
 from unity.modality.table import MODALITIES
+from unity.tasks import TASKS
 
 NAME = "config.json"
 # a card is a page of text
@@ -37,10 +38,22 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "frames": (1, 1 << 16),
     "size": (1, 1 << 14),
     "learning_rate": (1e-300, 1000),
+    "steps": (1, 1000),
+    "shift": (1e-6, 1000),
 }
 _DEFAULT_BOUNDS = (0, 1 << 20)
 # entries that name modalities
 _BY_MODALITY = ("modalities", "type_prompts", "encodings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How samples of a task are drawn, unless somebody asks for something else."""
+
+    # of the sampler
+    steps: int = 50
+    # above 1: more of the steps where there is much noise, as in training (unity.flow_matching.TimeConfig)
+    shift: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +75,8 @@ class ModelCard:
     # unity.modality.encodings; what is left out is ours
     type_prompts: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, str] = field(default_factory=dict)
+    # by task; what is left out is drawn as Schedule says
+    schedules: dict[str, Schedule] = field(default_factory=dict)
 
     def __post_init__(self):
         words = {name: MODALITIES[name].type_prompt for name in self.modalities}
@@ -73,6 +88,10 @@ class ModelCard:
         """The modality as this checkpoint knows it: its own words and its own colours."""
         row = ENCODINGS[name][self.encodings.get(name, OURS)]
         return replace(row, type_prompt=self.type_prompts.get(name, row.type_prompt))
+
+    def schedule(self, task: str) -> Schedule:
+        """How this checkpoint's samples of a task are drawn."""
+        return self.schedules.get(task, Schedule())
 
 
 def write_card(card: ModelCard, folder: Path) -> Path:
@@ -126,6 +145,9 @@ def _check_names(values: Mapping[str, Any]) -> None:
     strange = sorted(name for key in _BY_MODALITY for name in values.get(key, ()) if name not in MODALITIES)
     if strange:
         raise ValueError(f"it has modalities {_short(strange)}, and this version knows {', '.join(MODALITIES)}")
+    strange = sorted(values.get("schedules", {}).keys() - TASKS.keys())
+    if strange:
+        raise ValueError(f"it has schedules of {_short(strange)}, and the tasks are {', '.join(TASKS)}")
     for name, encoding in values.get("encodings", {}).items():
         if encoding not in ENCODINGS[name]:
             raise ValueError(
@@ -147,6 +169,10 @@ def _value(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, list) or len(value) > 64 or not (free or len(value) == len(args)):
             raise ValueError(f"{name} is {_short(value)}, not {'a list' if free else f'{len(args)} numbers'}")
         return tuple(_value(name, item, args[0]) for item in value)
+    if origin is dict and args[1] is Schedule:
+        if not (isinstance(value, dict) and all(isinstance(item, dict) for item in value.values())):
+            raise ValueError(f"{name} is {_short(value)}, not settings by name")
+        return {key: Schedule(**_checked(Schedule, item)) for key, item in value.items()}
     if origin is dict:
         if not (isinstance(value, dict) and all(isinstance(item, str) for item in value.values())):
             raise ValueError(f"{name} is {_short(value)}, not words by name")

@@ -10,9 +10,12 @@ import torch
 
 from unity.config import STAGES
 from unity.encoders import Encoders, load_encoders
+from unity.flow_matching import TimeConfig
 from unity.model import fp8
+from unity.model.card import Schedule
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, load_model, save_model
+from unity.tasks import TASKS
 from unity.train import checkpoint, folder, zero
 from unity.train.config import TrainConfig, to_plain
 from unity.train.ema import Ema
@@ -106,6 +109,7 @@ def save(run: Run, step: int) -> None:
         model=config.architecture, modalities=STAGES[config.stage].modalities, stage=config.stage, step=step,
         frames=config.frames, size=config.size, data=str(config.data), optimizer=config.optim.kind,
         learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
+        schedules=schedules(config.time),
     )  # fmt: skip
 
     def export(folder: Path) -> None:
@@ -120,6 +124,17 @@ def save(run: Run, step: int) -> None:
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
     content = checkpoint.Content(shards=run.shards, fragments=fragments, state=state, export=export)
     checkpoint.save(run.world, config.out, step, content, config.keep)
+
+
+def schedules(time: TimeConfig) -> dict[str, Schedule]:
+    """How samples of each task are drawn: at the times that training has seen.
+
+    Where estimates have times of their own they were learnt almost from noise alone, and few steps serve.
+    """
+    found = dict.fromkeys(TASKS, Schedule(shift=time.shift))
+    if time.estimate_shift is not None:
+        found["estimate"] = Schedule(steps=4, shift=time.estimate_shift)
+    return found
 
 
 def restore(run: Run, folder: Path, say: Callable[[str], None] = print) -> None:
