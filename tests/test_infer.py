@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from torch import nn
 
 from unity import answer
@@ -23,7 +24,7 @@ from unity.modality import encodings
 from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, save_model
-from unity.request import Request
+from unity.request import Request, command_line
 from unity.sampler import Guidance, Sampling
 
 FRAMES, SIZE = 9, (32, 48)
@@ -107,6 +108,26 @@ class Oracle(nn.Module):
 def latent(generator, video, stream):
     frames = torch.from_numpy(video).permute(3, 0, 1, 2)[None].float()
     return generator.encoders.codec.encode(frames / 127.5 - 1, [stream])
+
+
+def test_a_run_can_be_watched_and_ended(generator, film, tmp_path):
+    """Each step draws what it would end in, cut as the answer is; what the watcher raises leaves nothing."""
+    rgb, seen = read_video(film, FRAMES, SIZE), []
+    aux = MODALITIES["depth"].encode(np.full((FRAMES, *SIZE), 2, np.float32), {"near": 1.0, "far": 0.0})
+    knowing = replace(generator, model=Oracle(latent(generator, rgb, "rgb"), latent(generator, aux, "depth")))
+    request = Request(modality="depth", video=film, steps=3, out=tmp_path / "out")
+    answer.answer(request, knowing, watch=lambda step, draw: seen.append((step, draw())))
+    assert [step for step, _ in seen] == [1, 2, 3]
+    for _, videos in seen:
+        np.testing.assert_array_equal(videos["rgb"], rgb)
+        np.testing.assert_allclose(videos["depth"].astype(int), aux.astype(int), atol=1)
+
+    def leave(step, draw):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer.answer(replace(request, out=tmp_path / "left"), knowing, watch=leave)
+    assert not (tmp_path / "left").exists()
 
 
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
@@ -338,3 +359,13 @@ def test_words_change_nothing_in_estimation_and_it_says_so(generator, film, tmp_
         infer(Request(modality="depth", video=film, prompt=prompt, steps=1, out=tmp_path / name), generator)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert "--prompt changes nothing" in capsys.readouterr().err
+
+
+def test_the_command_line_of_a_request_asks_for_it():
+    asked = Request(
+        modality="depth", condition=Path("a film.mp4"), prompt="--not a flag", guidance=1.0, size=(32, 48),
+        prompt_guidance=True, seed=7, frames=9,
+    )  # fmt: skip
+    words = command_line(asked)
+    assert words[:3] == ["python", "-m", "unity.infer"] and "--steps" not in words
+    assert tyro.cli(Request, args=words[3:]) == asked

@@ -89,6 +89,20 @@ def test_sample_moves_only_the_noisy_streams(task, given):
         torch.testing.assert_close(result, latent if name in given else torch.ones_like(latent))
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_whoever_watches_sees_once_a_step_where_sampling_would_end(name):
+    latent, seen = torch.randn(2, 3, 2, 4, 4), []
+    sampling = Sampling(steps=4, sampler=name)
+    watched = sample(toward_ones, "estimate", IDS, texts(2), Known(rgb=latent), sampling, seen.append)
+    alone = sample(toward_ones, "estimate", IDS, texts(2), Known(rgb=latent), sampling)
+    assert len(seen) == 4
+    for data in seen:
+        torch.testing.assert_close(data[:, 0], latent)
+        torch.testing.assert_close(data[:, 1], torch.ones_like(latent))
+    for stream in range(2):
+        assert torch.equal(watched[stream], alone[stream])
+
+
 def test_sample_noise_is_by_position():
     noise = []
 

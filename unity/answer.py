@@ -7,9 +7,8 @@ place for the results.
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from unity.command import check_bounds, say
 from unity.data.film import Facts, Film, look, picture_name, read_film
 from unity.data.video import write_video
 from unity.files import plain
-from unity.generate import Footage, Generator, check_request, generate, load_generator
+from unity.generate import Footage, Frames, Generator, check_request, generate, load_generator
 from unity.modality.base import Modality
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
@@ -40,6 +39,8 @@ FPS = 16.0
 PACKAGES = ("torch", "numpy", "av")
 
 Video = UInt8[np.ndarray, "t h w 3"]
+# called after each step with its number, from 1, and what draws the videos, by stream, that it would end in there
+Watch = Callable[[int, Callable[[], dict[str, Video]]], object]
 
 # what is given → task; the first that is given decides
 _TASK_OF = {"video": "estimate", "condition": "control", "prompt": "joint"}
@@ -82,8 +83,16 @@ class Plan:
         return {name: "sampled" if noisy else "given" for name, noisy in pairs}
 
 
-def answer(request: Request, generator: Generator | None = None, tell: Callable[[str], None] = print) -> Result:
-    """Run one request and write its folder, whole or not at all; see `unity.infer.infer`."""
+def answer(
+    request: Request,
+    generator: Generator | None = None,
+    tell: Callable[[str], None] = print,
+    watch: Watch | None = None,
+) -> Result:
+    """Run one request and write its folder, whole or not at all; see `unity.infer.infer`.
+
+    What `watch` raises ends the run, and nothing is written.
+    """
     checkpoint = request.checkpoint or SHIPPED
     plan = _plan(request, generator.card if generator else _card(request))
     film = _film(plan)
@@ -92,7 +101,7 @@ def answer(request: Request, generator: Generator | None = None, tell: Callable[
     )
     tell(_about(generator))
     tell(f"{plan.task}, {request.modality}: {_effort(plan)}")
-    video = _sample(plan, film, generator)
+    video = _sample(plan, film, generator, watch)
     row = generator.card.modality(request.modality)
     return _write(plan, row, video, _record(plan, film, generator))
 
@@ -214,7 +223,7 @@ def _film(plan: Plan) -> Film | None:
     return film
 
 
-def _sample(plan: Plan, film: Film | None, generator: Generator) -> dict[str, Video]:
+def _sample(plan: Plan, film: Film | None, generator: Generator, watch: Watch | None) -> dict[str, Video]:
     request, given = plan.request, {}
     if film is not None:
         padded = plan.canvas.pad(film.frames)
@@ -228,22 +237,24 @@ def _sample(plan: Plan, film: Film | None, generator: Generator) -> dict[str, Vi
         guidance=plan.guidance,
         seed=request.seed,
     )
+
+    def named(videos: tuple[Frames, Frames]) -> dict[str, Video]:
+        video = {name: plan.canvas.crop(one[0]) for name, one in zip(plan.streams, videos, strict=True)}
+        if film is not None:
+            # as it came, not padded, redrawn and back
+            video |= {name: film.frames for name, how in plan.streams.items() if how == "given"}
+        return video
+
     # closed before anything is said about what went wrong
     with tqdm(total=request.steps, desc="sampling", unit="step") as bar:
-        sampled = generate(
-            generator, plan.task, request.modality, [plan.prompt], footage, sampling, partial(_counted, bar)
-        )
-    video = {name: plan.canvas.crop(video[0]) for name, video in zip(plan.streams, sampled, strict=True)}
-    if film is not None:
-        # as it came, not padded, redrawn and back
-        video |= {name: film.frames for name, how in plan.streams.items() if how == "given"}
-    return video
 
+        def step(number: int, draw: Callable[[], tuple[Frames, Frames]]) -> None:
+            bar.update()
+            if watch is not None:
+                watch(number, lambda: named(draw()))
 
-def _counted(bar: tqdm, times: Iterable[float]) -> Iterator[float]:
-    for time in times:
-        yield time
-        bar.update()
+        sampled = generate(generator, plan.task, request.modality, [plan.prompt], footage, sampling, step)
+    return named(sampled)
 
 
 def _about(generator: Generator) -> str:

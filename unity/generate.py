@@ -1,5 +1,6 @@
 """Frames in, frames out: a checkpoint with its codec and text encoder, run on one of the three tasks."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from unity.model.weights import load_model
 from unity.sampler import Known, Sampling, Texts, sample
 
 Frames = UInt8[np.ndarray, "b t h w 3"]
+# called after each step with its number, from 1, and what decodes the videos that sampling would end in there
+Watch = Callable[[int, Callable[[], tuple[Frames, Frames]]], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,11 @@ def generate(
     captions: Sequence[str],
     footage: Footage = Footage(),
     sampling: Sampling | None = None,
-    progress: Callable | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Frames, Frames]:
     """RGB and modality videos of a task, one for each caption; a given stream comes back as it came.
 
-    `estimate` takes `footage.rgb`, `control` takes `footage.aux`, `joint` neither.
+    `estimate` takes `footage.rgb`, `control` takes `footage.aux`, `joint` neither. `watch` follows the steps.
     """
     given = {"rgb": footage.rgb, "aux": footage.aux}
     frames, size = _extent(generator, footage)
@@ -121,12 +124,18 @@ def generate(
     )
     shape, clean_time = encoders.latent_shape(batch, frames, size), generator.card.model.clean_time
     known = Known(**latents, shape=shape, clean_time=clean_time)
-    sampled = sample(generator.model, task, ids, texts, known, _scheduled(generator, task, sampling), progress)
-    streams = zip(given.items(), sampled, strict=True)
-    rgb, aux = (
-        decode(generator, latent, shown[name]) if video is None else video for (name, video), latent in streams
-    )
-    return rgb, aux
+    numbers = itertools.count(1)
+
+    def finish(*latents: Tensor) -> tuple[Frames, Frames]:
+        pairs = zip(given.items(), latents, strict=True)
+        rgb, aux = (decode(generator, z, shown[name]) if video is None else video for (name, video), z in pairs)
+        return rgb, aux
+
+    def step(data: Tensor) -> None:
+        if watch is not None:
+            watch(next(numbers), lambda: finish(data[:, 0], data[:, 1]))
+
+    return finish(*sample(generator.model, task, ids, texts, known, _scheduled(generator, task, sampling), step))
 
 
 def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b c u v x"]:

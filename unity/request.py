@@ -1,6 +1,6 @@
 """What a user of the model can ask for: the options of `python -m unity.infer`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -51,3 +51,20 @@ class Request:
     codec_weights: Path | None = None
     # weights of UMT5, for the models that use it
     text_weights: Path | None = None
+
+
+def command_line(request: Request) -> list[str]:
+    """The words of the command that asks for the same: all that differs from the defaults."""
+    words = ["python", "-m", "unity.infer"]
+    for field in fields(request):
+        value, flag = getattr(request, field.name), f"--{field.name.replace('_', '-')}"
+        if value == field.default:
+            continue
+        if isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        elif value is True:
+            words.append(flag)
+        else:
+            # a value may begin as a flag does
+            words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
+    return words

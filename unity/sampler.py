@@ -15,6 +15,8 @@ from unity.tasks import TASKS
 
 # velocity(state, time) for a state of noisy streams at one time
 Velocity = Callable[[Tensor, float], Tensor]
+# called once a step with the data, of the state's shape, that sampling would end in if it ended there
+Watch = Callable[[Tensor], object]
 # states [b, l, d] and lengths [b] of a text, as the model takes them
 Text = tuple[Tensor, Tensor]
 Latent = Float[Tensor, "b c t h w"]
@@ -87,6 +89,17 @@ def guided(velocity: Callable[[Text, Text], Tensor], texts: Texts, guidance: Gui
     return without + guidance.scale * (with_text - without)
 
 
+def watched(velocity: Velocity, watch: Watch) -> Velocity:
+    """The same velocity, whose every evaluation, one a step of each sampler, `watch` sees as a data prediction."""
+
+    def seen(state: Tensor, time: float) -> Tensor:
+        found = velocity(state, time)
+        watch(state - time * found)
+        return found
+
+    return seen
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How samples are drawn. Raises ValueError for what no sampler can do."""
@@ -130,12 +143,13 @@ def sample(
     texts: Texts,
     known: Known,
     sampling: Sampling = Sampling(),
-    progress: Callable[[Iterable], Iterable] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Latent, Latent]:
     """RGB and aux latents of a task on the device of `modality`, the given stream returned as it came.
 
     `control` needs `known.aux`, `estimate` needs `known.rgb`, `joint` needs `known.shape`. Sample i starts from
-    noise drawn on the CPU at position (seed, i), so that it does not depend on device or batch.
+    noise drawn on the CPU at position (seed, i), so that it does not depend on device or batch. `watch` sees, once
+    a step, both streams (b, 2, c, t, h, w) as they would end.
     """
     given, device = _given(task, known), modality.device
     shape = tuple(known.shape or next(latent for latent in given if latent is not None).shape)
@@ -156,8 +170,8 @@ def sample(
         return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
 
     times = sampling.times()
-    times = times if progress is None else _with_progress(times, progress)
-    state = SAMPLERS[sampling.sampler](velocity, torch.where(noisy, state, fixed), times)
+    followed = velocity if watch is None else watched(velocity, watch)
+    state = SAMPLERS[sampling.sampler](followed, torch.where(noisy, state, fixed), times)
     state = torch.where(noisy, state, fixed)
     return state[:, 0], state[:, 1]
 
@@ -170,12 +184,6 @@ def _given(task: str, known: Known) -> tuple[Tensor | None, Tensor | None]:
         if (latent is None) != noisy:
             raise ValueError(f"task {task!r} {'generates' if noisy else 'needs'} the {name} latent")
     return given
-
-
-def _with_progress(times: list[float], progress: Callable[[Iterable], Iterable]) -> Iterable[float]:
-    """The same times; `progress`, such as tqdm, sees one item per step."""
-    yield times[0]
-    yield from progress(times[1:])
 
 
 def _pairs(times: Iterable[float]) -> Iterable[tuple[float, float]]:

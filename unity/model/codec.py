@@ -12,18 +12,19 @@ from torch import Tensor
 from unity.modality.table import MODALITIES
 from unity.model import dct
 from unity.model.pretrained import load_pretrained
+from unity.model.strides import STRIDES
 
 Pixels = Float[Tensor, "b 3 t h w"]
 Latent = Float[Tensor, "b c u v x"]
 
 # name → the hub's repository, latent channels, stride over t, h, w
 WAN = {
-    "wan2.1": ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 16, (4, 8, 8)),
-    "wan2.2": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", 48, (4, 16, 16)),
+    "wan2.1": ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 16, STRIDES["wan2.1"]),
+    "wan2.2": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", 48, STRIDES["wan2.2"]),
 }
 
 # frames, rows and columns of a cell
-CELL = (4, 4, 4)
+CELL = STRIDES["cells"]
 # mean and deviation of RGB's pixels in [-1, 1] over simulated clips, as a modality's row has its own
 RGB_SPREAD = (0.188, 0.394)
 
@@ -82,7 +83,7 @@ def load_codec(
 
 def stride(name: str) -> tuple[int, int, int]:
     """The stride over t, h, w of a codec by its name, known without loading it."""
-    return WAN[name][2] if name in WAN else EMBEDDED[name].stride
+    return STRIDES[name]
 
 
 def check_size(t: int, h: int, w: int, stride: tuple[int, int, int]) -> None:

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unity.model.dct_table import DC_MEAN, ROWS
+from unity.model.strides import STRIDES
 
 # Frames, rows and columns of a patch.
-PATCH = (4, 8, 8)
+PATCH = STRIDES["dct"]
 # Orthonormal axes of colour: grey, red - blue, green - magenta. Their covariance on film is near diagonal.
 _COLOUR_AXES = torch.tensor([(1, 1, 1), (1, 0, -1), (-1, 2, -1)]).double()
 
