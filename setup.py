@@ -42,6 +42,7 @@ EXTRAS = {
     ],
     "simulate": [*DATASETS, "mujoco>=4", "numba>=0.62"],
     "report": ["matplotlib"],
+    "app": ["fastapi>=0.116", "uvicorn"],
     # these two compile, or want a GPU: asked for by name only
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
 }
@@ -51,6 +52,8 @@ DEV = [
     "build",
     # carries FFmpeg, which makes the films of the tests and says what is in them
     "imageio-ffmpeg",
+    # drives Debian's chromium through the pages; brings no browser itself
+    "playwright",
     "psutil",
     "pytest",
     "pytest-xdist",
@@ -72,7 +75,7 @@ setup(
     python_requires=">=3.11",
     packages=find_namespace_packages(include=["unity", "unity.*"]) + ["unity.kernels"] * WITHOUT_SYMLINK,
     package_dir={"unity.kernels": "kernels"} if WITHOUT_SYMLINK else {},
-    package_data={"": ["*.npz", "*.mp4", "*.txt", "*.md", "*.json", "*.safetensors"]},
+    package_data={"": ["*.npz", "*.mp4", "*.txt", "*.md", "*.json", "*.safetensors", "*.html", "*.js", "*.css"]},
     cmdclass={"build_py": BuildWithKernels},
     distclass=BinaryDistribution,
     # inference and its measures, on any machine; the CUDA builds of torch bring triton, a gigabyte, themselves

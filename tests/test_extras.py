@@ -27,6 +27,7 @@ runpy.{how}(sys.argv[0], run_name="__main__")
 COMMANDS = {
     "train": ("run_path", ["launchers/train.py", "--stage", "1"]),
     "simulate": ("run_module", ["unity.data.simulate", "--out", "nowhere"]),
+    "app": ("run_module", ["unity.apps.web"]),
 }
 
 

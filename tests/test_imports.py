@@ -34,6 +34,7 @@ MAY = {
     "unity.request": set(),
     "unity.canvas": set(),
     "unity.evaluate": {"unity"},
+    "unity.apps": {"unity"},
     "unity.report.strip": set(),
     "unity.report": {"unity"},
     "unity.train": {"unity"},
@@ -42,7 +43,8 @@ MAY = {
 # all of the package may import these, but for the kernels, which are torch and triton alone
 EVERYWHERE = {"unity.files", "unity.command", "unity.extras"}
 # these may import what the row above allows, but never these parts
-NEVER = {name: {"unity.train"} for name in ("unity.infer", "unity.answer", "unity.evaluate", "unity.report")}
+BUILT_ON_INFERENCE = ("infer", "answer", "evaluate", "report", "apps")
+NEVER = {f"unity.{name}": {"unity.train"} for name in BUILT_ON_INFERENCE}
 OUTSIDE = {"launchers", "benchmarks", "tests"}
 # inference and what is built on it start without these, also indirectly: they are not in the core install
 LIGHT = ("infer", "generate", "evaluate", "report", "apps")

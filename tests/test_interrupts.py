@@ -14,6 +14,7 @@ COMMANDS = {
     "infer": ["-m", "unity.infer", "--modality", "flow"],
     "evaluate": ["-m", "unity.evaluate", "--data", "data"],
     "simulate": ["-m", "unity.data.simulate", "--out", "data"],
+    "web": ["-m", "unity.apps.web"],
     "csv_clips": ["-m", "unity.data.csv_clips", "--csv", "a.csv", "--source", "general", "--out", "data"],
     "train": [ROOT / "launchers/train.py", "--stage", "1"],
     "demo": [ROOT / "launchers/demo.py", "--out", "demo"],

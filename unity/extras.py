@@ -13,6 +13,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "train": ("deepspeed", "streaming", "tensorboard"),
     "simulate": ("mujoco", "numba", "streaming"),
     "report": ("matplotlib",),
+    "app": ("fastapi", "uvicorn"),
 }
 
 
