@@ -32,6 +32,10 @@ class Feed:
         self._loop = asyncio.get_running_loop()
         self._tell()
 
+    def close(self) -> None:
+        """Nothing is looked up any more."""
+        self._loop = None
+
     def changed(self) -> None:
         """From any thread: a job is not what it was."""
         if self._loop is not None and not self._loop.is_closed():
@@ -68,6 +72,8 @@ class Feed:
 
     def _tell(self) -> None:
         self._due = False
+        if self._loop is None:
+            return
         found = self.look(self._active)
         for name, status in found.items():
             # the newest stand last, and the oldest go first

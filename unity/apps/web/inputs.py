@@ -27,6 +27,8 @@ ABOUT = "about.json"
 _ID = re.compile(r"[0-9a-f]{12}").fullmatch
 # seconds without a byte after which a sender is gone, and that a simulated clip may take
 _SILENCE, _FILMING = 30, 180
+# seconds that a reading process may take to start and end beside its work
+_PATIENCE = 5.0
 # uploads and readings at a time
 _AT_ONCE = 4
 
@@ -142,7 +144,7 @@ class Inputs:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            told, errors = await asyncio.wait_for(process.communicate(), seconds + 5)
+            told, errors = await asyncio.wait_for(process.communicate(), seconds + _PATIENCE)
         except TimeoutError:
             raise ValueError(f"reading the video takes more than {seconds} s; cut it shorter") from None
         finally:

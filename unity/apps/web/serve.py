@@ -57,7 +57,7 @@ def serve(options: Options) -> None:
     check_bounds(options)
     if options.token is None and not is_loopback(options.host):
         options = replace(options, token=secrets.token_urlsafe(18))
-    app, listening = application(options), _listen(options)
+    app, listening = application(options), listen(options)
     port = listening.getsockname()[1]
     name = options.host if options.host not in ("0.0.0.0", "::") else socket.gethostname()
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
@@ -66,13 +66,15 @@ def serve(options: Options) -> None:
     uvicorn.Server(config).run([listening])
 
 
-def _listen(options: Options) -> socket.socket:
+def listen(options: Options) -> socket.socket:
     """A socket, which the client of port 0 is told."""
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family[0], socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(family[4])
+        # whoever comes before the server has started waits
+        listening.listen(1024)
     except OSError as error:
         raise ValueError(
             f"nothing can listen at {options.host}, port {options.port}: {error.strerror or error}; give another "

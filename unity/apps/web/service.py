@@ -31,7 +31,7 @@ class Service:
         self.options, self.folder = options, options.out.absolute()
         check_writable(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / ".lock")
+        self._lock = FileLock(self.folder / ".lock", thread_local=False)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -51,6 +51,7 @@ class Service:
 
     def close(self) -> None:
         self.runner.close()
+        self.feed.close()
         self.store.close()
         self._lock.release()
 
