@@ -16,14 +16,20 @@ from unity.modality.depth import save
 from unity.results import Results
 
 SHAPE = (5, 16, 24)
+# of a frame and of its modality
+GREYS = [40 * t for t in range(SHAPE[0])], [250 - 40 * t for t in range(SHAPE[0])]
+
+
+def video(greys):
+    return np.broadcast_to(np.array(greys, np.uint8).reshape(-1, 1, 1, 1), (*SHAPE, 3))
 
 
 def answer(request, generator, tell, watch):
     tell("the model that obeys its prompt")
-    frames = np.zeros((*SHAPE, 3), np.uint8)
+    frames, aux = map(video, GREYS)
     words = request.prompt or ""
     for step in range(1, request.steps + 1):
-        watch(step, lambda: {"rgb": frames, request.modality: frames})
+        watch(step, lambda: {"rgb": frames, request.modality: aux})
         if words == "crash":
             os.abort()
         if words == "fail":
@@ -32,10 +38,12 @@ def answer(request, generator, tell, watch):
             time.sleep(0.05)
         if words == "wait":
             time.sleep(0.02)
-    record = {"task": "estimate", "modality": request.modality, "seed": request.seed, "frames": SHAPE[0], "fps": 8}
+    record = {"modality": request.modality, "seed": request.seed, "frames": SHAPE[0], "fps": 8, "size": SHAPE[1:]}
+    record |= {"task": "estimate" if request.video else "joint", "model": {"step": 7}, "device": "cpu"}
+    record |= {"precision": "float32", "source": None}
     with Results(request.out, "unity.infer", "run.json").writing(record) as folder:
         write_video(frames, folder / "rgb.mp4", 8)
-        write_video(frames, folder / f"{request.modality}.mp4", 8)
+        write_video(aux, folder / f"{request.modality}.mp4", 8)
         if request.modality == "depth":
             save(np.arange(1, 1 + np.prod(SHAPE), dtype=np.float32).reshape(SHAPE), folder / "depth", 8)
 

@@ -22,7 +22,9 @@ class Feed:
     def __init__(self, look: Callable[[Iterable[str]], dict[str, dict]]):
         self.look = look
         self.texts: dict[str, str] = {}
+        # jobs that ran or waited at the last look, and those that changed since
         self._active: set[str] = set()
+        self._touched: set[str] = set()
         self._listeners: set[asyncio.Event] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = False
@@ -36,10 +38,10 @@ class Feed:
         """Nothing is looked up any more."""
         self._loop = None
 
-    def changed(self) -> None:
+    def changed(self, name: str) -> None:
         """From any thread: a job is not what it was."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._soon)
+            self._loop.call_soon_threadsafe(self._soon, name)
 
     async def listen(self, job: str | None = None) -> AsyncIterator[str]:
         """Lines for a page: the jobs that run or wait, then every change; of one `job`, until it has ended."""
@@ -65,7 +67,8 @@ class Feed:
         finally:
             self._listeners.discard(event)
 
-    def _soon(self) -> None:
+    def _soon(self, name: str) -> None:
+        self._touched.add(name)
         if not self._due and self._loop is not None:
             self._due = True
             self._loop.call_later(_PAUSE, self._tell)
@@ -74,7 +77,8 @@ class Feed:
         self._due = False
         if self._loop is None:
             return
-        found = self.look(self._active)
+        found = self.look(self._active | self._touched)
+        self._touched.clear()
         for name, status in found.items():
             # the newest stand last, and the oldest go first
             self.texts.pop(name, None)

@@ -31,9 +31,9 @@ class Live:
 
 
 class Runner(threading.Thread):
-    """Runs the store's jobs one after the other; `changed` is called after every change of one."""
+    """Runs the store's jobs one after the other; `changed(id)` is called after every change of one."""
 
-    def __init__(self, store: Store, folder: Path, plan: Callable[[Job], Work], changed: Callable[[], object]):
+    def __init__(self, store: Store, folder: Path, plan: Callable[[Job], Work], changed: Callable[[str], object]):
         super().__init__(name="runner", daemon=True)
         self.store, self.folder, self.plan, self.changed = store, folder, plan, changed
         self.live: dict[str, Live] = {}
@@ -57,20 +57,20 @@ class Runner(threading.Thread):
             if not self._closing:
                 self.store.end(job.id, end.state, end.error, end.notes)
                 self.live.pop(job.id, None)
-                self.changed()
+                self.changed(job.id)
         self._stop()
 
-    def wake(self) -> None:
-        """There may be a new job."""
+    def wake(self, name: str) -> None:
+        """There is a new job."""
         self._wake.set()
-        self.changed()
+        self.changed(name)
 
     def cancel(self, name: str) -> None:
         """End a job that waits or runs; of any other nothing changes."""
         if not self.store.cancel_waiting(name) and name in self.live:
             self._unwanted = name
             self._cancel.set()
-        self.changed()
+        self.changed(name)
 
     def close(self) -> None:
         """Stop computing; the job that runs is queued again when the program starts."""
@@ -83,7 +83,7 @@ class Runner(threading.Thread):
         self._unwanted = None
         # from here on it can be cancelled
         self.live[job.id] = live = Live()
-        self.changed()
+        self.changed(job.id)
         try:
             task = self.plan(job)
         except ValueError as error:
@@ -106,7 +106,7 @@ class Runner(threading.Thread):
                     if isinstance(told, End):
                         return told
                     _follow(live, told)
-                    self.changed()
+                    self.changed(name)
                 if self._unwanted == name:
                     deadline = deadline or time.monotonic() + _GRACE
                     if time.monotonic() > deadline:

@@ -65,7 +65,7 @@ class Service:
         """Queue a job; ValueError for what cannot be done, Full where too many wait."""
         self._requests(ask, Path("."))
         job = self.store.add(ask.model_dump(), client, self.options.queue)
-        self.runner.wake()
+        self.runner.wake(job.id)
         return self.status(job)
 
     def status(self, job: Job) -> dict:
@@ -94,7 +94,7 @@ class Service:
             raise ValueError("the job runs; cancel it first")
         remove(self.jobs / job.id)
         self.store.remove(job.id)
-        self.feed.changed()
+        self.feed.changed(job.id)
 
     def _lines(self, job: Job) -> dict[str, str]:
         try:

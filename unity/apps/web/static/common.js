@@ -31,15 +31,15 @@ export async function api(path, options = {}) {
   return told;
 }
 
-/** Call `tell` with the state of each job that changes; of one job, until it has ended. Returns how to stop. */
-export function follow(tell, job) {
+/** Call `tell` with the state of each job that changes, of one job until it has ended; `opened` at every start. */
+export function follow(tell, job, opened) {
   const source = new EventSource(job ? `/api/events?job=${job}` : "/api/events");
+  source.onopen = opened;
   source.onmessage = (event) => {
     const status = JSON.parse(event.data);
     if (job && hasEnded(status)) source.close();
     tell(status);
   };
-  return () => source.close();
 }
 
 export const hasEnded = (job) => ["done", "failed", "cancelled"].includes(job.state);

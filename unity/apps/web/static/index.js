@@ -17,8 +17,8 @@ const input = chooseInput(options, { place, changed: refresh });
 build();
 await again();
 refresh();
-await loadGallery();
-follow((job) => { const known = jobs.has(job.id); jobs.set(job.id, job); show(!known); });
+// what ended while nobody listened is in the list
+follow((job) => { jobs.set(job.id, job); show(); }, null, () => loadGallery());
 
 function build() {
   const radio = (name, value, words, checked) => h("label", {}, h("input", { type: "radio", name, value, checked, onchange: refresh }), words);
@@ -107,8 +107,8 @@ async function submit(event) {
     if (!asked.modalities.length) throw new Error("choose a modality");
     const job = await api("jobs", { json: asked });
     message(place("message"), `Job ${job.number} is in the queue.`);
-    jobs.set(job.id, job);
-    show(true);
+    if (!jobs.has(job.id)) jobs.set(job.id, job);
+    show();
   } catch (error) {
     message(place("message"), error.message, true);
   }
@@ -138,16 +138,16 @@ async function again() {
 
 async function loadGallery(before) {
   const found = await api(`jobs?most=24${before ? `&before=${before}` : ""}`);
-  for (const job of found) jobs.set(job.id, job);
-  place("older").hidden = found.length < 24;
-  show(true);
+  for (const job of found) if (!jobs.has(job.id) || !hasEnded(jobs.get(job.id))) jobs.set(job.id, job);
+  if (before || jobs.size === found.length) place("older").hidden = found.length < 24;
+  show();
 }
 
-function show(everything) {
+function show() {
   const all = [...jobs.values()].sort((a, b) => b.number - a.number);
   showNow(all.filter((job) => !hasEnded(job)).reverse());
   const ended = all.filter(hasEnded);
-  if (!everything && ended.length === tiles.size) return;
+  if (jobs.size && ended.length === tiles.size) return;
   if (!ended.length) {
     place("gallery").replaceChildren(h("p", { class: "soft" }, "What you make stands here. Press the button on the left: the bundled film takes half a minute or so."));
     return;
