@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +22,6 @@ from unity.apps.web import runner
 from unity.apps.web.options import Options
 from unity.apps.web.serve import application, listen
 from unity.data.video import write_video
-
-PLAIN = {"task": "estimate", "modalities": ["depth"], "input": "people", "steps": 2}
 
 
 class Client:
@@ -93,11 +90,6 @@ def serve_stub():
 def client(serve_stub, tmp_path_factory):
     with serve_stub(tmp_path_factory.mktemp("web"), most_megabytes=1, most_frames=40) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def plain():
-    return SimpleNamespace(ask=PLAIN)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,16 @@
 """The pages as people use them, in a headless Chromium. The model obeys its prompt, see stub_worker.py."""
 
+import json
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import stub_worker
+
+from unity.data.clips import Clip
+from unity.data.shards import write_shards
 
 api = pytest.importorskip("playwright.sync_api", reason="the pages' tests need: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -244,3 +250,50 @@ def test_the_description_of_the_api_is_shown(page, client):
     page.goto("/api")
     for path in client.get("/openapi.json")["paths"]:
         expect(page.locator("h2 code", has_text=path).first).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def watched(serve_stub, tmp_path_factory):
+    """A server that watches a run and shows a dataset; its client, and the metrics of the run."""
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "run").mkdir()
+    metrics = folder / "run" / "metrics.jsonl"
+    metrics.write_text("".join(line(step) for step in range(20)))
+    draw = np.random.default_rng(0)
+    video = {stream: draw.integers(0, 255, (5, 16, 24, 3), np.uint8) for stream in ("rgb", "depth")}
+    clips = [Clip(name=f"clip {i}", source="general", caption="a ball", fps=8.0, video=video) for i in range(3)]
+    with serve_stub(folder / "web", run=(folder / "run",), data=(write_shards(clips, folder / "data"),)) as client:
+        yield client, metrics
+
+
+def line(step: int) -> str:
+    return json.dumps({"step": step, "loss": 1 / (1 + step), "loss/joint": 0.5, "loss/depth": 0.25}) + "\n"
+
+
+def test_a_run_is_watched_as_it_goes(browser, watched):
+    client, metrics = watched
+    page = browser.new_page(base_url=client.address)
+    page.goto("/training")
+    expect(page.get_by_role("status")).to_have_text("step 20")
+    for panel in ("joint 0.5", "depth 0.25"):
+        expect(page.locator(".chart", has_text=panel)).to_be_visible()
+    with metrics.open("a") as file:
+        file.write(line(20))
+    expect(page.get_by_role("status")).to_have_text("step 21")
+    page.close()
+
+
+def test_a_dataset_is_looked_through_by_keys(browser, watched):
+    client, _ = watched
+    page = browser.new_page(base_url=client.address)
+    page.goto("/dataset")
+    expect(page.locator("h2", has_text="clip 0")).to_be_visible()
+    expect(page.locator(".stage canvas")).to_be_visible()
+    page.keyboard.press("j")
+    expect(page.locator("h2", has_text="clip 1")).to_be_visible()
+    page.keyboard.press("f")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the flagged").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == "dataset,source,index" and len(lines) == 2 and lines[1].endswith(',"general","1"')
+    page.close()

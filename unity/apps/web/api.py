@@ -2,17 +2,17 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi import Path as InPath
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
 from unity.apps.web import shown
-from unity.apps.web.ask import Ask, Name, Sampler
+from unity.apps.web.ask import Ask
 from unity.apps.web.models import MOST_STEPS
+from unity.apps.web.names import SAMPLER_NAMES, JobId, Name, Source
 from unity.apps.web.service import Service
 from unity.data.clips import SOURCES
 from unity.extras import MissingExtra, require
@@ -20,7 +20,6 @@ from unity.files import json_text
 from unity.modality.table import MODALITIES
 from unity.tasks import TASKS
 
-JobId = Annotated[str, InPath(pattern="^[0-9a-f]{12}$")]
 # what a job wrote never changes
 KEPT = {"cache-control": "private, max-age=31536000, immutable"}
 
@@ -30,7 +29,7 @@ class Scene(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: Literal[SOURCES] = "single_person"  # pyright: ignore[reportInvalidTypeForm]
+    source: Source = "single_person"
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     frames: Annotated[int, Field(ge=2, le=129)] = 33
     size: Annotated[int, Field(ge=16, le=512, description="height and width in pixels")] = 128
@@ -64,7 +63,7 @@ def _about(routes: APIRouter, service: Service) -> None:
         return {
             "tasks": {name: {"words": row.words, "noisy": row.noisy} for name, row in TASKS.items()},
             "modalities": {name: {"meaning": row.meaning} for name, row in MODALITIES.items()},
-            "samplers": Sampler.__args__ if hasattr(Sampler, "__args__") else (),
+            "samplers": SAMPLER_NAMES,
             "models": [model.describe() for model in service.models().values()],
             "sources": SOURCES,
             "simulates": _missing("simulate"),

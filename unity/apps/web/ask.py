@@ -1,23 +1,16 @@
 """What a client may ask for, and the requests of `unity.infer` that it comes to."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from unity.apps.web.models import MOST_STEPS, SHIPPED_NAME, Model
+from unity.apps.web.names import Name, Sampler, Task
 from unity.apps.web.options import Options
 from unity.modality.table import MODALITIES
 from unity.request import Request
 from unity.tasks import TASKS
-
-if TYPE_CHECKING:
-    Task = Name = Sampler = str
-else:
-    # the rows of tables, which a type checker cannot read
-    Task, Name = Literal[tuple(TASKS)], Literal[tuple(MODALITIES)]
-    # of unity.sampler, which takes torch to read
-    Sampler = Literal["unipc", "euler"]
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from unity.apps.web.api import router
+from unity.apps.web import api, dataset, training
 from unity.apps.web.guard import Guard, is_loopback
 from unity.apps.web.inputs import TooLarge
 from unity.apps.web.options import Options
@@ -27,12 +27,16 @@ PAGES = {
     "/": "index.html",
     "/jobs/{name}": "job.html",
     "/compare": "compare.html",
+    "/training": "training.html",
+    "/dataset": "dataset.html",
     "/api": "api.html",
 }
 
 
 def application(options: Options) -> FastAPI:
     """The application; its jobs run from start-up to shut-down."""
+    runs = tuple(map(training.check_run, options.run))
+    routes = dataset.router(options.data)
     service = Service(options)
 
     @asynccontextmanager
@@ -43,7 +47,9 @@ def application(options: Options) -> FastAPI:
 
     # its own page of the API would load scripts from elsewhere
     app = FastAPI(title="unity-video", version="1", lifespan=life, docs_url=None, redoc_url=None)
-    app.include_router(router(service))
+    app.include_router(api.router(service))
+    app.include_router(training.router(runs))
+    app.include_router(routes)
     for address, name in PAGES.items():
         app.get(address, include_in_schema=False, response_class=FileResponse)(_page(name))
     app.mount("/static", StaticFiles(directory=STATIC))
