@@ -103,20 +103,26 @@ def test_nodes_declare_what_comfyui_wants(nodes):
                 assert isinstance(kind, list) or kind in KNOWN | made
 
 
+@pytest.fixture(scope="module")
+def generator(checkpoint):
+    return load_generator(checkpoint)
+
+
 @pytest.fixture
-def both(nodes, checkpoint):
+def both(nodes, generator):
     """The model and the settings, as the nodes before `run` give them."""
-    (model,) = run(nodes, "UnityVideoLoadModel", path=str(checkpoint))
     (sampling,) = run(nodes, "UnityVideoSettings", **SETTINGS)
-    return {"model": model, "sampling": sampling, "modality": "depth", "prompt": ""}
+    return {"model": generator, "sampling": sampling, "modality": "depth", "prompt": ""}
 
 
-def test_estimating_gives_what_generate_gives(nodes, comfy, both, checkpoint):
+def test_estimating_gives_what_generate_gives(nodes, comfy, both, generator, checkpoint):
+    (model,) = run(nodes, "UnityVideoLoadModel", path=str(checkpoint))
+    both = both | {"model": model}
     draw = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
     frames = torch.from_numpy(draw).float() / 255
     video, view = run(nodes, "UnityVideoRun", task="estimate", frames=frames, **both)
     sampling = Sampling(steps=2, sampler="euler", guidance=Guidance(scale=1.0), seed=3)
-    _, wanted = generate(load_generator(checkpoint), "estimate", "depth", [""], Footage(rgb=draw[None]), sampling)
+    _, wanted = generate(generator, "estimate", "depth", [""], Footage(rgb=draw[None]), sampling)
     assert torch.equal(video, frames)
     assert torch.equal(view, torch.from_numpy(wanted[0]).float() / 255)
     assert comfy.steps == [(1, 2), (2, 2)]

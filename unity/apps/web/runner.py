@@ -139,11 +139,13 @@ class Runner(threading.Thread):
         theirs.close()
 
     def _stop(self) -> None:
+        if self._pipe is not None:
+            # one that waits for a job leaves when it reads this
+            self._pipe.close()
         if self._process is not None:
+            self._process.join(timeout=1)
             self._process.kill()
             self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
         self._process = self._pipe = None
 
     def _sweep(self) -> None:

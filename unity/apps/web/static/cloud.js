@@ -4,6 +4,8 @@ import { h } from "/static/common.js";
 
 // tangent of half the width that the camera is taken to see: 55 degrees
 const HALF = 0.52;
+// the onlooker's distance from what is turned about, where the camera's is 1
+const BACK = 1.7;
 
 const VERTEX = `#version 300 es
 precision highp float;
@@ -21,10 +23,10 @@ void main() {
   vec3 at = vec3(ray * z, z - view.x) / view.x;
   at = vec3(turn.x * at.x + turn.y * at.z, at.y, turn.x * at.z - turn.y * at.x);
   at = vec3(at.x, turn.z * at.y - turn.w * at.z, turn.w * at.y + turn.z * at.z);
-  float far = at.z + 1.0;
+  float far = at.z + ${BACK.toFixed(2)};
   bool seen = z > 0.0 && z < 1e6 && far > 0.02;
   gl_Position = seen ? vec4(at.x / ${HALF} * view.y, -at.y / ${HALF} * view.y * view.z, far * 0.1 - 0.1, far) : vec4(2.0, 2.0, 2.0, 1.0);
-  gl_PointSize = clamp(view.y * 620.0 / float(size.x) / far, 1.5, 24.0);
+  gl_PointSize = clamp(view.y * 1100.0 / float(size.x) / far, 1.5, 40.0);
 }`;
 const FRAGMENT = `#version 300 es
 precision mediump float;
@@ -47,7 +49,7 @@ export function openCloud(place, frames, values) {
   const where = (name) => gl.getUniformLocation(program, name);
   const textures = [0, 1].map((unit) => texture(gl, unit));
   const middle = median(values.data.subarray(0, width * height));
-  const look = { across: 0.35, down: 0.15, zoom: 0.9, frame: 0 };
+  const look = { across: 0.3, down: 0.12, zoom: 1.3, frame: 0 };
 
   function draw(frame = look.frame) {
     look.frame = frame;

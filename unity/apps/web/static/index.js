@@ -13,7 +13,8 @@ const value = (name) => place("form").elements[name].value;
 const checked = () => [...place("modalities").querySelectorAll(":checked")].map((box) => box.value);
 
 const options = await head();
-const input = chooseInput(options, { place, changed: refresh });
+const model = () => options.models.find(({ name }) => name === value("model"));
+const input = chooseInput(options, { place, changed: refresh, model });
 build();
 await again();
 refresh();
@@ -47,23 +48,22 @@ function build() {
 
 /** The chosen model bounds frames, sizes and modalities. */
 function bounds() {
-  const model = options.models.find(({ name }) => name === value("model"));
-  if (!model) {
+  if (!model()) {
     place("about").textContent = "There is no model here; train one, or give its folder as --models.";
     place("go").disabled = true;
     return;
   }
-  const { frames, size } = model;
-  place("about").textContent = `${model.name}: stage ${model.stage}, step ${model.step.toLocaleString()}, `
-    + `${frames.default} frames of ${size.default[1]}×${size.default[0]}`;
-  place("about").title = model.data;
-  const range = (from, to, step) => Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, k) => from + k * step);
-  const fill = (name, values, auto) => place("form").elements[name].replaceChildren(h("option", { value: "" }, auto), ...values.map((n) => h("option", {}, n)));
+  const { name, stage, step, data, modalities, frames, size } = model();
+  place("about").textContent = `The model “${name}”: stage ${stage}, step ${step.toLocaleString()}, `
+    + `trained on ${frames.default} frames of ${size.default[1]}×${size.default[0]}.`;
+  place("about").title = data;
+  const range = (from, to, by) => Array.from({ length: Math.floor((to - from) / by) + 1 }, (_, k) => from + k * by);
+  const fill = (field, values, auto) => place("form").elements[field].replaceChildren(h("option", { value: "" }, auto), ...values.map((n) => h("option", {}, n)));
   fill("frames", range(1, frames.most, frames.step), `${frames.default}, or as many as there are`);
   fill("height", range(size.unit[0], size.most[0], size.unit[0]), "the video’s aspect");
   fill("width", range(size.unit[1], size.most[1], size.unit[1]), "the video’s aspect");
   for (const box of place("modalities").querySelectorAll("input")) {
-    box.disabled = !model.modalities.includes(box.value);
+    box.disabled = !modalities.includes(box.value);
     box.checked &&= !box.disabled;
   }
 }

@@ -83,9 +83,9 @@ async function truthOf(job) {
   const about = await api(`inputs/${job.ask.input}`).catch(() => ({}));
   const [record] = Object.values(job.results);
   // the same frames of the same crop, else they would not lie beside each other
-  if (!about.truth || about.frames !== record.frames || record.source.crop[2] !== about.size[0]) return [];
+  if (!about.truth || about.frames !== record.frames || String(about.size) !== String(record.size)) return [];
   return job.ask.modalities.filter((name) => about.truth.includes(name)).map((name) => ({
-    name: `${name}, exact`, url: `/api/inputs/${about.id}/video?view=${name}`, count: about.frames, fps: about.fps }));
+    name: `${name}, exact`, below: name, url: `/api/inputs/${about.id}/video?view=${name}`, count: about.frames, fps: about.fps }));
 }
 
 function settings(job) {

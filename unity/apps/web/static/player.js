@@ -32,7 +32,8 @@ export async function loadFrames(url, count, fps) {
 export function clipsOf(job, truth = []) {
   const clips = [];
   const several = Object.keys(job.results).length > 1;
-  for (const [modality, record] of Object.entries(job.results)) {
+  for (const modality of job.ask.modalities) {
+    const record = job.results[modality];
     const about = { count: record.frames, fps: record.fps, job: job.id };
     const file = (name) => `/api/jobs/${job.id}/files/${modality}/${name}.mp4`;
     // estimates of one video share it
@@ -66,7 +67,7 @@ class Player {
   constructor(place, clips, clock) {
     Object.assign(this, { place, clips, clock });
     this.count = Math.min(...clips.map((clip) => clip.frames.length));
-    this.mode = clips.length > 4 ? "all" : "all";
+    this.mode = "all";
     [this.left, this.right] = [clips[0], clips[1] ?? clips[0]];
     [this.divider, this.opacity, this.pointer] = [0.5, 0.6, null];
     this.build();
@@ -158,10 +159,15 @@ class Player {
   places() {
     const { width, height } = this.clips[0].frames[0];
     if (this.mode !== "all") return [{ clip: this.left, x: 0, y: 0, width, height }];
+    const top = this.clips.filter((clip) => !clip.below);
     const fits = width > height ? 3 : 4;
-    const columns = this.clips.length <= fits ? this.clips.length : Math.ceil(this.clips.length / 2);
-    return this.clips.map((clip, index) => ({ clip, width, height,
-      x: (index % columns) * (width + GAP), y: Math.floor(index / columns) * (height + GAP) }));
+    const columns = top.length <= fits || top.length < this.clips.length ? top.length : Math.ceil(top.length / 2);
+    const lines = Math.ceil(top.length / columns);
+    const at = (column, line) => ({ width, height, x: column * (width + GAP), y: line * (height + GAP) });
+    return this.clips.map((clip) => {
+      const place = top.findIndex((one) => one === clip || one.name === clip.below);
+      return { clip, ...at(place % columns, clip.below ? lines : Math.floor(place / columns)) };
+    });
   }
 
   draw() {
@@ -186,7 +192,7 @@ class Player {
     const paint = (clip, x, y, width, height) => pen.drawImage(clip.frames[frame], x * zoom, y * zoom, width * zoom, height * zoom);
     for (const { clip, x, y, width, height } of places) {
       paint(clip, x, y, width, height);
-      if (this.mode === "all") this.label(pen, clip.name, x * zoom, y * zoom);
+      if (this.mode === "all") this.label(pen, clip.name, x * zoom, y * zoom, width * zoom);
     }
     const [{ width, height }] = places;
     if (this.mode === "overlay") {
@@ -211,18 +217,21 @@ class Player {
     pen.beginPath();
     pen.arc(x, this.canvas.height / 2, 11, 0, 7);
     pen.fill();
-    this.label(pen, this.left.name, 0, 0);
-    this.label(pen, this.right.name, this.canvas.width, 0, true);
+    this.label(pen, this.left.name, 0, 0, this.canvas.width / 2);
+    this.label(pen, this.right.name, this.canvas.width, 0, this.canvas.width / 2, true);
   }
 
-  label(pen, words, x, y, right = false) {
-    pen.font = "600 15px system-ui, 'DejaVu Sans', sans-serif";
-    const wide = pen.measureText(words).width + 14;
-    const left = right ? x - wide - 6 : x + 6;
+  /** A name at a corner, as large on the screen as other words, and no wider than its clip. */
+  label(pen, words, x, y, room, right = false) {
+    const unit = this.canvas.width / (this.canvas.clientWidth || this.canvas.width);
+    pen.font = `600 ${13 * unit}px system-ui, "Segoe UI", "DejaVu Sans", sans-serif`;
+    const most = room - 18 * unit;
+    const wide = Math.min(most, pen.measureText(words).width);
+    const left = right ? x - wide - 13 * unit : x + 5 * unit;
     pen.fillStyle = "#000a";
-    pen.fillRect(left, y + 6, wide, 24);
+    pen.fillRect(left, y + 5 * unit, wide + 8 * unit, 20 * unit);
     pen.fillStyle = "#fff";
-    pen.fillText(words, left + 7, y + 23);
+    pen.fillText(words, left + 4 * unit, y + 19.5 * unit, most);
   }
 
   move(event, pressed = event.buttons === 1) {

@@ -2,8 +2,8 @@
 
 import { api, h, message } from "/static/common.js";
 
-/** Fills the page's places for the source; `id()` is the chosen input, `take(id)` chooses one. */
-export function chooseInput(options, { place, changed }) {
+/** Fills the page's places for the source; `id()` is the chosen input, `take(id)` chooses one; `model()` is the chosen model. */
+export function chooseInput(options, { place, changed, model }) {
   let chosen = null;
   const file = h("input", { type: "file", accept: "video/*,image/*", hidden: true, onchange: () => send(file.files[0], file.files[0]?.name) });
   const earlier = h("select", { "aria-label": "an earlier video", hidden: true, onchange: () => earlier.value && take(earlier.value) });
@@ -74,7 +74,10 @@ export function chooseInput(options, { place, changed }) {
     say("Filming the simulated world, some seconds …");
     try {
       const seed = Math.floor(Math.random() * 1e6);
-      show(await api("inputs/simulated", { json: { source: source.value, seed, frames: 33, size: 128 } }));
+      // as the model sees it, so that its exact views lie beside the estimates
+      const { frames, size } = model();
+      const scene = { frames: Math.max(2, Math.min(129, frames.default)), size: Math.min(512, size.default[0]) };
+      show(await api("inputs/simulated", { json: { source: source.value, seed, ...scene } }));
       say("");
       await list();
     } catch (error) {
