@@ -106,6 +106,7 @@ def shoot(page: Page, done: dict[str, str]) -> list[Path]:
     settle(page, f"/jobs/{done['scene']}")
     page.get_by_role("button", name="3-D").click()
     page.get_by_role("button", name="Pause").first.click()
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
     keep("cloud")
     return shots

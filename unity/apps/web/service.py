@@ -83,9 +83,9 @@ class Service:
         status = self.status(job)
         if job.state != DONE:
             return status
-        found = shown.results(self.jobs / job.id)
-        lines = self._lines(job)
-        return status | {"results": {name: row | {"command": lines.get(name)} for name, row in found.items()}}
+        found, lines = shown.results(self.jobs / job.id), self._lines(job)
+        names = [name for name in job.ask["modalities"] if name in found]
+        return status | {"results": {name: found[name] | {"command": lines.get(name)} for name in names}}
 
     def remove(self, job: Job) -> None:
         """Forget a job and its files, the record of it last."""

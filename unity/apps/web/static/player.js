@@ -180,7 +180,7 @@ class Player {
     const wide = Math.max(...places.map((place) => place.x + place.width));
     const high = Math.max(...places.map((place) => place.y + place.height));
     // whole multiples keep every pixel as it is, and labels readable
-    const zoom = this.zoom = Math.max(1, Math.round(900 / wide));
+    const zoom = this.zoom = Math.max(1, Math.ceil(1000 / wide));
     if (this.canvas.width !== wide * zoom || this.canvas.height !== high * zoom) {
       [this.canvas.width, this.canvas.height] = [wide * zoom, high * zoom];
       this.canvas.style.maxHeight = "70vh";
