@@ -22,6 +22,8 @@ PARTS = (
     "unity/assets/mini/model.safetensors",
     "unity/assets/people.mp4",
     "unity/data/simulate/body.npz",
+    "unity/apps/web/static/index.html",
+    "unity/apps/web/static/player.js",
 )
 # the smallest torch that this machine may have at hand; pip's own choice for the platform otherwise
 CPU_TORCH = "torch==2.13.0+cpu"
@@ -34,6 +36,7 @@ NOT_IN_THE_CORE = (
     "matplotlib",
     "torchvision",
     "nvidia.dali",
+    "fastapi",
 )
 
 

@@ -87,8 +87,13 @@ def serve_stub():
 
 
 @pytest.fixture(scope="module")
-def client(serve_stub, tmp_path_factory):
-    with serve_stub(tmp_path_factory.mktemp("web"), most_megabytes=1, most_frames=40) as found:
+def client_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture(scope="module")
+def client(serve_stub, client_folder):
+    with serve_stub(client_folder, most_megabytes=1, most_frames=100, most_pixels=640 * 480) as found:
         yield found
 
 

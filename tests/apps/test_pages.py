@@ -1,5 +1,6 @@
 """The pages as people use them, in a headless Chromium. The model obeys its prompt, see stub_worker.py."""
 
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from unity.data.clips import Clip
 from unity.data.shards import write_shards
 
 api = pytest.importorskip("playwright.sync_api", reason="the pages' tests need: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="the pages' tests need a browser: apt-get install chromium, or any Chrome on the PATH"
 )
@@ -26,6 +27,8 @@ expect.set_options(timeout=30_000)
 def browser():
     # a sandbox of its own is not to be had inside containers; WebGL is computed on the CPU
     flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    # a camera that shows a clock
+    flags += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
     with api.sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield found
@@ -196,6 +199,16 @@ def test_a_bad_file_is_a_sentence(page, data, words):
     expect(page.locator("#source-message [role=alert]")).to_contain_text(words)
 
 
+def test_the_camera_is_recorded(page, client):
+    page.goto("/")
+    page.get_by_role("button", name="Record").click()
+    expect(page.locator("#source-message")).to_contain_text("Recording")
+    page.wait_for_timeout(800)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#chosen")).to_contain_text("camera recording")
+    expect(page.get_by_role("button", name="Record")).to_be_visible()
+
+
 def test_the_token_is_asked_for_once(browser, serve_stub, tmp_path):
     with serve_stub(tmp_path, token="a-secret") as client:
         page = browser.new_page(base_url=client.address)
@@ -233,17 +246,16 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out(page, scheme):
-    page.emulate_media(color_scheme=scheme)
-    page.goto("/")
+def test_words_stand_out(page):
+    page.goto("/api")
     pairs = [("--ink", "--card"), ("--soft", "--card"), ("--soft", "--paper"), ("--on-accent", "--accent")]
     pairs += [("--bad", "--bad-fill"), ("--bad", "--card"), ("--good", "--fill"), ("--ink", "--mark")]
     code = (
         """name => { document.body.style.color = `var(${name})`; return getComputedStyle(document.body).color; }"""
     )
-    for one, other in pairs:
-        assert contrast(page.evaluate(code, one), page.evaluate(code, other)) >= 4.5, (one, other)
+    for scheme, (one, other) in itertools.product(("light", "dark"), pairs):
+        page.emulate_media(color_scheme=scheme)
+        assert contrast(page.evaluate(code, one), page.evaluate(code, other)) >= 4.5, (scheme, one, other)
 
 
 def test_the_description_of_the_api_is_shown(page, client):

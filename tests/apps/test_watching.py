@@ -50,7 +50,7 @@ def client(serve_stub, tmp_path_factory, run, data):
         yield found
 
 
-@pytest.mark.parametrize("cut", [1, 60, 100, 10_000])
+@pytest.mark.parametrize("cut", [37, 100, 10_000])
 def test_metrics_read_piece_by_piece_are_the_whole(cut, tmp_path):
     path, text = tmp_path / "metrics.jsonl", "".join(LINES)
     assert read_metrics(path, 0) == ([], 0)

@@ -65,6 +65,7 @@ export function chooseInput(options, { place, changed, model }) {
       say("");
       await list();
     } catch (error) {
+      if (chosen) show(chosen);
       say(error.message, true);
     }
     file.value = "";
