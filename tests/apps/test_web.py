@@ -201,7 +201,8 @@ def test_what_is_no_video_is_refused_and_leaves_nothing(client, data, code, word
 
 
 @pytest.mark.parametrize(
-    "shape, words", [((101, 16, 16), "101 frames, more than 100"), ((1, 512, 640), "640 x 512 pixels, more than 307,200")]
+    "shape, words",
+    [((101, 16, 16), "101 frames, more than 100"), ((1, 512, 640), "640 x 512 pixels, more than 307,200")],
 )
 def test_a_video_of_too_many_frames_or_pixels_is_refused(client, shape, words, tmp_path):
     film = write_video(np.zeros((*shape, 3), np.uint8), tmp_path / "film.mp4", 8)
