@@ -105,6 +105,11 @@ def test_nothing_half_written_stays_and_a_job_can_be_deleted(client, client_fold
     done = {one["id"] for one in client.get("/api/jobs?most=200") if one["state"] == "done"}
     # of jobs that crashed, failed or were cancelled there is nothing
     assert set(os.listdir(client_folder / "jobs")) == done and job["id"] in done
+    running = client.post("/api/jobs", JOINT | {"prompt": "wait", "steps": 200})
+    code, words = client.refused(f"/api/jobs/{running['id']}", method="DELETE")
+    assert code == 400 and "cancel it first" in words
+    client.post(f"/api/jobs/{running['id']}/cancel")
+    client.wait(running)
     with client.open(f"/api/jobs/{job['id']}", method="DELETE"):
         pass
     assert client.refused(f"/api/jobs/{job['id']}")[0] == 404
@@ -259,6 +264,14 @@ def test_other_sites_are_refused(client, headers, method):
     body = json.dumps(ASK).encode() if method == "POST" else None
     code, _ = client.refused("/api/jobs", body, method, content_type="application/json", **headers)
     assert code == 403
+
+
+def test_long_requests_are_refused_unread(client):
+    host, port = client.address.removeprefix("http://").split(":")
+    for line in ("Content-Length: 2000000", "Transfer-Encoding: chunked"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n".encode())
+            assert connection.recv(1 << 16).split()[1] == b"413"
 
 
 def test_security_headers_are_on_everything(client):

@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "unity-token"
+# where long bodies may go, which bounds them itself, and the bytes of any other
+UPLOADS, _MOST_BODY = "/api/inputs", 1 << 20
 # nothing from elsewhere, nothing inside other pages, nothing that a result's bytes could be taken for
 HEADERS = {
     "content-security-policy": (
@@ -53,6 +55,8 @@ class Guard:
         headers = Headers(scope=scope)
         if refused := _refusal(scope["method"], headers, named=self.token is None):
             return JSONResponse({"detail": refused}, 403)
+        if scope["path"] != UPLOADS and _is_long(headers):
+            return JSONResponse({"detail": f"a request has up to {_MOST_BODY:,} bytes, and says how many"}, 413)
         if self.token is None:
             return None
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -85,6 +89,11 @@ def _refusal(method: str, headers: Headers, named: bool) -> str | None:
     if site not in ("none", "same-origin") and not opens:
         return "another site's page asks for this"
     return None
+
+
+def _is_long(headers: Headers) -> bool:
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdecimal() or int(length) > _MOST_BODY
 
 
 def _cookie(headers: Headers) -> str:

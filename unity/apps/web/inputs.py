@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +26,8 @@ BUNDLED = "people"
 ABOUT = "about.json"
 # an id as `Inputs` makes them
 _ID = re.compile(r"[0-9a-f]{12}").fullmatch
-# seconds without a byte after which a sender is gone, and that a simulated clip may take
-_SILENCE, _FILMING = 30, 180
+# seconds without a byte after which a sender is gone, that sending may take, and a simulated clip
+_SILENCE, _SENDING, _FILMING = 30, 1800, 180
 # seconds that a reading process may take to start and end beside its work
 _PATIENCE = 5.0
 # uploads and readings at a time
@@ -116,7 +117,7 @@ class Inputs:
         return about
 
     async def _write(self, path: Path, body: AsyncIterator[bytes]) -> None:
-        most, size = self.options.most_megabytes * 1_000_000, 0
+        most, size, end = self.options.most_megabytes * 1_000_000, 0, time.monotonic() + _SENDING
         check_space(self.folder, 2 * most)
         parts = aiter(body)
         with path.open("wb") as file:
@@ -127,6 +128,8 @@ class Inputs:
                     break
                 except TimeoutError:
                     raise ValueError(f"nothing came for {_SILENCE} s; send the video again") from None
+                if time.monotonic() > end:
+                    raise ValueError(f"sending took more than {_SENDING} s; cut the video shorter")
                 size += len(part)
                 if size > most:
                     raise TooLarge(f"the video has more than {self.options.most_megabytes} MB; cut it shorter")

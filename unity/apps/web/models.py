@@ -22,6 +22,7 @@ class Model:
     """A model that may be chosen; `name` is how a job names it."""
 
     name: str
+    # its file of weights, which are safetensors
     path: Path
     card: ModelCard
 
@@ -85,7 +86,7 @@ def _model(name: str, folder: Path) -> Model | None:
     except ValueError:
         # of another version, or half copied: no choice
         return None
-    return Model(name=name, path=folder, card=card) if card and card.modalities else None
+    return Model(name=name, path=place / TENSORS, card=card) if card and card.modalities else None
 
 
 def _folders(top: Path) -> Iterator[Path]:

@@ -88,10 +88,9 @@ class Service:
         return status | {"results": {name: found[name] | {"command": lines.get(name)} for name in names}}
 
     def remove(self, job: Job) -> None:
-        """Forget a job and its files, the record of it last."""
-        self.runner.cancel(job.id)
-        if job.state == "running":
-            raise ValueError("the job runs; cancel it first")
+        """Forget a job that has ended and its files, the record of it last; ValueError for one that has not."""
+        if job.state not in ENDED:
+            raise ValueError("the job has not ended; cancel it first")
         remove(self.jobs / job.id)
         self.store.remove(job.id)
         self.feed.changed(job.id)

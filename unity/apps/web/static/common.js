@@ -33,13 +33,23 @@ export async function api(path, options = {}) {
 
 /** Call `tell` with the state of each job that changes, of one job until it has ended; `opened` at every start. */
 export function follow(tell, job, opened) {
-  const source = new EventSource(job ? `/api/events?job=${job}` : "/api/events");
-  source.onopen = opened;
-  source.onmessage = (event) => {
-    const status = JSON.parse(event.data);
-    if (job && hasEnded(status)) source.close();
-    tell(status);
+  let [source, over] = [null, false];
+  const open = () => {
+    source = new EventSource(job ? `/api/events?job=${job}` : "/api/events");
+    source.onopen = opened;
+    source.onmessage = (event) => {
+      const status = JSON.parse(event.data);
+      over = Boolean(job) && hasEnded(status);
+      if (over) source.close();
+      tell(status);
+    };
   };
+  // browsers give a host six connections, and a page that nobody sees needs none
+  document.addEventListener("visibilitychange", () => {
+    source.close();
+    if (!document.hidden && !over) open();
+  });
+  open();
 }
 
 export const hasEnded = (job) => ["done", "failed", "cancelled"].includes(job.state);

@@ -4,7 +4,7 @@ import { api, h, message } from "/static/common.js";
 
 /** Fills the page's places for the source; `id()` is the chosen input, `take(id)` chooses one; `model()` is the chosen model. */
 export function chooseInput(options, { place, changed, model }) {
-  let chosen = null;
+  let [chosen, turn] = [null, 0];
   const file = h("input", { type: "file", accept: "video/*,image/*", hidden: true, onchange: () => send(file.files[0], file.files[0]?.name) });
   const earlier = h("select", { "aria-label": "an earlier video", hidden: true, onchange: () => earlier.value && take(earlier.value) });
   const source = h("select", { "aria-label": "what the simulated scene shows" }, options.sources.map((name) => h("option", { value: name }, name.replaceAll("_", " "))));
@@ -35,8 +35,12 @@ export function chooseInput(options, { place, changed, model }) {
   }
 
   async function take(id) {
+    const mine = (turn += 1);
     try {
-      show(await api(`inputs/${id}`));
+      const about = await api(`inputs/${id}`);
+      // an answer that was overtaken chooses nothing
+      if (mine !== turn) return;
+      show(about);
       say("");
     } catch {
       say("that video is not there any more; choose another", true);
@@ -44,7 +48,7 @@ export function chooseInput(options, { place, changed, model }) {
   }
 
   function show(about) {
-    chosen = about;
+    [chosen, turn] = [about, turn + 1];
     const video = h("video", { src: `/api/inputs/${about.id}/video`, controls: true, loop: true, playsinline: true, preload: "metadata", "aria-label": "the chosen video" });
     video.muted = true;
     const facts = about.frames ? `, ${about.frames} frames of ${about.size[1]}×${about.size[0]}` : "";
