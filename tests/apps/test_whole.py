@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Client
+from serving import Client
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
@@ -136,10 +136,10 @@ def _jobs(routes: APIRouter, service: Service) -> None:
         """The newest jobs first; `before` a number: older ones."""
         return [service.status(job) for job in store.newest(most, before)]
 
-    @routes.get("/jobs/{name}")
-    async def job(name: JobId) -> dict:
+    @routes.get("/jobs/{name}", response_class=JSONResponse)
+    async def job(name: JobId) -> Response:
         """Where a job stands; when it is done, its results, their files and the command lines that make them."""
-        return service.details(store.get(name))
+        return Response(service.told(name), media_type="application/json")
 
     @routes.post("/jobs/{name}/cancel")
     async def cancel(name: JobId) -> dict:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +18,13 @@ from unity.apps.web.options import Options
 from unity.apps.web.runner import Runner
 from unity.apps.web.store import DONE, Job, Store
 from unity.apps.web.worker import Work
-from unity.files import check_writable, remove
+from unity.files import check_writable, json_text, remove
 from unity.request import command_line
 
 # seconds that a look for models is good for
 _FRESH = 10.0
+# jobs that are done whose results are remembered
+_MOST_TOLD = 256
 
 
 class Service:
@@ -43,6 +46,7 @@ class Service:
         self.runner = Runner(self.store, self.jobs, self._work, self.feed.changed)
         self._models: dict[str, Model] = {}
         self._looked = -_FRESH
+        self._told: OrderedDict[str, bytes] = OrderedDict()
 
     def open(self) -> None:
         """Begin to compute; inside the loop that serves the pages."""
@@ -78,6 +82,19 @@ class Service:
         waiting = self.store.waiting_before(job) if job.state not in ENDED and not live else 0
         return kept | {"progress": told, "waiting": waiting}
 
+    def told(self, name: str) -> bytes:
+        """`details` of a job as JSON; what is done does not change, and is looked up once. KeyError for no job."""
+        if name in self._told:
+            self._told.move_to_end(name)
+            return self._told[name]
+        job = self.store.get(name)
+        text = json_text(self.details(job), None).encode()
+        if job.state == DONE:
+            self._told[name] = text
+            if len(self._told) > _MOST_TOLD:
+                self._told.popitem(last=False)
+        return text
+
     def details(self, job: Job) -> dict:
         """A job with its results, and the command lines that make them again."""
         status = self.status(job)
@@ -91,6 +108,7 @@ class Service:
         """Forget a job that has ended and its files, the record of it last; ValueError for one that has not."""
         if job.state not in ENDED:
             raise ValueError("the job has not ended; cancel it first")
+        self._told.pop(job.id, None)
         remove(self.jobs / job.id)
         self.store.remove(job.id)
         self.feed.changed(job.id)
