@@ -122,10 +122,13 @@ def test_the_queue_and_the_gallery_outlive_the_program(serve_stub, tmp_path):
         running = client.post("/api/jobs", JOINT | {"prompt": "wait", "steps": 150})
         waiting = client.post("/api/jobs", JOINT)
         client.wait(running, "running")
+    for folder in ("jobs", "inputs"):
+        (tmp_path / folder / ".part-1-abc").mkdir(parents=True)
     with serve_stub(tmp_path) as client:
         assert client.get(f"/api/jobs/{done['id']}") == done
         assert client.wait(running)["state"] == client.wait(waiting)["state"] == "done"
         assert [job["id"] for job in client.get("/api/jobs")] == [job["id"] for job in (waiting, running, done)]
+    assert not list(tmp_path.glob("*/.part-*"))
 
 
 def test_one_program_holds_a_folder(serve_stub, tmp_path):

@@ -44,7 +44,7 @@ class Runner(threading.Thread):
         self._wake, self._closing = threading.Event(), False
 
     def run(self) -> None:
-        self._sweep()
+        sweep(self.folder)
         while not self._closing:
             self._wake.clear()
             job = self.store.take()
@@ -91,7 +91,7 @@ class Runner(threading.Thread):
             return End(state=FAILED, error=str(error))
         end = self._compute(task, live, job.id)
         if end.state != DONE:
-            self._sweep()
+            sweep(self.folder)
         return end
 
     def _compute(self, task: Work, live: Live, name: str) -> End:
@@ -148,10 +148,11 @@ class Runner(threading.Thread):
             self._process.join()
         self._process = self._pipe = None
 
-    def _sweep(self) -> None:
-        """Remove what jobs that ended early left half written."""
-        for part in self.folder.glob(f"{PART}*"):
-            shutil.rmtree(part, ignore_errors=True)
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half written."""
+    for part in folder.glob(f"{PART}*"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _follow(live: Live, told: Progress) -> None:

@@ -15,7 +15,7 @@ from unity.apps.web.events import ENDED, Feed
 from unity.apps.web.inputs import Inputs
 from unity.apps.web.models import Model, find_models
 from unity.apps.web.options import Options
-from unity.apps.web.runner import Runner
+from unity.apps.web.runner import Runner, sweep
 from unity.apps.web.store import DONE, Job, Store
 from unity.apps.web.worker import Work
 from unity.files import check_writable, json_text, remove
@@ -50,6 +50,7 @@ class Service:
 
     def open(self) -> None:
         """Begin to compute; inside the loop that serves the pages."""
+        sweep(self.inputs.folder)
         self.feed.open()
         self.runner.start()
 
