@@ -1,6 +1,6 @@
 """The page under load: many clients that poll while a queue of jobs is computed on the same cores.
 
-    python benchmarks/web_bench.py [--clients 200] [--jobs 20] [--steps 10]
+    python benchmarks/web_bench.py [--clients 200] [--jobs 20] [--steps 4]
 
 A server of its own runs the shipped model on the bundled film. Each client keeps a connection and asks once a
 second where one of the jobs stands, until all have ended; a listener counts the events. No figure is written when
@@ -36,7 +36,7 @@ class Options:
     clients: Annotated[int, whole(1, 10_000)] = 200
     jobs: Annotated[int, whole(1, 1000)] = 20
     # sampling steps of each job
-    steps: Annotated[int, whole(1, 200)] = 10
+    steps: Annotated[int, whole(1, 200)] = 4
     # seconds between two questions of a client
     pause: Annotated[float, real(0, 60)] = 1.0
     # most seconds that all of it may take
