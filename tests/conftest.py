@@ -34,6 +34,10 @@ _TOGETHER = {
     "tests/data/simulate/test_dataset.py": "simulated datasets",
     "tests/test_docs.py": "what programs say of their flags",
     "tests/test_install.py": "a wheel",
+    "tests/apps/test_web.py": "a page's server",
+    "tests/apps/test_guard.py": "a page's server",
+    "tests/apps/test_watching.py": "a page's server",
+    "tests/apps/test_pages.py": "a browser",
 }
 
 

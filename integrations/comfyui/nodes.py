@@ -89,9 +89,11 @@ class Run:
         given = [name for name, noisy in zip(("rgb", "aux"), TASKS[task].noisy, strict=True) if not noisy]
         if given and frames is None:
             raise ValueError(f"{task} starts from frames; connect them")
-        footage, canvas = Footage(), None
+        footage, canvas, row = Footage(), None, model.card.modality(modality)
         if given:
             video, canvas = fitted(model, frames, "rgb" if given == ["rgb"] else modality)
+            # speeds are drawn as shares of the width that the model sees
+            video = video if given == ["rgb"] else row.redrawn(video, 1 / canvas.widening)
             footage = Footage(**{given[0]: video[None]})
         # without words there is nothing to guide by
         sampling = replace(sampling, guidance=replace(sampling.guidance, caption=bool(prompt.strip())))
@@ -102,7 +104,8 @@ class Run:
             bar.update(1)
 
         rgb, aux = generate(model, task, modality, [prompt], footage, sampling, watch)
-        return image(rgb[0], canvas), image(aux[0], canvas)
+        view = row.redrawn(aux[0], canvas.widening) if canvas else aux[0]
+        return image(rgb[0], canvas), image(view, canvas)
 
 
 def fitted(model: Generator, frames: torch.Tensor, stream: str) -> tuple[np.ndarray, Canvas]:

@@ -36,6 +36,13 @@ def client(serve_stub, client_folder):
         yield found
 
 
+@pytest.fixture(scope="module")
+def done(client) -> dict:
+    """A job that is done."""
+    ask = {"task": "estimate", "modalities": ["depth"], "input": "people", "steps": 2}
+    return client.wait(client.post("/api/jobs", ask))
+
+
 @pytest.fixture(scope="session")
 def film(tmp_path_factory) -> Path:
     """A video of 11 frames at 10 a second."""

@@ -166,6 +166,7 @@ def test_reloading_and_a_second_tab_show_the_same(page, client):
     expect(page.locator(".tile", has_text="two tabs")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_settings_can_be_taken_from_an_earlier_job(page, client):
     job = result(client, seed=12, steps=3, modalities=["flow"])
     page.goto(f"/jobs/{job['id']}")
@@ -199,6 +200,7 @@ def test_a_bad_file_is_a_sentence(page, data, words):
     expect(page.locator("#source-message [role=alert]")).to_contain_text(words)
 
 
+@pytest.mark.slow
 def test_the_camera_is_recorded(page, client):
     page.goto("/")
     page.get_by_role("button", name="Record").click()
@@ -220,7 +222,9 @@ def test_the_token_is_asked_for_once(browser, serve_stub, tmp_path):
         page.context.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/jobs/{id}", "/compare", "/api"])
+@pytest.mark.parametrize(
+    "path", ["/", "/jobs/{id}", *(pytest.param(path, marks=pytest.mark.slow) for path in ("/compare", "/api"))]
+)
 def test_pages_fit_a_phone_and_name_their_controls(page, client, path):
     job = result(client)
     page.set_viewport_size({"width": 360, "height": 740})
@@ -258,6 +262,7 @@ def test_words_stand_out(page):
         assert contrast(page.evaluate(code, one), page.evaluate(code, other)) >= 4.5, (scheme, one, other)
 
 
+@pytest.mark.slow
 def test_the_description_of_the_api_is_shown(page, client):
     page.goto("/api")
     for path in client.get("/openapi.json")["paths"]:

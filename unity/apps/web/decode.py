@@ -55,17 +55,17 @@ def read(options: Options, film: Path) -> dict:
 
 
 def shoot(options: Options) -> dict:
-    """A clip of the simulated world as `film.mp4`, and its exact views as videos in `truth`."""
+    """A clip of the simulated world as `film`, and its exact views as videos in `truth`."""
     from unity.extras import require
 
     require("simulate")
     from unity.data.simulate.clip import simulate
 
     clip = simulate(options.seed, options.source, options.frames, (options.size, options.size))
-    write_video(clip.video["rgb"], options.folder / "film.mp4", clip.fps)
+    write_video(clip.video["rgb"], options.folder / "film", clip.fps)
     for name in clip.available:
         write_video(clip.video[name], options.folder / "truth" / f"{name}.mp4", clip.fps)
-    facts = read(options, options.folder / "film.mp4")
+    facts = read(options, options.folder / "film")
     return facts | {"truth": clip.available, "caption": clip.caption, "name": clip.name}
 
 

@@ -73,7 +73,6 @@ class Inputs:
         async def fill(stage: Path) -> dict:
             flags = [part for key, value in words.items() for part in (f"--{key}", str(value))]
             facts = await self._read(flags, stage, _FILMING)
-            (stage / "film.mp4").rename(stage / "film")
             return facts | {"kind": "simulated"}
 
         return await self._add(fill)
