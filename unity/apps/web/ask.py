@@ -25,14 +25,21 @@ class Ask(BaseModel):
     model: Annotated[str, Field(max_length=4096)] = SHIPPED_NAME
     input: Annotated[str | None, Field(max_length=64, description="the id of an input; joint takes none")] = None
     prompt: Annotated[str, Field(max_length=4000)] = ""
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 20
+    # these two by default as the model's card says
+    steps: Annotated[int | None, Field(ge=1, le=MOST_STEPS)] = None
+    shift: Annotated[float | None, Field(gt=0, le=1000)] = None
     guidance: Annotated[float, Field(ge=0, le=100)] = Request.guidance
     prompt_guidance: bool = False
     sampler: Sampler = Request.sampler
-    shift: Annotated[float, Field(gt=0, le=1000)] = Request.shift
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     frames: Annotated[int | None, Field(ge=1, le=65535)] = None
     size: Annotated[tuple[Side, Side] | None, Field(description="height and width in pixels")] = None
+
+
+def scheduled(ask: Ask, model: Model) -> Ask:
+    """With the model's own steps and shift where nothing else was asked for."""
+    steps, shift = _schedule(ask, model)
+    return ask.model_copy(update={"steps": steps, "shift": shift})
 
 
 def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: Options) -> dict[str, Request]:
@@ -40,7 +47,7 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
 
     Raises ValueError, in one sentence, for what cannot be done and can be told from here.
     """
-    names = list(dict.fromkeys(ask.modalities))
+    names, (steps, shift) = list(dict.fromkeys(ask.modalities)), _schedule(ask, model)
     unknown = [name for name in names if name not in model.card.modalities]
     if unknown:
         raise ValueError(f"{model.name} has not learnt {unknown[0]}, only {', '.join(model.card.modalities)}")
@@ -59,11 +66,11 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
             prompt=ask.prompt if ask.prompt.strip() and TASKS[ask.task].captioned else None,
             checkpoint=None if model.name == SHIPPED_NAME else model.path,
             out=folder / name,
-            steps=ask.steps,
+            steps=steps,
             guidance=ask.guidance,
             prompt_guidance=ask.prompt_guidance,
             sampler=ask.sampler,
-            shift=ask.shift,
+            shift=shift,
             seed=ask.seed,
             frames=ask.frames,
             size=ask.size,
@@ -73,3 +80,9 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
         )
         for name in names
     }
+
+
+def _schedule(ask: Ask, model: Model) -> tuple[int, float]:
+    own = model.card.schedule(ask.task)
+    steps = min(own.steps, MOST_STEPS) if ask.steps is None else ask.steps
+    return steps, own.shift if ask.shift is None else ask.shift

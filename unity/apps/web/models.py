@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unity.model.card import NAME, ModelCard, read_card_file
 from unity.model.strides import STRIDES
 from unity.request import SHIPPED
+from unity.tasks import TASKS
 
 SHIPPED_NAME = "shipped"
 TENSORS = "model.safetensors"
@@ -46,6 +47,7 @@ class Model:
             "stage": card.stage,
             "step": card.step,
             "data": card.data,
+            "schedules": {task: asdict(card.schedule(task)) for task in TASKS},
             "frames": {"default": card.frames, "step": step, "most": self.most_frames},
             "size": {
                 "default": card.size,

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from unity.apps.web import shown
-from unity.apps.web.ask import Ask, requests
+from unity.apps.web.ask import Ask, requests, scheduled
 from unity.apps.web.events import ENDED, Feed
 from unity.apps.web.inputs import Inputs
 from unity.apps.web.models import Model, find_models
@@ -69,6 +69,7 @@ class Service:
     def submit(self, ask: Ask, client: str) -> dict:
         """Queue a job; ValueError for what cannot be done, Full where too many wait."""
         self._requests(ask, Path("."))
+        ask = scheduled(ask, self.models()[ask.model])
         job = self.store.add(ask.model_dump(), client, self.options.queue)
         self.runner.wake(job.id)
         return self.status(job)

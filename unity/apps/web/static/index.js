@@ -22,7 +22,7 @@ refresh();
 follow((job) => { jobs.set(job.id, job); show(); }, null, () => loadGallery());
 
 function build() {
-  const radio = (name, value, words, checked) => h("label", {}, h("input", { type: "radio", name, value, checked, onchange: refresh }), words);
+  const radio = (name, value, words, checked) => h("label", {}, h("input", { type: "radio", name, value, checked, onchange: () => { schedule(); refresh(); } }), words);
   place("tasks").append(...["estimate", "control", "joint"].filter((task) => options.tasks[task])
     .map((task, index) => radio("task", task, task[0].toUpperCase() + task.slice(1), index === 0)));
   place("modalities").append(...Object.entries(options.modalities).map(([name, { meaning }], index) =>
@@ -66,6 +66,14 @@ function bounds() {
     box.disabled = !modalities.includes(box.value);
     box.checked &&= !box.disabled;
   }
+  schedule();
+}
+
+/** Steps and shift as the model's card has them for the task. */
+function schedule() {
+  const { steps, shift } = model()?.schedules[value("task")] ?? { steps: 20, shift: 1 };
+  place("form").elements.steps.value = Math.min(steps, options.steps.most);
+  place("form").elements.shift.value = shift;
 }
 
 /** A video that is to be followed shows one modality. */
