@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 from unity.apps.web.names import SAMPLER_NAMES
 from unity.apps.web.options import Options
 from unity.apps.web.serve import application
 from unity.apps.web.service import Service
 from unity.data.video import write_video
+from unity.request import SAMPLE, Request
 from unity.sampler import SAMPLERS
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +54,11 @@ def test_values_are_those_of_the_files(client):
 
 def test_the_command_line_that_makes_a_result_again(client):
     job = client.wait(client.post("/api/jobs", ASK | {"seed": 3, "guidance": 1.0, "size": [32, 48]}))
-    line = job["results"]["depth"]["command"]
-    assert line.startswith("python -m unity.infer --modality depth --video ")
-    assert line.endswith("--out runs/again/depth --steps 2 --guidance 1.0 --seed 3 --size 32 48")
+    words = shlex.split(job["results"]["depth"]["command"])
+    assert words[:3] == ["python", "-m", "unity.infer"]
+    again = tyro.cli(Request, args=words[3:])
+    assert (again.modality, again.video, again.out) == ("depth", SAMPLE, Path("runs/again/depth"))
+    assert (again.steps, again.guidance, again.seed, again.size) == (2, 1.0, 3, (32, 48))
 
 
 def events(client, job) -> list[dict]:
