@@ -37,6 +37,8 @@ EXTRAS = {
         *DATASETS,
         "deepspeed>=0.19.8",
         "tensorboard",
+        # adapters; it wants accelerate
+        "peft>=0.19",
         # video decoding beside the training; the portable decoder is PyAV, of the core
         "nvidia-dali-cuda130>=2.4; sys_platform == 'linux'",
     ],

@@ -25,6 +25,7 @@ from unity.files import plain
 from unity.generate import Footage, Frames, Generator, check_request, generate, load_generator
 from unity.modality.base import Modality
 from unity.modality.table import MODALITIES
+from unity.model.adapter import Lora
 from unity.model.card import ModelCard
 from unity.model.codec import stride
 from unity.model.weights import read_card
@@ -97,7 +98,7 @@ def answer(
     plan = _plan(request, generator.card if generator else _card(request))
     film = _film(plan)
     generator = generator or load_generator(
-        checkpoint, request.device, request.codec_weights, request.text_weights
+        checkpoint, request.device, request.codec_weights, request.text_weights, _lora(request)
     )
     tell(_about(generator))
     tell(f"{plan.task}, {request.modality}: {_effort(plan)}")
@@ -189,7 +190,11 @@ def _card(request: Request) -> ModelCard:
             "no model comes with this installation; train one with `deepspeed launchers/train.py --stage 1` "
             "and give its run folder as --checkpoint"
         )
-    return read_card(request.checkpoint or SHIPPED)
+    return read_card(request.checkpoint or SHIPPED, lora=_lora(request))
+
+
+def _lora(request: Request) -> Lora | None:
+    return request.lora and Lora(request.lora, request.lora_strength)
 
 
 def _most_frames(facts: Facts | None, card: ModelCard) -> int:
@@ -210,7 +215,9 @@ def _check_results(plan: Plan) -> None:
     planned = ("rgb.mp4", f"{name}.mp4", "picture.png", "run.json", name, f"{name}.npz", f"{name}.json")
     # two videos and, of the values, two files of eight bytes a pixel
     need = plan.frames * height * width * (2 * 3 + 2 * 8) + (1 << 20)
-    plan.results.check(planned, [path for path in (plan.path, plan.request.checkpoint) if path], need)
+    plan.results.check(
+        planned, [path for path in (plan.path, plan.request.checkpoint, plan.request.lora) if path], need
+    )
 
 
 def _film(plan: Plan) -> Film | None:
@@ -294,6 +301,7 @@ def _record(plan: Plan, film: Film | None, generator: Generator) -> dict:
         "guidance": asdict(plan.guidance) if plan.guidance.active else None,
         "seed": request.seed,
         "checkpoint": str(generator.path),
+        "lora": request.lora and {"path": str(request.lora), "strength": request.lora_strength},
         "model": {"stage": card.stage, "step": card.step, "modalities": card.modalities, "data": card.data},
         "precision": str(generator.dtype).removeprefix("torch."),
         "device": generator.device.type,

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 # extra of setup.py → what the code imports of it
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "train": ("deepspeed", "streaming", "tensorboard"),
+    "train": ("deepspeed", "streaming", "tensorboard", "peft"),
     "simulate": ("mujoco", "numba", "streaming"),
     "report": ("matplotlib",),
     "app": ("fastapi", "uvicorn"),

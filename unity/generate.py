@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
+from unity.model.adapter import Lora
 from unity.model.card import ModelCard
 from unity.model.codec import stride
 from unity.model.weights import load_model
@@ -55,16 +56,18 @@ def load_generator(
     device: str | None = None,
     codec_weights: Path | None = None,
     text_weights: Path | None = None,
+    lora: Lora | None = None,
 ) -> Generator:
     """Load a model folder, a run folder of launchers/train.py (its newest model), or a file of weights.
 
-    On a GPU (the default where there is one) in bf16, on a CPU in fp32. Raises ValueError for what is missing.
+    An adapter `lora` is merged into them. On a GPU (the default where there is one) in bf16, on a CPU in fp32.
+    Raises ValueError for what is missing.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(place)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    model, card = load_model(checkpoint, place, dtype)
+    model, card = load_model(checkpoint, place, dtype, lora=lora)
     return Generator(
         path=Path(checkpoint),
         model=model,

@@ -24,6 +24,10 @@ class Request:
     prompt: str | None = None
     # model folder, run folder of launchers/train.py, or file of weights; by default the one in the package
     checkpoint: Path | None = None
+    # adapter for it: a folder that training with --lora leaves or peft writes, or a LoRA file for Wan
+    lora: Path | None = None
+    # how often the adapter counts
+    lora_strength: Annotated[float, real(-100, 100)] = 1.0
     # folder of results; of earlier ones only the files that their run.json lists are replaced; by default
     # runs/infer/<modality>-<task>
     out: Path | None = None

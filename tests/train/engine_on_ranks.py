@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
+from unity.model.lora import LoraConfig, inject, is_factor, plain_name
 from unity.train import zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
@@ -62,8 +64,7 @@ def build(world: World, precision: str, shape: ModelConfig = SHAPE, optim: SetOp
     )  # fmt: skip
     engine = zero.build_engine(lambda: UnityDiT(shape), lambda named: optimizer(optim, named), settings, seed=0)
     zero.set_learning_rate(engine, optim.lr)
-    zero.scatter(world, zero.layout(engine), zero.masters(engine), lambda: random_weights(shape))
-    zero.refresh(engine)
+    zero.fill(world, engine, random_weights(shape).__getitem__)
     return engine
 
 
@@ -204,10 +205,69 @@ def check_initial_weights(world: World):
             torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=0, msg=name)
 
 
+def check_adapters(world: World):
+    """Adapters and parts beside a frozen base, cut up over the ranks, against peft in plain torch."""
+    lora = LoraConfig(rank=3, targets="all", parts=5.0)
+    shape = replace(SHAPE, cross_attention="shared")
+    settings = zero.settings(
+        SETTINGS, precision="fp32", batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
+        world_size=world.size, clip=OPTIM.clip,
+    )  # fmt: skip
+    update, adapt = partial(optimizer, OPTIM, rate=lora.rate), partial(inject, config=lora)
+    engine = zero.build_engine(lambda: UnityDiT(shape), update, settings, 0, adapt)
+    base = random_weights(shape)
+    zero.fill(world, engine, lambda name: None if is_factor(name) else base[plain_name(name)])
+    start = dict(zero.gather(world, zero.layout(engine), zero.masters(engine)))
+    zero.set_learning_rate(engine, OPTIM.lr)
+    for step in range(STEPS):
+        for part in range(ACCUMULATION):
+            engine.backward(loss_of(engine, inputs(step, part, world.rank, world.size), both(step, part, 0)))
+            engine.step()
+    found = dict(zero.gather(world, zero.layout(engine), zero.masters(engine)))
+    with torch.no_grad():
+        velocity = engine.module(*inputs(9, 0, world.rank, world.size))[0]
+    if world.leads:
+        expected = plain_adapters(world.size, shape, lora, base, start)
+        trained = {name: value for name, value in expected.named_parameters() if value.requires_grad}
+        assert found.keys() == trained.keys() and any(is_factor(name) for name in found)
+        for name, value in trained.items():
+            torch.testing.assert_close(found[name], value.detach(), rtol=0, atol=2e-6, msg=name)
+        with torch.no_grad():
+            torch.testing.assert_close(velocity, expected(*inputs(9, 0, 0, world.size))[0], rtol=1e-5, atol=1e-5)
+
+
+def plain_adapters(size: int, shape: ModelConfig, lora: LoraConfig, base: dict, start: dict) -> UnityDiT:
+    """The same steps in one process and without DeepSpeed."""
+    model = UnityDiT(shape)
+    model.load_state_dict(base)
+    inject(model, lora)
+    model.load_state_dict(start, strict=False)
+    groups = [
+        {
+            "params": [value],
+            "lr": OPTIM.lr * (1.0 if is_factor(name) else lora.parts),
+            "weight_decay": OPTIM.weight_decay if name.endswith("weight") and value.dim() > 1 else 0.0,
+        }
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    ]
+    adamw = torch.optim.AdamW(groups, betas=OPTIM.betas, eps=OPTIM.eps, foreach=False)
+    for step in range(STEPS):
+        for part in range(ACCUMULATION):
+            for rank in range(size):
+                loss = loss_of(model, inputs(step, part, rank, size), (True, True))
+                (loss / ACCUMULATION / size).backward()
+        torch.nn.utils.clip_grad_norm_([group["params"][0] for group in groups], OPTIM.clip)
+        adamw.step()
+        adamw.zero_grad(set_to_none=False)
+    return model
+
+
 CHECKS = (
     check_initial_weights,
     check_against_torch,
     check_streams_that_not_every_rank_wants,
     check_muon,
+    check_adapters,
     check_bf16,
 )

@@ -90,7 +90,7 @@ def machine(request, monkeypatch):
 
 @pytest.fixture
 def headers_alone(monkeypatch):
-    def refuse(path):
+    def refuse(path, names):
         raise AssertionError(f"the values of {path} were read")
 
     monkeypatch.setattr(stored, "_read_safetensors", refuse)

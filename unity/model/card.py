@@ -71,6 +71,8 @@ class ModelCard:
     # by what and at which peak rate it was trained, where that is known
     optimizer: Literal["adamw", "muon"] | None = None
     learning_rate: float | None = None
+    # of an adapter: the weights that it was trained beside
+    base: str = ""
     # modality → the words that stand for it (C_m of the paper), and how its video is drawn, a name in
     # unity.modality.encodings; what is left out is ours
     type_prompts: dict[str, str] = field(default_factory=dict)

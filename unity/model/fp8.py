@@ -61,7 +61,8 @@ def convert(model: nn.Module, config: Fp8Config) -> list[str]:
     change = {"native": _change_native, "transformer-engine": _change_engine}[config.backend]
     changed, left = [], []
     for name, module in list(_blocks(model).named_modules(prefix="blocks")):
-        if not (type(module) is Linear and name.endswith(LINEARS)):
+        # one that is adapted stands inside its adapter
+        if not (type(module) is Linear and name.removesuffix(".base_layer").endswith(LINEARS)):
             continue
         if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
             left.append(name)
@@ -96,11 +97,11 @@ def _hand_over_eight_bits(block: Block) -> None:
 
 def describe(model: nn.Module, changed: list[str]) -> str:
     """One line for the log: how many Linears of the blocks run in 8 bits, by kind, and which do not."""
-    kinds = sorted({name.split(".", 2)[2] for name in changed})
-    linears = {
-        name for name, module in _blocks(model).named_modules(prefix="blocks") if isinstance(module, nn.Linear)
-    }
-    left = sorted({name.split(".", 2)[2] for name in linears - set(changed)})
+    linears = [n for n, module in _blocks(model).named_modules(prefix="blocks") if isinstance(module, nn.Linear)]
+    kinds, left = (
+        sorted({name.split(".", 2)[2].removesuffix(".base_layer") for name in names if ".lora_" not in name})
+        for names in (changed, set(linears) - set(changed))
+    )
     return f"fp8: {len(changed)} Linears of the blocks ({', '.join(kinds) or 'none'}); wide: {', '.join(left)}"
 
 

@@ -178,6 +178,15 @@ def _diffusers_names(config: ModelConfig) -> dict[str, str]:
     return names | {f"{a}.{p}": f"{b}.{p}" for a, b in modules.items() for p in ("weight", "bias")}
 
 
+def diffusers_modules(config: ModelConfig) -> dict[str, str]:
+    """Name of a module in diffusers → in a UnityDiT."""
+    return {
+        theirs.removesuffix(".weight"): _unity_name(ours).removesuffix(".weight")
+        for ours, theirs in _diffusers_names(config).items()
+        if ours.endswith(".weight")
+    }
+
+
 # ours → the release's
 RELEASE_MODALITIES = {
     "depth": "depth",

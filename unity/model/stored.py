@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unity.model.pickled import read_pickled
@@ -23,7 +22,8 @@ _OTHER_BYTES = 1
 _MOST_HEADER = 16 << 20
 _MOST_AXES = 8
 # what wrappers put before or into every name
-_BEFORE = ("module.", "model.", "diffusion_model.", "_orig_mod.", "transformer.", "dit.", "net.", "generator.")
+_BEFORE = ("module.", "base_model.", "model.", "diffusion_model.", "_orig_mod.", "transformer.", "dit.")
+_BEFORE += ("net.", "generator.")
 _INSIDE = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # other models of a file that holds several
 _BESIDE = ("first_stage_model.", "cond_stage_model.", "text_encoders.", "vae.", "model_ema.")
@@ -31,11 +31,11 @@ _BESIDE = ("first_stage_model.", "cond_stage_model.", "text_encoders.", "vae.", 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Weights that lie in files: shapes, as meta tensors, and how to read them."""
+    """Weights that lie in files: shapes, as meta tensors, and how to read those of some names."""
 
     path: Path
     shapes: dict[str, Tensor]
-    read: Callable[[], dict[str, Tensor]]
+    read: Callable[[Collection[str]], dict[str, Tensor]]
 
 
 def open_stored(path: Path | str) -> Stored:
@@ -58,8 +58,12 @@ def open_stored(path: Path | str) -> Stored:
     names = _plain_names([name for piece in pieces for name in piece.shapes], path)
     shapes = {names[name]: value for piece in pieces for name, value in piece.shapes.items() if name in names}
 
-    def read() -> dict[str, Tensor]:
-        return {names[k]: v for piece in pieces for k, v in piece.read().items() if k in names}
+    def read(wanted: Collection[str]) -> dict[str, Tensor]:
+        found = {}
+        for piece in pieces:
+            mine = [name for name in piece.shapes if names.get(name) in wanted]
+            found |= {names[name]: value for name, value in piece.read(mine).items()} if mine else {}
+        return found
 
     return Stored(path=path, shapes=shapes, read=read)
 
@@ -82,7 +86,7 @@ def _open_file(path: Path) -> Stored:
     kind = kind_of(path)
     if kind == "safetensors":
         shapes = _read_header(path)
-        return Stored(path=path, shapes=shapes, read=lambda: _read_safetensors(path))
+        return Stored(path=path, shapes=shapes, read=lambda names: _read_safetensors(path, names))
     if kind == "pickle":
         raise ValueError(
             f"{path} is a bare pickle, or torch's format of before 1.6, and reading it could run code: load it "
@@ -92,12 +96,13 @@ def _open_file(path: Path) -> Stored:
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
     _refuse_eight_bits(path, [str(value.dtype) for value in floats.values() if value.element_size() == 1])
     shapes = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in floats.items()}
-    return Stored(path=path, shapes=shapes, read=lambda: floats)
+    return Stored(path=path, shapes=shapes, read=lambda names: {name: floats[name] for name in names})
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, names: Collection[str]) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as weights ({error}); it may be cut short, copy it again"

@@ -3,7 +3,6 @@
 A folder of ours holds `model.safetensors` and `config.json`, the model card.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from unity.config import MODELS, ModelConfig
 from unity.files import whole_folder
+from unity.model.adapter import Lora, is_adapter, read_adapter, with_adapter
 from unity.model.card import NAME, ModelCard, read_card_file, write_card
 from unity.model.dit import UnityDiT
 from unity.model.layouts import LAYOUTS, State, find_layout, to_unity
+from unity.model.reader import Reader, block_of
 from unity.model.sniff import stranger
 from unity.model.stored import Stored, model_folder, open_stored
 
@@ -38,32 +39,73 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     config: ModelConfig | None = None,
+    lora: Lora | None = None,
 ) -> tuple[UnityDiT, ModelCard]:
     """A model in evaluation mode, and its card.
 
     `path` is a model folder, a run folder, a folder of weights, or one file, in any layout of
-    `unity.model.layouts`. `config` is for foreign weights whose shape is none of `MODELS`. Raises ValueError for
-    what is no such thing, and where weights and shape disagree, before anything but headers has been read.
+    `unity.model.layouts`, or a folder of `unity.model.adapter`. `config` is for foreign weights whose shape is
+    none of `MODELS`. `lora` is merged in. Raises ValueError for what is no such thing, and where weights and shape
+    disagree, before anything but headers (and adapters) has been read.
     """
-    path = Path(path)
-    stored = open_stored(path)
-    card = _card(stored, config)
+    stored, card = open_weights(Path(path), config, lora)
     model = _hollow(stored, card.model)
-    state = {
-        name: _finite(path, name, value.to(device=device, dtype=dtype))
-        for name, value in to_unity(stored.read(), card.model).items()
-    }
+    read, names = Reader(stored, card.model), sorted(model.state_dict(), key=block_of)
+    state = {name: read(name).to(device=device, dtype=dtype) for name in names}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False), card
 
 
-def read_card(path: Path | str, config: ModelConfig | None = None) -> ModelCard:
+def open_weights(
+    path: Path, config: ModelConfig | None = None, lora: Lora | None = None
+) -> tuple[Stored, ModelCard]:
+    """Weights and their card, of which only headers have been read, adapters merged in; see `load_model`."""
+    folder = model_folder(path) if path.is_dir() else path
+    if folder.is_dir() and is_adapter(folder):
+        stored, card = _open_adapter(folder)
+    else:
+        stored = open_stored(path)
+        card = _card(stored, config)
+    if lora is None:
+        return stored, card
+    card = _card_with(card, lora)
+    return with_adapter(stored, read_adapter(lora.path, card.model), card.model, lora.strength), card
+
+
+def _open_adapter(folder: Path) -> tuple[Stored, ModelCard]:
+    """An adapter's folder as the weights that it and its base are together."""
+    card = read_card_file(folder)
+    if card is None or not card.base:
+        raise ValueError(
+            f"{folder} is an adapter that does not name the weights that it belongs to: give those as the "
+            f"checkpoint, and it as the adapter (--lora)"
+        )
+    try:
+        base, _ = open_weights(Path(card.base), card.model)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} is an adapter for the weights of {card.base}, which cannot be opened ({error}); give them "
+            f"as the checkpoint, and it as the adapter (--lora)"
+        ) from error
+    return with_adapter(base, read_adapter(folder, card.model), card.model), card
+
+
+def _card_with(card: ModelCard, lora: Lora) -> ModelCard:
+    """What weights are with an adapter: an adapter of ours says what it has learnt."""
+    own = read_card_file(lora.path) if lora.path.is_dir() else None
+    return card if own is None else own
+
+
+def read_card(path: Path | str, config: ModelConfig | None = None, lora: Lora | None = None) -> ModelCard:
     """The card of a model or run folder, or that of foreign weights, whose shape is looked up among `MODELS`.
 
     `config` is for weights without a card whose shape is none of those; it is believed if it is as wide and deep.
+    An adapter `lora` that has a card speaks for both.
     """
     path = Path(path)
     card = read_card_file(model_folder(path)) if path.is_dir() else None
+    if lora is not None:
+        return _card_with(card or read_card(path, config), lora)
     if card is not None:
         return card
     stored = open_stored(path)
@@ -74,9 +116,7 @@ def read_card(path: Path | str, config: ModelConfig | None = None) -> ModelCard:
 
 def check_fit(path: Path | str, config: ModelConfig) -> None:
     """Raises ValueError, from headers alone, where the weights at `path` cannot fill a model of this shape."""
-    stored = open_stored(path)
-    _card(stored, config)
-    _hollow(stored, config)
+    _hollow(open_weights(Path(path), config)[0], config)
 
 
 def _hollow(stored: Stored, config: ModelConfig) -> UnityDiT:
@@ -157,8 +197,7 @@ def _foreign() -> dict[str, ModelConfig]:
 
 
 def _depth(names: Mapping[str, Tensor]) -> int:
-    found = (re.search(r"(?:^|\.)blocks\.(\d{1,4})\.", name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    return 1 + max(map(block_of, names), default=-1)
 
 
 def _check_shapes(path: Path, expected: State, found: State) -> None:
@@ -170,12 +209,3 @@ def _check_shapes(path: Path, expected: State, found: State) -> None:
         raise ValueError(
             f"{path} does not fit its model in {len(wrong)} tensors: {few}; check --model or the file"
         )
-
-
-def _finite(path: Path, name: str, value: Tensor) -> Tensor:
-    # the sum is one pass without memory of its own; it alone may overflow
-    if not value.sum().isfinite() and not value.isfinite().all():
-        raise ValueError(
-            f"{path} holds values that are no numbers (in {name}): its training had failed, take another"
-        )
-    return value

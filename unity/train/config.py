@@ -65,6 +65,8 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     check_bounds(options)
     if found:
         found.check(options.architecture)
+    if options.lora.rank and options.init is None:
+        raise ValueError("--lora adapts weights that are there already; name them with --init")
     return options
 
 
@@ -109,7 +111,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
 def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:
     """The optimizer and its peak learning rate: those asked for, else those of the model's size."""
     model, optim = options.model or MACHINES[device_kind()].model, options.optim
-    kind = optim.kind or ("muon" if model in LEARNING_RATES else "adamw")
+    kind = optim.kind or ("muon" if model in LEARNING_RATES and not options.lora.rank else "adamw")
     return kind, LEARNING_RATES.get(model, PAPER_RATE) if optim.lr is None else optim.lr
 
 
@@ -185,7 +187,8 @@ def _resumed(given: Options, resume: Path, ranks: int) -> Options:
         if saved.stage != given.stage:
             raise ValueError(f"{run} has saved nothing yet that stage {given.stage} could start from")
         return replace(saved, resume=None, out=run)
-    saved = replace(saved, init=None)
+    if not saved.lora.rank:
+        saved = replace(saved, init=None)
     if saved.stage == given.stage:
         return replace(saved, out=run)
     # another dataset may have other frames
@@ -279,8 +282,8 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
     known = {f.name for f in fields(kind)}
     if unknown := value.keys() - known:
         raise ValueError(f"unknown settings {sorted(unknown)}; it is of another version")
-    # runs of before these were kept spoke our words
-    if missing := known - value.keys() - {"type_prompts", "encodings"}:
+    # runs of before these were kept spoke our words, and adapted nothing
+    if missing := known - value.keys() - {"type_prompts", "encodings", "lora"}:
         raise ValueError(f"it lacks {sorted(missing)}")
     hints = get_type_hints(kind)
     return kind(**{key: _from_plain(hints[key], entry, key) for key, entry in value.items()})

@@ -13,6 +13,7 @@ from unity.data.shards import read_about
 from unity.extras import require
 from unity.model import fp8
 from unity.model.heritage import heritage
+from unity.model.lora import peft_config
 from unity.train.config import TrainConfig, recipe, resolve, run_folder, write_config
 from unity.train.folder import held
 from unity.train.metrics import Journal
@@ -69,6 +70,8 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
     """The complete configuration, with its dataset at hand; for rank 0."""
     if options.precision == "fp8":
         fp8.require(options.fp8)
+    if options.lora.rank:
+        peft_config(options.lora)
     run_folder(options)
     if options.init is not None:
         shape = options.architecture

@@ -1,7 +1,7 @@
 """The optimizer's settings, its learning rate as a function of the step, and which parameters get what."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -61,27 +61,33 @@ def learning_rate(config: SetOptim, step: int, steps: int) -> float:
 
 
 def optimizer(
-    config: SetOptim, named: Iterable[tuple[str, nn.Parameter]], products: torch.dtype = torch.float32
+    config: SetOptim,
+    named: Iterable[tuple[str, nn.Parameter]],
+    products: torch.dtype = torch.float32,
+    rate: Callable[[str], float] = lambda name: 1.0,
 ) -> torch.optim.Optimizer:
     """What `kind` says; only matrices decay: no biases, norms, modulation tables or modality embeddings.
 
-    `products` is the precision of Muon's.
+    `products` is the precision of Muon's, `rate` a parameter's multiple of the learning rate. What is frozen is
+    left out.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
         # ZeRO-3 has already taken the values away, but remembers the shape
         shape = getattr(parameter, "ds_shape", parameter.shape)
         decays = name.endswith("weight") and len(shape) > 1
         hidden = config.kind == "muon" and is_hidden(name, shape)
-        groups.setdefault((hidden, decays), []).append(parameter)
+        groups.setdefault((hidden, decays, rate(name)), []).append(parameter)
     rows = [
         {
             "params": group,
             "weight_decay": config.weight_decay if decays else 0.0,
             "muon": hidden,
-            "scale": config.muon_scale if hidden else 1.0,
+            "scale": config.muon_scale * scale if hidden else scale,
         }
-        for (hidden, decays), group in sorted(groups.items(), reverse=True)
+        for (hidden, decays, scale), group in sorted(groups.items(), reverse=True)
     ]
     if config.kind == "muon":
         return Muon(rows, betas=config.betas, eps=config.eps, momentum=config.momentum, products=products)
@@ -91,7 +97,12 @@ def optimizer(
 def is_hidden(name: str, shape: Sequence[int]) -> bool:
     """Whether a parameter is a matrix between hidden features: of a block or beside one, a convolution's too.
 
-    What reads data, time or words, what writes latents, and the modulation are none.
+    What reads data, time or words, what writes latents, the modulation, and the factors of adapters are none.
     """
     inside = "blocks." in name or name in ("stem.down.weight", "stem_head.up.weight")
-    return inside and name.endswith("weight") and len(shape) in (2, 4) and "modulation" not in name
+    return (
+        inside
+        and name.endswith("weight")
+        and len(shape) in (2, 4)
+        and not any(part in name for part in ("modulation", "lora_"))
+    )

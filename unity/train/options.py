@@ -11,6 +11,7 @@ from unity.config import MODELS, ModelConfig
 from unity.flow_matching import TimeConfig
 from unity.modality.encodings import ENCODINGS, OURS
 from unity.model.fp8 import Fp8Config
+from unity.model.lora import LoraConfig
 from unity.routing import RoutingConfig
 from unity.train.optim import OptimConfig
 
@@ -79,6 +80,8 @@ class Options:
     # which 8-bit arithmetic, with --precision fp8
     fp8: Fp8Config = field(default_factory=Fp8Config)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    # adapters beside frozen weights, in place of training all; --lora.rank 32 is a start
+    lora: LoraConfig = field(default_factory=LoraConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
     # the model's shape; follows --init, else --model, and single settings can be changed

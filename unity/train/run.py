@@ -7,14 +7,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unity.config import STAGES
 from unity.encoders import Encoders, load_encoders
 from unity.flow_matching import TimeConfig
-from unity.model import fp8
-from unity.model.card import Schedule
+from unity.model.adapter import save_adapter
+from unity.model.card import ModelCard, Schedule
+from unity.model.convert import convert
 from unity.model.dit import UnityDiT
-from unity.model.weights import ModelCard, load_model, save_model
+from unity.model.lora import is_factor, plain_name
+from unity.model.reader import Reader
+from unity.model.stored import model_folder
+from unity.model.weights import open_weights, save_model
 from unity.tasks import TASKS
 from unity.train import checkpoint, folder, zero
 from unity.train.config import TrainConfig, to_plain
@@ -59,10 +64,11 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     encoders = world.agree(lambda: load_encoders(config.architecture, world.device, dtype, *weights))
 
     def adapt(model: UnityDiT) -> None:
-        if config.precision == "fp8":
-            say(fp8.describe(model, fp8.convert(model, config.fp8)))
+        for line in convert(model, config.lora, config.fp8 if config.precision == "fp8" else None):
+            say(line)
 
-    parts = partial(UnityDiT, config.architecture), partial(optimizer, config.optim, products=dtype)
+    update = partial(optimizer, config.optim, products=dtype, rate=config.lora.rate)
+    parts = partial(UnityDiT, config.architecture), update
     engine = zero.build_engine(*parts, settings, config.seed, adapt)
     ema = Ema(zero.masters(engine), config.optim.ema)
     run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders)
@@ -88,13 +94,14 @@ def _settings(config: TrainConfig, world: World) -> dict:
 def _begin(run: Run, say: Callable[[str], None]) -> None:
     """Give a new run the weights and the place that it starts from."""
     config, resume = run.config, run.config.resume
+    # of adapters' runs checkpoints hold what is trained, and the rest comes from where it came from
+    if config.init is not None and (resume is None or config.lora.rank):
+        initialise(run, config.init)
     if resume is not None and run.world.from_lead(lambda: _has_saved(resume)):
         restore(run, checkpoint.newest_whole(run.world, resume, say), say)
         return
     if resume is not None:
         say(f"nothing was saved in {resume} yet: it starts from its first step")
-    if config.init is not None:
-        initialise(run, config.init)
 
 
 def _has_saved(path: Path) -> bool:
@@ -109,7 +116,7 @@ def save(run: Run, step: int) -> None:
         model=config.architecture, modalities=STAGES[config.stage].modalities, stage=config.stage, step=step,
         frames=config.frames, size=config.size, data=str(config.data), optimizer=config.optim.kind,
         learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
-        schedules=schedules(config.time),
+        schedules=schedules(config.time), base=_base(config),
     )  # fmt: skip
 
     def export(folder: Path) -> None:
@@ -118,7 +125,9 @@ def save(run: Run, step: int) -> None:
             for name, tensor in zero.gather(run.world, fragments, run.ema.flats)
             if tensor is not None
         }
-        if run.world.leads:
+        if run.world.leads and config.lora.rank:
+            save_adapter(whole, config.lora, card, folder)
+        elif run.world.leads:
             save_model(whole, card, folder)
 
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
@@ -156,9 +165,20 @@ def restore(run: Run, folder: Path, say: Callable[[str], None] = print) -> None:
 
 
 def initialise(run: Run, path: Path) -> None:
-    """Start from the weights of a model folder or of foreign files, read by rank 0 alone."""
+    """Start from the weights of a model folder or of foreign files, which rank 0 reads tensor by tensor."""
     shape = run.config.architecture
-    fragments, masters = zero.layout(run.engine), zero.masters(run.engine)
-    zero.scatter(run.world, fragments, masters, lambda: load_model(path, config=shape)[0].state_dict())
-    zero.refresh(run.engine)
+    readers = run.world.agree(lambda: [Reader(open_weights(path, shape)[0], shape)] if run.world.leads else [])
+
+    def read(name: str) -> Tensor | None:
+        return None if is_factor(name) else readers[0](plain_name(name))
+
+    zero.fill(run.world, run.engine, read)
     run.ema.restart()
+
+
+def _base(config: TrainConfig) -> str:
+    """The weights that adapters belong to, where they will be found again."""
+    if not config.lora.rank or config.init is None:
+        return ""
+    # a run's link to its newest model moves on
+    return str(model_folder(config.init).resolve() if config.init.is_dir() else config.init.absolute())

@@ -7,6 +7,7 @@ place of equally shaped flats, so one layout serves averaging, checkpoints and e
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -157,13 +158,14 @@ def set_learning_rate(engine: Engine, lr: float) -> None:
 
 
 def layout(engine: Engine) -> dict[str, Fragment]:
-    """Parameter name → its fragment; the same on every rank."""
+    """Name of a parameter that is trained → its fragment; the same on every rank."""
     optimizer = engine.optimizer
     fragments = {}
     for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         flat, offset, numel = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        fragments[name] = Fragment(flat=flat, offset=offset, numel=numel, shape=shape)
+        fragments[name] = Fragment(flat=flat, offset=offset, numel=numel, shape=_shape(parameter))
     return fragments
 
 
@@ -189,34 +191,49 @@ def gather(world: World, fragments: Mapping[str, Fragment], flats: Flats) -> Ite
 
 
 @torch.no_grad()
-def scatter(
-    world: World, fragments: Mapping[str, Fragment], flats: Flats, read: Callable[[], Mapping[str, Tensor]]
-) -> None:
-    """The full tensors that rank 0 reads, into every rank's flats, one at a time; all ranks must take part.
+def fill(world: World, engine: Engine, read: Callable[[str], Tensor | None]) -> None:
+    """The full tensors that rank 0 reads, into every rank's weights, one at a time; all ranks must take part.
 
-    Raises ValueError on all ranks when the tensors are not the model's.
+    `read` is asked for every parameter's name, on rank 0 alone; None leaves the parameter as it is. What is frozen
+    has no master. Raises ValueError on all ranks where reading does, or where a tensor is not the model's.
     """
-    tensors: dict[str, Tensor] = {}
-
-    def checked():
-        tensors.update(read())
-        _check_shapes(fragments, tensors)
-
-    world.from_lead(checked)
-    for name, piece in fragments.items():
-        mine = torch.empty(piece.numel, dtype=torch.float32, device=world.device)
-        parts = _cut(tensors[name].to(world.device), piece, world.size) if world.leads else None
-        dist.scatter(mine, parts, src=0)
-        flats[piece.flat].narrow(0, piece.offset, piece.numel).copy_(mine)
+    fragments, flats = layout(engine), masters(engine)
+    for name, parameter in engine.module.named_parameters():
+        box: list[Tensor | None] = [None]
+        if not world.from_lead(partial(_take, box, read, name, _shape(parameter))):
+            continue
+        if name in fragments:
+            _scatter(world, fragments[name], flats, box[0])
+        else:
+            _set_frozen(parameter, box[0])
+    refresh(engine)
 
 
-def _check_shapes(fragments: Mapping[str, Fragment], tensors: Mapping[str, Tensor]) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wanted = {name: piece.shape for name, piece in fragments.items()}
-    wrong = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
-    if wrong:
-        rows = ", ".join(f"{n} is {found.get(n)}, not {wanted.get(n)}" for n in wrong[:4])
-        raise ValueError(f"the weights do not fit the model in {len(wrong)} tensors: {rows}; check --model")
+def _take(box: list, read: Callable[[str], Tensor | None], name: str, shape: tuple[int, ...]) -> bool:
+    box[0] = tensor = read(name)
+    if tensor is not None and tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} is {tuple(tensor.shape)}, and the model's is {shape}; check --model")
+    return tensor is not None
+
+
+def _scatter(world: World, piece: Fragment, flats: Flats, tensor: Tensor | None) -> None:
+    mine = torch.empty(piece.numel, dtype=torch.float32, device=world.device)
+    parts = None if tensor is None else _cut(tensor.to(world.device), piece, world.size)
+    dist.scatter(mine, parts, src=0)
+    flats[piece.flat].narrow(0, piece.offset, piece.numel).copy_(mine)
+
+
+def _set_frozen(parameter: nn.Parameter, tensor: Tensor | None) -> None:
+    from deepspeed import zero as deepspeed_zero
+
+    with deepspeed_zero.GatheredParameters([parameter], modifier_rank=0):
+        if tensor is not None:
+            parameter.data.copy_(tensor)
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    # ZeRO-3 has taken the values away, but remembers the shape
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _whole(parts: list[Tensor], piece: Fragment) -> Tensor:

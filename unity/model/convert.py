@@ -1,0 +1,34 @@
+"""How the blocks of a model are changed before it is trained, in the one order in which it works."""
+
+from torch import nn
+
+from unity.model import fp8, lora
+from unity.model.fp8 import Fp8Config
+from unity.model.lora import LoraConfig
+
+
+def convert(model: nn.Module, adapters: LoraConfig, eight_bits: Fp8Config | None) -> list[str]:
+    """Adapters first, then 8 bits for the Linears they stand beside, in place; returns a line about each.
+
+    The adapters themselves stay wide. Parameters may be cut up by ZeRO-3. Raises ValueError where a package is
+    missing.
+    """
+    lines = []
+    if adapters.rank:
+        lines.append(_about(model, adapters, lora.inject(model, adapters)))
+    if eight_bits:
+        lines.append(fp8.describe(model, fp8.convert(model, eight_bits)))
+    return lines
+
+
+def _about(model: nn.Module, adapters: LoraConfig, changed: list[str]) -> str:
+    sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    factors = sum(sizes[name] for name in trained if lora.is_factor(name))
+    parts = sum(sizes[name] for name in trained) - factors
+    beside = f", {parts:,} of what tells modalities apart at {adapters.parts:g} times the rate" if parts else ""
+    frozen = sum(sizes.values()) - factors - parts
+    return (
+        f"lora: rank {adapters.rank} on {len(changed)} Linears ({adapters.targets}); trained: {factors:,} "
+        f"parameters of adapters{beside}; frozen: {frozen:,}"
+    )
