@@ -15,6 +15,7 @@ from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
 from unity.model.codec import stride
+from unity.model.hub import beside
 from unity.model.weights import load_model
 from unity.sampler import Known, Sampling, Texts, sample
 
@@ -58,7 +59,7 @@ def load_generator(
     text_weights: Path | None = None,
     lora: Lora | None = None,
 ) -> Generator:
-    """Load a model folder, a run folder of launchers/train.py (its newest model), or a file of weights.
+    """Load a model folder, a run folder of launchers/train.py (its newest model), a file or a name of weights.
 
     An adapter `lora` is merged into them. On a GPU (the default where there is one) in bf16, on a CPU in fp32.
     Raises ValueError for what is missing.
@@ -68,11 +69,12 @@ def load_generator(
         raise ValueError(f"device {str(place)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     model, card = load_model(checkpoint, place, dtype, lora=lora)
+    usual = beside(card.base or checkpoint)
     return Generator(
         path=Path(checkpoint),
         model=model,
         card=card,
-        encoders=load_encoders(card.model, place, dtype, codec_weights, text_weights),
+        encoders=load_encoders(card.model, place, dtype, codec_weights or usual, text_weights or usual),
         dtype=dtype,
     )
 

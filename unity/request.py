@@ -22,7 +22,8 @@ class Request:
     condition: Path | None = None
     # what the generated video shows
     prompt: str | None = None
-    # model folder, run folder of launchers/train.py, or file of weights; by default the one in the package
+    # model folder, run folder of launchers/train.py, file of weights, or a name (unityvideo-5b, owner/repository);
+    # by default the one in the package
     checkpoint: Path | None = None
     # adapter for it: a folder that training with --lora leaves or peft writes, or a LoRA file for Wan
     lora: Path | None = None
@@ -51,9 +52,9 @@ class Request:
     size: tuple[Annotated[int, whole(1, 16384)], Annotated[int, whole(1, 16384)]] | None = None
     # cpu, cuda or cuda:1 …; by default a GPU if there is one
     device: str | None = None
-    # weights of the Wan VAE, for the models that use it
+    # weights of the Wan VAE, for the models that use it; by default those beside the checkpoint
     codec_weights: Path | None = None
-    # weights of UMT5, for the models that use it
+    # weights of UMT5, likewise
     text_weights: Path | None = None
 
 

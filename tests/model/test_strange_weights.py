@@ -378,10 +378,10 @@ def add_strangers() -> None:
         add(f"{name} of one number", "wrong shapes|fit its model", save(WAN | {name: torch.zeros(1)}))
         add(f"{name} of no size", "wrong shapes|fit its model", save(WAN | {name: torch.zeros(0)}))
     add("another tensor", "fit its model", save(WAN | {"odd": torch.zeros(3)}))
-    add("eight bits", "quantised", save({k: v.to(torch.float8_e4m3fn) for k, v in WAN.items()}))
+    add("eight bits", LOADED, save({k: v.to(torch.float8_e4m3fn) for k, v in WAN.items()}))
     add(
         "eight bits in pt",
-        "quantised",
+        LOADED,
         {"w.pt": pt({k: v.to(torch.float8_e4m3fn) for k, v in WAN.items()})},
         "w.pt",
     )

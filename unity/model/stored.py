@@ -16,6 +16,7 @@ from unity.model.sniff import kind_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _OTHER_BYTES = 1
 # a header of 3,000 tensors is half a megabyte
@@ -94,7 +95,6 @@ def _open_file(path: Path) -> Stored:
         )
     state = read_pickled(path)
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
-    _refuse_eight_bits(path, [str(value.dtype) for value in floats.values() if value.element_size() == 1])
     shapes = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in floats.items()}
     return Stored(path=path, shapes=shapes, read=lambda names: {name: floats[name] for name in names})
 
@@ -128,7 +128,6 @@ def _read_header(path: Path) -> dict[str, Tensor]:
         ends.append((begin, end))
         found[name] = dtype, shape
     _check_places(path, sorted(ends), size - 8 - length)
-    _refuse_eight_bits(path, [dtype for dtype, _ in found.values() if dtype.startswith("F8")])
     wide = {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in found.items() if dtype in _DTYPES}
     return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (dtype, shape) in wide.items()}
 
@@ -167,13 +166,6 @@ def _check_places(path: Path, places: list[tuple[int, int]], room: int) -> None:
         )
     if reached < room:
         raise ValueError(f"{path} has {room - reached:,} bytes beyond its tensors; copy it again")
-
-
-def _refuse_eight_bits(path: Path, dtypes: list[str]) -> None:
-    if dtypes:
-        raise ValueError(
-            f"{path} is quantised ({len(dtypes)} tensors of {dtypes[0]}): give weights in bf16 or fp32"
-        )
 
 
 def _files(folder: Path) -> list[Path]:

@@ -16,10 +16,12 @@ from unity.files import whole_folder
 from unity.model.adapter import Lora, is_adapter, read_adapter, with_adapter
 from unity.model.card import NAME, ModelCard, read_card_file, write_card
 from unity.model.dit import UnityDiT
+from unity.model.hub import local
 from unity.model.layouts import LAYOUTS, State, find_layout, to_unity
 from unity.model.reader import Reader, block_of
 from unity.model.sniff import stranger
 from unity.model.stored import Stored, model_folder, open_stored
+from unity.model.widen import widened
 
 TENSORS = "model.safetensors"
 
@@ -44,9 +46,9 @@ def load_model(
     """A model in evaluation mode, and its card.
 
     `path` is a model folder, a run folder, a folder of weights, or one file, in any layout of
-    `unity.model.layouts`, or a folder of `unity.model.adapter`. `config` is for foreign weights whose shape is
-    none of `MODELS`. `lora` is merged in. Raises ValueError for what is no such thing, and where weights and shape
-    disagree, before anything but headers (and adapters) has been read.
+    `unity.model.layouts`, a folder of `unity.model.adapter`, or a name of `unity.model.hub`. `config` is for
+    foreign weights whose shape is none of `MODELS`. `lora` is merged in. Raises ValueError for what is no such
+    thing, and where weights and shape disagree, before anything but headers (and adapters) has been read.
     """
     stored, card = open_weights(Path(path), config, lora)
     model = _hollow(stored, card.model)
@@ -60,14 +62,16 @@ def open_weights(
     path: Path, config: ModelConfig | None = None, lora: Lora | None = None
 ) -> tuple[Stored, ModelCard]:
     """Weights and their card, of which only headers have been read, adapters merged in; see `load_model`."""
+    path = local(path)
     folder = model_folder(path) if path.is_dir() else path
     if folder.is_dir() and is_adapter(folder):
         stored, card = _open_adapter(folder)
     else:
-        stored = open_stored(path)
+        stored = widened(open_stored(path))
         card = _card(stored, config)
     if lora is None:
         return stored, card
+    lora = lora._replace(path=local(lora.path))
     card = _card_with(card, lora)
     return with_adapter(stored, read_adapter(lora.path, card.model), card.model, lora.strength), card
 
@@ -92,7 +96,8 @@ def _open_adapter(folder: Path) -> tuple[Stored, ModelCard]:
 
 def _card_with(card: ModelCard, lora: Lora) -> ModelCard:
     """What weights are with an adapter: an adapter of ours says what it has learnt."""
-    own = read_card_file(lora.path) if lora.path.is_dir() else None
+    folder = local(lora.path)
+    own = read_card_file(folder) if folder.is_dir() else None
     return card if own is None else own
 
 
@@ -102,13 +107,13 @@ def read_card(path: Path | str, config: ModelConfig | None = None, lora: Lora | 
     `config` is for weights without a card whose shape is none of those; it is believed if it is as wide and deep.
     An adapter `lora` that has a card speaks for both.
     """
-    path = Path(path)
+    path = local(path)
     card = read_card_file(model_folder(path)) if path.is_dir() else None
     if lora is not None:
         return _card_with(card or read_card(path, config), lora)
     if card is not None:
         return card
-    stored = open_stored(path)
+    stored = widened(open_stored(path))
     size = _size(stored)
     believed = config is not None and (size is None or size == (config.dim, config.num_layers))
     return _card(stored, config if believed and not _of_size(size) else None)

@@ -45,8 +45,9 @@ class Options:
     out: Path | None = None
     # dataset folder; by default data/simulated, which is made if it is not there
     data: Path | None = None
-    # weights to start from: a model or run folder, or Wan's, diffusers' or the release's files; size, conventions,
-    # learning rate, words and colours follow them
+    # weights to start from: a model or run folder, Wan's, diffusers' or the release's files, or a name
+    # (wan2.1-1.3b, wan2.1-14b, wan2.2-5b, unityvideo-5b, owner/repository); size, conventions, learning rate,
+    # words and colours follow them
     init: Path | None = None
     # a run folder, or one of its checkpoints: the same stage goes on exactly, another one starts from its weights
     resume: Path | None = None
@@ -72,7 +73,8 @@ class Options:
     log_every: Count | None = None
     # checkpoints that are kept
     keep: Count = 2
-    # weights of the codec and of the text encoder, where the embedded ones are not used
+    # weights of the codec and of the text encoder, where the embedded ones are not used; by default those beside
+    # --init
     codec_weights: Path | None = None
     text_weights: Path | None = None
     # DeepSpeed's own settings; by default launchers/zero3.json

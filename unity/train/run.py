@@ -16,6 +16,7 @@ from unity.model.adapter import save_adapter
 from unity.model.card import ModelCard, Schedule
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
+from unity.model.hub import beside, is_name
 from unity.model.lora import is_factor, plain_name
 from unity.model.reader import Reader
 from unity.model.stored import model_folder
@@ -59,7 +60,8 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     """
     settings = world.agree(lambda: _settings(config, world))
     # frozen, so outside of ZeRO
-    weights = config.codec_weights, config.text_weights
+    usual = None if config.init is None else beside(config.init)
+    weights = config.codec_weights or usual, config.text_weights or usual
     dtype = _DTYPES[config.precision]
     encoders = world.agree(lambda: load_encoders(config.architecture, world.device, dtype, *weights))
 
@@ -180,5 +182,7 @@ def _base(config: TrainConfig) -> str:
     """The weights that adapters belong to, where they will be found again."""
     if not config.lora.rank or config.init is None:
         return ""
+    if is_name(config.init):
+        return config.init.as_posix()
     # a run's link to its newest model moves on
     return str(model_folder(config.init).resolve() if config.init.is_dir() else config.init.absolute())
