@@ -98,7 +98,7 @@ def _fetched(repo: str, inside: str, part: str) -> Path:
         return Path(_asked(repo, partial(snapshot_download, repo, allow_patterns=wanted))) / inside
     except (ConnectionError, Timeout) as error:
         raise ValueError(
-            f"the connection to the hub broke while {repo} came ({str(error)[:120]}); run it again, it goes on there"
+            f"the connection to the hub broke while {repo} came ({str(error)[:120]}); run it again: it goes on"
         ) from error
 
 

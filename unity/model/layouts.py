@@ -1,7 +1,8 @@
 """Layouts of weights: the names and shapes of Wan, diffusers and the 5B release, and the way from and to ours.
 
 A layout is a row of `LAYOUTS`. All of it works on meta tensors too, so that shapes can be checked before anything
-is read.
+is read. As a program (`python -m unity.model.layouts export wan2.1-1.3b --to wan --out wan`) it is
+`unity.model.export`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -76,6 +77,45 @@ def to_diffusers(state: State, config: ModelConfig) -> dict[str, Tensor]:
     """The RGB half in the layout of diffusers.WanTransformer3DModel."""
     names = _diffusers_names(config)
     return {names.get(key, key): value for key, value in to_wan(state, config).items()}
+
+
+def to_release(state: State, config: ModelConfig) -> dict[str, Tensor]:
+    """The layout of the authors' 5B, which has one aux input, one aux head and no other tables for all modalities.
+
+    Raises ValueError for a model that is more than that can say. Read again, it is the same to the last bit.
+    """
+    for name, value in LAYOUTS["the 5B release"].settings.items() | {("cross_attention", "shared")}:
+        if getattr(config, name) != value:
+            raise ValueError(f"the release has {name} {value}: a model with {getattr(config, name)} is not one")
+    if config.num_modalities != len(RELEASE_MODALITIES):
+        raise ValueError(f"the release has {len(RELEASE_MODALITIES)} modalities, not {config.num_modalities}")
+    release = {f"base.{name}": value for name, value in to_wan(state, config).items()}
+    for name in ("modality_embedding", *(n for n in state if n.startswith("blocks.") and n.endswith(".table"))):
+        _one_for_all(state, name)
+    conv, d = _one_for_all(state, "patch_embedding_aux.weight"), config.dim
+    shifts = state["patch_embedding_aux.bias"]
+    release |= {
+        "flow_patch_embedding.weight": conv,
+        "flow_patch_embedding.bias": conv.new_zeros(d),
+        "flow_in.weight": torch.eye(d, dtype=conv.dtype, device=conv.device),
+        "flow_in.bias": conv.new_zeros(d),
+        "flow_head.head.weight": _one_for_all(state, "head_aux.weight"),
+        "flow_head.head.bias": _one_for_all(state, "head_aux.bias"),
+        "flow_head.modulation": _one_for_all(state, "head_aux.modulation.table").unsqueeze(0),
+    }
+    names = RELEASE_MODALITIES.values()
+    return release | {f"modality_embeddings.{name}": shift for name, shift in zip(names, shifts, strict=True)}
+
+
+def _one_for_all(state: State, name: str) -> Tensor:
+    """The entry of a stack that is the same for all modalities; hollow tensors are believed."""
+    stack = state[name]
+    if not stack.is_meta and not all(torch.equal(one, stack[0]) for one in stack):
+        raise ValueError(
+            f"the release has one {name} for all modalities, and this model has learnt its own for each: it "
+            f"cannot be written so"
+        )
+    return stack[0]
 
 
 def _from_diffusers(state: State, config: ModelConfig) -> dict[str, Tensor]:
@@ -210,6 +250,7 @@ LAYOUTS: dict[str, WeightLayout] = {
     "the 5B release": WeightLayout(
         recognises=lambda names: "base.patch_embedding.weight" in names,
         read=_from_release,
+        write=to_release,
         patches="base.patch_embedding.weight",
         settings={"input": "expert", "output": "expert", "clean_time": "shared"},
         card={
@@ -230,3 +271,10 @@ LAYOUTS: dict[str, WeightLayout] = {
     ),
     "Wan": WeightLayout(recognises=lambda names: "head.head.weight" in names, read=_from_wan, write=to_wan),
 }
+
+
+if __name__ == "__main__":
+    from unity.command import end
+    from unity.model.export import main
+
+    end("layouts", main)

@@ -1,11 +1,12 @@
 """Tensors of a UnityDiT by name, out of weights in any layout, a block at a time."""
 
 import re
+from collections.abc import Callable
 
 from torch import Tensor
 
 from unity.config import ModelConfig
-from unity.model.layouts import to_unity
+from unity.model.layouts import State, to_unity
 from unity.model.stored import Stored
 
 
@@ -18,12 +19,18 @@ def block_of(name: str) -> int:
 class Reader:
     """reader(name) is one tensor of a UnityDiT of `config`; only one block of the model is in memory.
 
-    It is quick where names come block by block. Raises ValueError where a file is not as its header says, and for
+    `convert` maps from the names that are stored; another than the default gives tensors of another layout. It is
+    quick where names come block by block. Raises ValueError where a file is not as its header says, and for
     values that are no numbers.
     """
 
-    def __init__(self, stored: Stored, config: ModelConfig):
-        self.stored, self.config = stored, config
+    def __init__(
+        self,
+        stored: Stored,
+        config: ModelConfig,
+        convert: Callable[[State, ModelConfig], dict[str, Tensor]] = to_unity,
+    ):
+        self.stored, self.config, self.convert = stored, config, convert
         self._block: int | None = None
         self._state: dict[str, Tensor] = {}
 
@@ -35,10 +42,14 @@ class Reader:
             self._state, self._block = self._read(block), block
         return _finite(self.stored, name, self._state[name])
 
+    def hollow(self) -> dict[str, Tensor]:
+        """All of them, without their values."""
+        return self.convert(self.stored.shapes, self.config)
+
     def _read(self, block: int) -> dict[str, Tensor]:
         wanted = {name for name in self.stored.shapes if block_of(name) == block}
         # a layout maps block by block: all other tensors can stay hollow
-        state = to_unity(self.stored.shapes | self.stored.read(wanted), self.config)
+        state = self.convert(self.stored.shapes | self.stored.read(wanted), self.config)
         return {name: value for name, value in state.items() if block_of(name) == block}
 
 

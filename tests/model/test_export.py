@@ -1,0 +1,144 @@
+"""Weights out of here: the same bits when they come back, and what diffusers computes with them."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+
+from unity.config import MODELS, ModelConfig
+from unity.model import export as exporting
+from unity.model.card import ModelCard
+from unity.model.dit import UnityDiT
+from unity.model.export import Export, export, show
+from unity.model.layouts import to_diffusers, to_release, to_unity, to_wan
+from unity.model.weights import load_model, save_model
+
+SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
+RELEASE = replace(SMALL, input="expert", clean_time="shared")
+CARD = ModelCard(model=SMALL, modalities=("depth",), stage=1, step=7, frames=9, size=(32, 48))
+
+
+def randomised(config=SMALL, seed=0):
+    torch.manual_seed(seed)
+    model = UnityDiT(config).requires_grad_(False)
+    for value in model.parameters():
+        value.normal_(std=0.1)
+    return model
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """1.3b's names on a few kilobytes."""
+    monkeypatch.setitem(MODELS, "1.3b", SMALL)
+
+
+@pytest.fixture
+def ours(tmp_path):
+    return save_model(randomised().state_dict(), CARD, tmp_path / "ours")
+
+
+def read(folder):
+    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype and torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout, write", [("wan", to_wan), ("diffusers", to_diffusers)])
+def test_what_came_from_a_layout_goes_back_in_the_same_bits(foreign, tmp_path, layout, write, dtype):
+    state = {k: v.to(dtype).contiguous() for k, v in write(randomised().state_dict(), SMALL).items()}
+    save_file(state, tmp_path / "given.safetensors")
+    export(Export(do="export", checkpoint=tmp_path / "given.safetensors", to=layout, out=tmp_path / "out"))
+    equal(read(tmp_path / "out"), state)
+    # and from one layout into the other and back
+    other = {"wan": "diffusers", "diffusers": "wan"}[layout]
+    export(Export(do="export", checkpoint=tmp_path / "out", to=other, out=tmp_path / "other"))
+    export(Export(do="export", checkpoint=tmp_path / "other", to=layout, out=tmp_path / "back"))
+    equal(read(tmp_path / "back"), state)
+
+
+def test_diffusers_opens_the_folder_and_gives_the_same_velocity(ours, tmp_path):
+    export(Export(do="export", checkpoint=ours, to="diffusers", out=tmp_path / "out"))
+    theirs = WanTransformer3DModel.from_pretrained(tmp_path / "out")
+    rgb, caption, time = torch.randn(1, 4, 3, 4, 6), torch.zeros(1, 12, 16), torch.tensor([0.3])
+    caption[:, :5] = torch.randn(1, 5, 16)
+    expected = load_model(ours)[0](rgb, None, time[:, None], None, caption[:, :5], torch.tensor([5]))[0]
+    with torch.no_grad():
+        got = theirs(rgb, 1000 * time, caption, return_dict=False)[0]
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_large_models_come_in_pieces_with_an_index(ours, tmp_path, monkeypatch):
+    small = partial(exporting.split_torch_state_dict_into_shards, max_shard_size="50KB")
+    monkeypatch.setattr(
+        exporting,
+        "split_torch_state_dict_into_shards",
+        lambda state, filename_pattern, max_shard_size: small(state, filename_pattern=filename_pattern),
+    )
+    export(Export(do="export", checkpoint=ours, to="diffusers", out=tmp_path / "out", dtype="bf16"))
+    index = json.loads((tmp_path / "out/diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 3
+    expected = {k: v.bfloat16() for k, v in to_diffusers(load_model(ours)[0].state_dict(), SMALL).items()}
+    equal(read(tmp_path / "out"), expected)
+    loaded = WanTransformer3DModel.from_pretrained(tmp_path / "out", torch_dtype=torch.bfloat16)
+    # diffusers keeps some of them wide
+    equal({name: value.bfloat16() for name, value in loaded.state_dict().items()}, expected)
+
+
+def release():
+    """A model that the release's layout can say: of its modalities only biases and heads' inputs differ."""
+    state = randomised(RELEASE).state_dict()
+    for name, value in state.items():
+        if name == "modality_embedding" or name.startswith("blocks.") and name.endswith("table"):
+            value.copy_(value[-1:].expand_as(value))
+        elif name.startswith("head_aux") or name == "patch_embedding_aux.weight":
+            value.copy_(value[:1].expand_as(value))
+    return state
+
+
+def test_the_release_comes_back_bit_for_bit(tmp_path):
+    state = release()
+    state["modality_embedding"].zero_()
+    save_model(state, replace(CARD, model=RELEASE), tmp_path / "ours")
+    export(Export(do="export", checkpoint=tmp_path / "ours", to="release", out=tmp_path / "out"))
+    written = read(tmp_path / "out")
+    assert {"base.head.head.weight", "flow_head.modulation", "modality_embeddings.raft"} <= written.keys()
+    assert written["flow_head.modulation"].shape == written["base.head.modulation"].shape
+    equal(to_unity(written, RELEASE), state)
+    # once it is in this form, the layout itself comes back in the same bits
+    equal(to_release(to_unity(written, RELEASE), RELEASE), written)
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks.1.modulation.table", "modality_embedding", "patch_embedding_aux.weight", "head_aux.bias"]
+)
+def test_what_the_release_cannot_say_is_a_sentence_and_nothing_is_left(tmp_path, name):
+    state = release()
+    state[name][1] += 1
+    save_model(state, replace(CARD, model=RELEASE), tmp_path / "ours")
+    with pytest.raises(ValueError, match=f"the release has one {name} for all modalities"):
+        export(Export(do="export", checkpoint=tmp_path / "ours", to="release", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_conventions_and_taken_folders_are_refused(ours, tmp_path):
+    with pytest.raises(ValueError, match="the release has .*: a model with .* is not one"):
+        export(Export(do="export", checkpoint=ours, to="release", out=tmp_path / "out"))
+    with pytest.raises(ValueError, match="give the name of a new or empty folder"):
+        export(Export(do="export", checkpoint=ours, out=ours))
+    with pytest.raises(ValueError, match="no weights at"):
+        export(Export(do="export", checkpoint=tmp_path / "nowhere", out=tmp_path / "out"))
+
+
+def test_show_says_what_weights_are(ours):
+    lines = show(Export(do="show", checkpoint=ours))
+    assert lines[0].startswith("layout: this project;") and "float32" in lines[0]
+    assert lines[2] == "learnt: depth; stage 1, step 7, 9 frames of 32x48"
