@@ -11,6 +11,10 @@ from unity.extras import require
 
 def main() -> None:
     require("train")
+    from unity.modality.plug_in import use_arguments
+
+    # before anything knows the table of modalities
+    use_arguments(sys.argv[1:])
     # imported late: where the extra is missing, that is the answer and not a traceback
     from unity.train.config import parse
     from unity.train.loop import train

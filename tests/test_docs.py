@@ -82,7 +82,7 @@ def test_flags_exist(start, words):
 def test_a_guide_runs_as_written(page, tmp_path):
     runs = [block for block in blocks(page) if block.mark == "run"]
     assert runs, f"{page.name} shows nothing that runs"
-    for folder in ("launchers", "benchmarks", "tests"):
+    for folder in ("launchers", "benchmarks", "tests", "docs"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     binaries = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}

@@ -32,7 +32,13 @@ def infer(request: Request, generator: "Generator | None" = None, say: Callable[
 
 
 def main() -> None:
-    result = infer(tyro.cli(Request, prog="python -m unity.infer", description=__doc__))
+    request = tyro.cli(Request, prog="python -m unity.infer", description=__doc__)
+    if request.modalities:
+        # before anything knows the table
+        from unity.modality.plug_in import use
+
+        use(request.modalities)
+    result = infer(request)
     for path in result.files:
         print(path.absolute())
 

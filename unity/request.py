@@ -14,8 +14,10 @@ SHIPPED, SAMPLE = ASSETS / "mini", ASSETS / "people.mp4"
 class Request:
     """Estimate a modality of a video, control a video by one, or draw both from words."""
 
-    # depth, flow, densepose, skeleton or segmentation
+    # depth, flow, densepose, skeleton or segmentation, or one of --modalities
     modality: str
+    # Python files with modalities of your own (unity.modality.plug_in)
+    modalities: tuple[Path, ...] = ()
     # video to estimate the modality of
     video: Path | None = None
     # modality video, as the model draws it, that the generated video is to follow

@@ -3,6 +3,8 @@
 Writes the numbers as JSON, with 95% bootstrap intervals over clips, and prints them as a table.
 """
 
+import sys
+
 from unity.command import end
 
 
@@ -10,6 +12,9 @@ def main() -> None:
     # seconds of imports, within what is told in a sentence when it is interrupted
     import tyro
 
+    from unity.modality.plug_in import use_arguments
+
+    use_arguments(sys.argv[1:])
     from unity.evaluate.options import Options, run
 
     run(tyro.cli(Options, prog="python -m unity.evaluate", description=__doc__))

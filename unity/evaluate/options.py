@@ -37,6 +37,8 @@ class Options:
     out: Path = Path("runs/exam.json")
     # modalities to examine; by default all that the checkpoint has learnt and the dataset holds
     modality: tuple[Name, ...] = ()
+    # Python files with modalities of your own (unity.modality.plug_in)
+    modalities: tuple[Path, ...] = ()
     # estimate: against the truth; control: does a video follow; joint: do both streams agree; errors: of latents
     exams: tuple[Exam, ...] = EXAMS
     # most clips of each modality, spread over the sources

@@ -74,6 +74,10 @@ class Modality:
     flat_colours: bool = False
     # map i tells of the step from frame i-1 to i, so that in every clip map 0 repeats map 1
     between_frames: bool = False
+    # of a user's own (unity.modality.plug_in): the modality whose expert and table rows it starts from
+    like: str | None = None
+    # (exact values of other modalities, focal length in pixels) → its own: how the simulated world shows it
+    derive: Callable[[Mapping[str, np.ndarray], float], np.ndarray] | None = None
     # what other datasets call it
     also_called: tuple[str, ...] = ()
     # mean and deviation of the encoded video's pixels in [-1, 1], over simulated clips

@@ -146,7 +146,10 @@ def _checked(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
 def _check_names(values: Mapping[str, Any]) -> None:
     strange = sorted(name for key in _BY_MODALITY for name in values.get(key, ()) if name not in MODALITIES)
     if strange:
-        raise ValueError(f"it has modalities {_short(strange)}, and this version knows {', '.join(MODALITIES)}")
+        raise ValueError(
+            f"it has modalities {_short(strange)}, and this version knows "
+            f"{', '.join(MODALITIES)}: name the files of others with --modalities"
+        )
     strange = sorted(values.get("schedules", {}).keys() - TASKS.keys())
     if strange:
         raise ValueError(f"it has schedules of {_short(strange)}, and the tasks are {', '.join(TASKS)}")

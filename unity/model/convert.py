@@ -2,18 +2,20 @@
 
 from torch import nn
 
-from unity.model import fp8, lora
+from unity.model import fp8, lora, rows
 from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig
 
 
-def convert(model: nn.Module, adapters: LoraConfig, eight_bits: Fp8Config | None) -> list[str]:
+def convert(
+    model: nn.Module, adapters: LoraConfig, eight_bits: Fp8Config | None, only: int | None = None
+) -> list[str]:
     """Adapters first, then 8 bits for the Linears they stand beside, in place; returns a line about each.
 
-    The adapters themselves stay wide. Parameters may be cut up by ZeRO-3. Raises ValueError where a package is
-    missing.
+    `only`: the id of the modality that is trained alone. The adapters themselves stay wide. Parameters may be cut
+    up by ZeRO-3. Raises ValueError where a package is missing.
     """
-    lines = []
+    lines = [] if only is None else [rows.train_alone(model, only)]
     if adapters.rank:
         lines.append(_about(model, adapters, lora.inject(model, adapters)))
     if eight_bits:

@@ -51,7 +51,8 @@ class LoraConfig:
 
 def is_part(name: str) -> bool:
     """Whether a parameter tells modalities apart."""
-    return name in _STEM_HEAD or any(part in name for part in _PARTS)
+    # RGB's own head has a table, too, of one row
+    return name in _STEM_HEAD or any(part in name for part in _PARTS) and not name.startswith("head.")
 
 
 def peft_config(config: LoraConfig, base: str = "") -> Any:

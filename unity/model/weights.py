@@ -19,6 +19,7 @@ from unity.model.dit import UnityDiT
 from unity.model.hub import local
 from unity.model.layouts import LAYOUTS, State, find_layout, to_unity
 from unity.model.reader import Reader, block_of
+from unity.model.rows import grown
 from unity.model.sniff import stranger
 from unity.model.stored import Stored, model_folder, open_stored
 from unity.model.widen import widened
@@ -69,6 +70,9 @@ def open_weights(
     else:
         stored = widened(open_stored(path))
         card = _card(stored, config)
+    if config is not None and config.num_modalities > card.model.num_modalities:
+        stored = grown(stored, card.model, config.num_modalities)
+        card = replace(card, model=replace(card.model, num_modalities=config.num_modalities))
     if lora is None:
         return stored, card
     lora = lora._replace(path=local(lora.path))

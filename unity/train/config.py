@@ -13,7 +13,7 @@ from unity.command import check_bounds
 from unity.config import MODELS, STAGES, ModelConfig
 from unity.files import write_json
 from unity.modality.encodings import OURS
-from unity.modality.table import MODALITIES
+from unity.modality.table import BUILT_IN, MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
 from unity.train import folder
@@ -65,8 +65,11 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     check_bounds(options)
     if found:
         found.check(options.architecture)
-    if options.lora.rank and options.init is None:
-        raise ValueError("--lora adapts weights that are there already; name them with --init")
+    if options.frozen and options.init is None:
+        flag = "--lora adapts" if options.lora.rank else "--only adds to"
+        raise ValueError(f"{flag} weights that are there already; name them with --init")
+    if options.lora.rank and options.only:
+        raise ValueError("--only leaves everything else as it is, and --lora does not; leave one of them out")
     return options
 
 
@@ -111,7 +114,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
 def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:
     """The optimizer and its peak learning rate: those asked for, else those of the model's size."""
     model, optim = options.model or MACHINES[device_kind()].model, options.optim
-    kind = optim.kind or ("muon" if model in LEARNING_RATES and not options.lora.rank else "adamw")
+    kind = optim.kind or ("muon" if model in LEARNING_RATES and not options.frozen else "adamw")
     return kind, LEARNING_RATES.get(model, PAPER_RATE) if optim.lr is None else optim.lr
 
 
@@ -187,7 +190,7 @@ def _resumed(given: Options, resume: Path, ranks: int) -> Options:
         if saved.stage != given.stage:
             raise ValueError(f"{run} has saved nothing yet that stage {given.stage} could start from")
         return replace(saved, resume=None, out=run)
-    if not saved.lora.rank:
+    if not saved.frozen:
         saved = replace(saved, init=None)
     if saved.stage == given.stage:
         return replace(saved, out=run)
@@ -212,10 +215,17 @@ def _architecture(given: Options, base: Options) -> ModelConfig:
 def _inheriting(base: Options, found: Heritage, given: Options) -> Options:
     """Shape, size and recipe of the weights; the paper's where they tell none and none is known for their size."""
     card = found.card
-    optim = OptimConfig(kind=card.optimizer, lr=card.learning_rate)
+    optim = OptimConfig(kind="adamw" if given.frozen else card.optimizer, lr=card.learning_rate)
     if given.model is None and not found.exact:
         optim = replace(optim, kind=optim.kind or "adamw", lr=optim.lr or PAPER_RATE)
-    return replace(base, architecture=card.model, model=given.model or found.preset, optim=optim)
+    shape = replace(card.model, num_modalities=max(card.model.num_modalities, _plugged(card.model)))
+    return replace(base, architecture=shape, model=given.model or found.preset, optim=optim)
+
+
+def _plugged(shape: ModelConfig) -> int:
+    """Modalities that a model has room for beside those of a user's own."""
+    own = len(MODALITIES) - len(BUILT_IN)
+    return len(MODALITIES) if own and shape.num_modalities >= len(BUILT_IN) else shape.num_modalities
 
 
 def _asked(given: Options, args: Sequence[str], talkative: bool) -> ModelConfig | None:
@@ -262,6 +272,9 @@ def _from_plain(kind: Any, value: Any, name: str) -> Any:
     if get_origin(kind) is dict:
         _must(isinstance(value, dict) and all(isinstance(item, str) for item in value.values()), name, value)
         return value
+    if get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis:
+        _must(isinstance(value, list), name, value)
+        return tuple(_from_plain(get_args(kind)[0], item, name) for item in value)
     if get_origin(kind) is tuple:
         _must(isinstance(value, list) and len(value) == len(parts), name, value)
         return tuple(_from_plain(part, item, name) for part, item in zip(parts, value, strict=True))
@@ -283,7 +296,7 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
     if unknown := value.keys() - known:
         raise ValueError(f"unknown settings {sorted(unknown)}; it is of another version")
     # runs of before these were kept spoke our words, and adapted nothing
-    if missing := known - value.keys() - {"type_prompts", "encodings", "lora"}:
+    if missing := known - value.keys() - {"type_prompts", "encodings", "lora", "modalities", "only"}:
         raise ValueError(f"it lacks {sorted(missing)}")
     hints = get_type_hints(kind)
     return kind(**{key: _from_plain(hints[key], entry, key) for key, entry in value.items()})

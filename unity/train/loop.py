@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from unity.config import STAGES
 from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
 from unity.extras import require
@@ -98,7 +97,7 @@ def batches(run: Run) -> Iterator[dict]:
     config = run.config
     with deaf_children():
         loader = training_batches(
-            config.data, STAGES[config.stage], config.batch_size, config.seed, run.start,
+            config.data, config.curriculum, config.batch_size, config.seed, run.start,
             Share(rank=run.world.rank, world=run.world.size),
             Reading(
                 frames=config.frames, size=config.size, workers=config.workers, encodings=config.encodings

@@ -1,15 +1,16 @@
 """Everything a training run can be told on its command line, with the bounds of every number, and its defaults."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Fixed, Suppress
 
 from unity.command import real, whole
-from unity.config import MODELS, ModelConfig
+from unity.config import MODELS, STAGES, ModelConfig, StageConfig
 from unity.flow_matching import TimeConfig
 from unity.modality.encodings import ENCODINGS, OURS
+from unity.modality.table import MODALITIES
 from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig
 from unity.routing import RoutingConfig
@@ -79,6 +80,10 @@ class Options:
     text_weights: Path | None = None
     # DeepSpeed's own settings; by default launchers/zero3.json
     deepspeed: Path | None = None
+    # Python files with modalities of your own (unity.modality.plug_in), at their ids in this order
+    modalities: tuple[Path, ...] = ()
+    # a modality that is trained alone, with everything else frozen
+    only: str | None = None
     # which 8-bit arithmetic, with --precision fp8
     fp8: Fp8Config = field(default_factory=Fp8Config)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -95,9 +100,26 @@ class Options:
     def __post_init__(self):
         for name, encoding in {**dict.fromkeys(self.type_prompts, OURS), **self.encodings}.items():
             if encoding not in ENCODINGS.get(name, ()):
-                raise ValueError(f"{name!r} drawn as {encoding!r} is no modality of this version")
+                raise ValueError(
+                    f"{name!r} drawn as {encoding!r} is no modality of this version, nor of --modalities"
+                )
+        if self.only is not None and self.only not in MODALITIES:
+            raise ValueError(
+                f"--only {self.only} is none of {', '.join(MODALITIES)}; name others with --modalities"
+            )
         if not 0 <= self.augment <= 1:
             raise ValueError(f"augment is {self.augment}; give the share of estimates, from 0 to 1")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether most weights stay as they were in --init."""
+        return bool(self.lora.rank) or self.only is not None
+
+    @property
+    def curriculum(self) -> StageConfig:
+        """The stage, or what of it --only leaves."""
+        stage = STAGES[self.stage]
+        return stage if self.only is None else replace(stage, modalities=(self.only,))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from unity.config import STAGES
 from unity.data.loader import Reading, training_batches
 from unity.encoders import type_prompts
 from unity.files import whole_file
@@ -69,7 +68,7 @@ class Pictures:
 
 def _one_of_each(config: TrainConfig) -> dict:
     """The first clip of each modality in the first batches of the run's data."""
-    stage = STAGES[config.stage]
+    stage = config.curriculum
     reading = Reading(frames=config.frames, size=config.size, encodings=config.encodings)
     loader = training_batches(config.data, stage, config.batch_size, config.seed, reading=reading)
     found: dict[int, dict] = {}

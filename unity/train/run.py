@@ -2,25 +2,25 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from unity.config import STAGES
 from unity.encoders import Encoders, load_encoders
 from unity.flow_matching import TimeConfig
+from unity.modality.table import MODALITIES
 from unity.model.adapter import save_adapter
 from unity.model.card import ModelCard, Schedule
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
 from unity.model.hub import beside, is_name
 from unity.model.lora import is_factor, plain_name
-from unity.model.reader import Reader
+from unity.model.reader import Reader, block_of
 from unity.model.stored import model_folder
-from unity.model.weights import open_weights, save_model
+from unity.model.weights import open_weights, read_card, save_model
 from unity.tasks import TASKS
 from unity.train import checkpoint, folder, zero
 from unity.train.config import TrainConfig, to_plain
@@ -65,11 +65,15 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     dtype = _DTYPES[config.precision]
     encoders = world.agree(lambda: load_encoders(config.architecture, world.device, dtype, *weights))
 
+    only = None if config.only is None else list(MODALITIES).index(config.only)
+
     def adapt(model: UnityDiT) -> None:
-        for line in convert(model, config.lora, config.fp8 if config.precision == "fp8" else None):
+        for line in convert(model, config.lora, config.fp8 if config.precision == "fp8" else None, only):
             say(line)
 
-    update = partial(optimizer, config.optim, products=dtype, rate=config.lora.rate)
+    # what is masked must not decay
+    optim = config.optim if only is None else replace(config.optim, weight_decay=0.0)
+    update = partial(optimizer, optim, products=dtype, rate=config.lora.rate)
     parts = partial(UnityDiT, config.architecture), update
     engine = zero.build_engine(*parts, settings, config.seed, adapt)
     ema = Ema(zero.masters(engine), config.optim.ema)
@@ -96,8 +100,8 @@ def _settings(config: TrainConfig, world: World) -> dict:
 def _begin(run: Run, say: Callable[[str], None]) -> None:
     """Give a new run the weights and the place that it starts from."""
     config, resume = run.config, run.config.resume
-    # of adapters' runs checkpoints hold what is trained, and the rest comes from where it came from
-    if config.init is not None and (resume is None or config.lora.rank):
+    # where most is frozen, checkpoints hold what is trained, and the rest comes from where it came from
+    if config.init is not None and (resume is None or config.frozen):
         initialise(run, config.init)
     if resume is not None and run.world.from_lead(lambda: _has_saved(resume)):
         restore(run, checkpoint.newest_whole(run.world, resume, say), say)
@@ -115,7 +119,7 @@ def save(run: Run, step: int) -> None:
     """A checkpoint after `step` steps, with the averaged model for inference in it."""
     config, fragments = run.config, zero.layout(run.engine)
     card = ModelCard(
-        model=config.architecture, modalities=STAGES[config.stage].modalities, stage=config.stage, step=step,
+        model=config.architecture, modalities=_learnt(config), stage=config.stage, step=step,
         frames=config.frames, size=config.size, data=str(config.data), optimizer=config.optim.kind,
         learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
         schedules=schedules(config.time), base=_base(config),
@@ -130,7 +134,7 @@ def save(run: Run, step: int) -> None:
         if run.world.leads and config.lora.rank:
             save_adapter(whole, config.lora, card, folder)
         elif run.world.leads:
-            save_model(whole, card, folder)
+            save_model(_with_frozen(config, whole), card, folder)
 
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
     content = checkpoint.Content(shards=run.shards, fragments=fragments, state=state, export=export)
@@ -176,6 +180,21 @@ def initialise(run: Run, path: Path) -> None:
 
     zero.fill(run.world, run.engine, read)
     run.ema.restart()
+
+
+def _learnt(config: TrainConfig) -> tuple[str, ...]:
+    if config.only is None or config.init is None:
+        return config.curriculum.modalities
+    return tuple(dict.fromkeys((*read_card(config.init, config.architecture).modalities, config.only)))
+
+
+def _with_frozen(config: TrainConfig, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What was trained, with the rest of the weights that it started from."""
+    if config.only is None or config.init is None:
+        return trained
+    read, dtype = Reader(open_weights(config.init, config.architecture)[0], config.architecture), _DTYPES
+    names = sorted(read.hollow(), key=block_of)
+    return {n: trained[n] if n in trained else read(n).to(dtype[config.precision]) for n in names}
 
 
 def _base(config: TrainConfig) -> str:

@@ -17,10 +17,13 @@ import numpy as np
 
 from unity.data.clips import MODALITY_NAMES, Clip
 from unity.data.video import RGB_QUALITY, decode, encode
+from unity.modality.table import BUILT_IN
 
 STREAMS = ("rgb", *MODALITY_NAMES)
 TEXTS = ("name", "source", "caption")
 _VALUES = {f"{name}_values": "bytes" for name in MODALITY_NAMES}
+# of datasets that were written without some of a user's own modalities
+_LATER = [MODALITY_NAMES[count:] for count in range(len(BUILT_IN), len(MODALITY_NAMES) + 1)]
 
 # over the whole sample; datasets of format 1 have a checksum of the videos and values alone
 CHECKSUM, OLD_CHECKSUM = "checksum", "crc"
@@ -67,7 +70,10 @@ def names(values: bool = False) -> tuple[str, ...]:
 
 # whole sets of columns that a shard may have, and the checksum that each carries
 KNOWN: dict[tuple[str, ...], str] = {
-    tuple(sorted({*_BASE, *more, check})): check for more in ((), _VALUES) for check in (CHECKSUM, OLD_CHECKSUM)
+    tuple(sorted({*_BASE, *more, check} - {*later, *(f"{name}_values" for name in later)})): check
+    for later in _LATER
+    for more in ((), _VALUES)
+    for check in (CHECKSUM, OLD_CHECKSUM)
 }
 
 
@@ -123,7 +129,7 @@ def from_bytes(data: bytes, columns: tuple[str, ...]) -> dict:
 def read_clip(sample: dict, streams: Sequence[str] = STREAMS) -> Clip:
     """Decode RGB and the wanted streams that a sample has, and its exact values if it carries any."""
     packed = {name: sample.get(f"{name}_values", b"") for name in MODALITY_NAMES if name in streams}
-    video = {stream: decode(sample[stream]) for stream in {"rgb", *streams} if sample[stream]}
+    video = {stream: decode(sample[stream]) for stream in {"rgb", *streams} if sample.get(stream)}
     return Clip(
         **{name: sample[name] for name in TEXTS},
         fps=float(sample["fps"]),

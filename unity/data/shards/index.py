@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unity.data.clips import MODALITY_NAMES, SOURCES
-from unity.data.shards.columns import ENCODINGS, KNOWN, sizes
+from unity.data.shards.columns import CHECKSUM, ENCODINGS, KNOWN, sizes
 
 FORMAT = 2
 _FACTS = {"frames", "size", "fps", "sources"}
@@ -182,7 +182,8 @@ def _shard(row: Any) -> Shard:
     _check(row["version"] == 2 and row["format"] == "mds", f"{name} is of another format")
     _check(not row["compression"] and not row["zip_data"], f"{name} is compressed")
     columns = tuple(row["column_names"])
-    _check(columns in KNOWN, f"{name} has columns {columns}")
+    foreign = "; name the files of its own modalities (--modalities)" if CHECKSUM in columns else ""
+    _check(columns in KNOWN, f"{name} has columns {columns}{foreign}")
     _check(row["column_encodings"] == [ENCODINGS[c] for c in columns], f"{name} has columns of other encodings")
     _check(row["column_sizes"] == sizes(columns), f"{name} has columns of other sizes")
     _check(_whole(size, 1, _MOST_SHARD), f"{name} has {size!r} bytes")

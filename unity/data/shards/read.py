@@ -85,11 +85,11 @@ class Shards:
             raise ValueError(f"it is a clip of {sample['source']!r} at {sample['fps']} fps")
         if not (isinstance(sample["constants"], dict) and isinstance(sample["meta"], dict)):
             raise ValueError("its constants or meta are no tables")
-        there = [bool(sample[name]) for name in MODALITY_NAMES]
+        there = [bool(sample.get(name)) for name in MODALITY_NAMES]
         if there != self.available[source][index].tolist():
             raise ValueError("it has other modalities than dataset.json says")
         for stream in STREAMS:
-            if sample[stream] or stream == "rgb":
+            if sample.get(stream) or stream == "rgb":
                 check_video(sample[stream], about["frames"], about["size"])
 
     def _data(self, source: str, number: int, place: int) -> bytes:

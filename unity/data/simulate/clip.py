@@ -55,6 +55,9 @@ def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, n
         # a frame's truth is of the step to the next
         if MODALITIES[name].between_frames:
             values[name] = np.concatenate([values[name][:1], values[name][:-1]])
+    for name, row in MODALITIES.items():
+        if row.derive is not None and name not in values:
+            values[name] = row.derive(values, cameras[0].focal)
     return np.stack(pictures), {name: _single(value) for name, value in values.items()}
 
 

@@ -40,6 +40,8 @@ class Options:
     sources: tuple[str, ...] = SOURCES
     # keep exact float values beside the videos (about ten times the bytes)
     values: bool = False
+    # Python files with modalities of your own, which say how they follow from the others
+    modalities: tuple[Path, ...] = ()
 
 
 def make_dataset(options: Options) -> None:
