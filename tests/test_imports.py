@@ -31,6 +31,7 @@ MAY = {
     "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness"},
     "unity.infer": {"unity"},
     "unity.answer": {"unity"},
+    "unity.plan": {"unity"},
     "unity.request": set(),
     "unity.canvas": set(),
     "unity.evaluate": {"unity"},
@@ -43,7 +44,7 @@ MAY = {
 # all of the package may import these, but for the kernels, which are torch and triton alone
 EVERYWHERE = {"unity.files", "unity.command", "unity.extras"}
 # these may import what the row above allows, but never these parts
-BUILT_ON_INFERENCE = ("infer", "answer", "evaluate", "report", "apps")
+BUILT_ON_INFERENCE = ("infer", "plan", "answer", "evaluate", "report", "apps")
 NEVER = {f"unity.{name}": {"unity.train"} for name in BUILT_ON_INFERENCE}
 OUTSIDE = {"launchers", "benchmarks", "tests"}
 # inference and what is built on it start without these, also indirectly: they are not in the core install

@@ -369,3 +369,51 @@ def test_the_command_line_of_a_request_asks_for_it():
     words = command_line(asked)
     assert words[:3] == ["python", "-m", "unity.infer"] and "--steps" not in words
     assert tyro.cli(Request, args=words[3:]) == asked
+
+
+def test_several_modalities_are_what_each_alone_is_and_share_the_encoding(generator, film, tmp_path, monkeypatch):
+    names, encoded = ("depth", "skeleton", "flow"), []
+    alone = {
+        name: infer(Request(modality=name, video=film, steps=2, out=tmp_path / name), generator) for name in names
+    }
+    encode = type(generator.encoders).encode
+    monkeypatch.setattr(
+        type(generator.encoders), "encode", lambda self, *args: encoded.append(args) or encode(self, *args)
+    )
+    out = tmp_path / "all"
+    result = infer(Request(modality="depth, skeleton,flow", video=film, steps=2, out=out), generator)
+    assert len(encoded) == 1 and list(result.video) == ["rgb", *names] and list(result.values_of) == list(names)
+    for name in names:
+        assert (result.video[name] == alone[name].video[name]).all()
+        assert np.array_equal(result.values_of[name], alone[name].values, equal_nan=True)
+        assert (out / f"{name}.mp4").read_bytes() == (tmp_path / name / f"{name}.mp4").read_bytes()
+    assert {path.name for path in out.iterdir()} == {
+        "rgb.mp4", "picture.png", "run.json", "depth.mp4", "depth.npz", "skeleton.mp4", "skeleton.json",
+        "flow.mp4", "flow.npz", "flow",
+    }  # fmt: skip
+    # and a second run may replace it
+    infer(Request(modality="depth", video=film, steps=1, out=out), generator)
+    assert not (out / "flow.mp4").exists()
+
+
+@pytest.mark.parametrize("given", [{"prompt": "a ball"}, {"condition": "film"}])
+def test_several_modalities_are_for_estimates(given, generator, film, tmp_path):
+    given = {name: film if value == "film" else value for name, value in given.items()}
+    with pytest.raises(ValueError, match="several modalities at once are for estimates; give one --modality"):
+        infer(Request(modality="depth,flow", out=tmp_path / "out", **given), generator)
+    with pytest.raises(ValueError, match="unknown modality 'flaw'"):
+        infer(Request(modality="depth,flaw", video=film, out=tmp_path / "out"), generator)
+
+
+def test_guidance_in_one_pass_is_guidance(generator, film, tmp_path):
+    both = {
+        batched: infer(
+            Request(
+                modality="depth", condition=film, prompt="a red ball rolls", steps=2, prompt_guidance=True,
+                batched_guidance=batched, out=tmp_path / str(batched),
+            ),
+            generator,
+        ).video["rgb"].astype(int)
+        for batched in (False, True)
+    }  # fmt: skip
+    assert np.abs(both[True] - both[False]).max() <= 1

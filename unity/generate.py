@@ -47,6 +47,8 @@ class Footage:
 
     rgb: Frames | None = None
     aux: Frames | None = None
+    # of `rgb`, where it has been encoded already
+    rgb_latent: Float[Tensor, "b c u v x"] | None = None
     # by default the checkpoint's
     frames: int | None = None
     size: tuple[int, int] | None = None
@@ -121,7 +123,12 @@ def generate(
     encoders, batch = generator.encoders, len(captions)
     ids = torch.full((batch,), list(MODALITIES).index(modality), device=generator.device)
     shown = {"rgb": "rgb", "aux": modality}
-    latents = {name: encode(generator, video, shown[name]) for name, video in given.items() if video is not None}
+    latents = {} if footage.rgb_latent is None else {"rgb": footage.rgb_latent}
+    latents |= {
+        name: encode(generator, video, shown[name])
+        for name, video in given.items()
+        if video is not None and name not in latents
+    }
     texts = Texts(
         caption=encoders.words(captions),
         prompt=encoders.words([generator.card.modality(modality).type_prompt] * batch),

@@ -14,7 +14,8 @@ SHIPPED, SAMPLE = ASSETS / "mini", ASSETS / "people.mp4"
 class Request:
     """Estimate a modality of a video, control a video by one, or draw both from words."""
 
-    # depth, flow, densepose, skeleton or segmentation, or one of --modalities
+    # depth, flow, densepose, skeleton or segmentation, or one of --modalities; several of an estimate, with commas
+    # between them, share one encoding of the video
     modality: str
     # Python files with modalities of your own (unity.modality.plug_in)
     modalities: tuple[Path, ...] = ()
@@ -40,6 +41,8 @@ class Request:
     guidance: Annotated[float, real(0, 100)] = 7.5
     # guidance on the words that name the modality, too
     prompt_guidance: bool = False
+    # both evaluations of a guided step in one pass: faster where there is memory for twice the batch
+    batched_guidance: bool = False
     # unipc or euler
     sampler: str = "unipc"
     # above 1: more of the steps where there is much noise

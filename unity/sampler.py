@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class Guidance:
     scale: float = 7.5
     caption: bool = True
     prompt: bool = False
+    # both in one pass of twice the batch, rather than one after the other
+    batched: bool = False
 
     @property
     def active(self) -> bool:
@@ -80,12 +83,19 @@ class Texts:
 
 
 def guided(velocity: Callable[[Text, Text], Tensor], texts: Texts, guidance: Guidance) -> Tensor:
-    """The guided velocity of one state; without guidance, one evaluation."""
-    with_text = velocity(texts.caption, texts.prompt)
+    """The guided velocity of one state; without guidance, one evaluation.
+
+    Batched, the texts of both are given at once, one batch after the other.
+    """
     if not guidance.active:
-        return with_text
+        return velocity(texts.caption, texts.prompt)
     caption = texts.empty if guidance.caption else texts.caption
-    without = velocity(caption, texts.empty if guidance.prompt else texts.prompt)
+    prompt = texts.empty if guidance.prompt else texts.prompt
+    if guidance.batched:
+        both = velocity(_one_batch(texts.caption, caption), _one_batch(texts.prompt, prompt))
+        with_text, without = both.chunk(2)
+    else:
+        with_text, without = velocity(texts.caption, texts.prompt), velocity(caption, prompt)
     return without + guidance.scale * (with_text - without)
 
 
@@ -159,13 +169,13 @@ def sample(
     noisy = torch.tensor(TASKS[task].noisy, device=device).view(1, 2, 1, 1, 1, 1)
 
     def velocity(state: Tensor, time: float) -> Tensor:
-        route = fixed_route(task, torch.full((shape[0],), time, device=device), known.clean_time)
-
         def evaluate(caption: Text, prompt: Text) -> Tensor:
-            streams = state[:, 0], state[:, 1]
-            return torch.stack(
-                model(*streams, route.model_time, modality, *caption, *prompt, wanted=route.wanted), dim=1
-            )
+            # as often as there are texts for it
+            copies = len(caption[1]) // shape[0]
+            rgb, aux = state.repeat(copies, 1, 1, 1, 1, 1).unbind(1)
+            route = fixed_route(task, torch.full((len(rgb),), time, device=device), known.clean_time)
+            given = route.model_time, modality.repeat(copies)
+            return torch.stack(model(rgb, aux, *given, *caption, *prompt, wanted=route.wanted), dim=1)
 
         return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
 
@@ -174,6 +184,13 @@ def sample(
     state = SAMPLERS[sampling.sampler](followed, torch.where(noisy, state, fixed), times)
     state = torch.where(noisy, state, fixed)
     return state[:, 0], state[:, 1]
+
+
+def _one_batch(one: Text, other: Text) -> Text:
+    """Two texts behind each other, the shorter one's states filled up with zeros."""
+    longest = max(len(states[0]) for states, _ in (one, other))
+    padded = [F.pad(states, (0, 0, 0, longest - states.shape[1])) for states, _ in (one, other)]
+    return torch.cat(padded), torch.cat((one[1], other[1]))
 
 
 def _given(task: str, known: Known) -> tuple[Tensor | None, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,7 +156,7 @@ def draw(
 ) -> tuple[Frames, Frames]:
     """RGB and modality videos of a task for every clip, guided by its caption where the task reads one."""
     row, kinds = TASKS[task], {"rgb": "rgb", "aux": modality}
-    given = {
+    given: dict[str, Any] = {
         name: as_known(generator.card, clips, kind)
         for (name, kind), noisy in zip(kinds.items(), row.noisy, strict=True)
         if not noisy

@@ -1,0 +1,184 @@
+"""A request with nothing left open: all that can be refused is refused here, before the weights are read."""
+
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unity.canvas import Canvas, exactly, whole_frame
+from unity.command import check_bounds, say
+from unity.data.film import Facts, look, picture_name
+from unity.files import plain
+from unity.generate import check_request
+from unity.modality.table import MODALITIES
+from unity.model.adapter import Lora
+from unity.model.card import ModelCard
+from unity.model.codec import stride
+from unity.model.weights import read_card
+from unity.request import SAMPLE, SHIPPED, Request
+from unity.results import Results
+from unity.sampler import SAMPLERS, Guidance, time_grid
+from unity.tasks import TASKS
+
+# what is given → task; the first that is given decides
+_TASK_OF = {"video": "estimate", "condition": "control", "prompt": "joint"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request with nothing left open."""
+
+    request: Request
+    # one, or several of an estimate
+    modalities: tuple[str, ...]
+    task: str
+    prompt: str
+    frames: int
+    canvas: Canvas
+    facts: Facts | None
+    results: Results
+    guidance: Guidance
+
+    @property
+    def path(self) -> Path | None:
+        """The film that is given."""
+        return self.request.video or self.request.condition
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """rgb and the modalities → whether it is sampled or given."""
+        rgb, aux = ("sampled" if noisy else "given" for noisy in TASKS[self.task].noisy)
+        return {"rgb": rgb} | dict.fromkeys(self.modalities, aux)
+
+
+def plan_request(request: Request, card: ModelCard) -> Plan:
+    """Checked against the model's card, the film and the place of its results; ValueError for what cannot be."""
+    request, task, out = _complete(request)
+    facts = look(path) if (path := request.video or request.condition) else None
+    frames = request.frames or _most_frames(facts, card)
+    canvas = exactly(request.size) if request.size else _whole(facts, card)
+    modalities = _modalities(request)
+    for modality in modalities:
+        check_request(card, modality, frames, canvas.model)
+    if facts is not None and facts.frames < frames:
+        raise ValueError(
+            f"{picture_name(facts.path)} has {facts.frames} frames, {frames} are wanted; ask for 1 to "
+            f"{facts.frames} (4k+1 of them)"
+        )
+    prompt = request.prompt or ""
+    plan = Plan(
+        request=request,
+        modalities=modalities,
+        task=task,
+        prompt=prompt,
+        frames=frames,
+        canvas=canvas,
+        facts=facts,
+        results=Results(out, "unity.infer", "run.json"),
+        # without words there is nothing to guide by
+        guidance=Guidance(
+            scale=request.guidance,
+            caption=bool(prompt),
+            prompt=request.prompt_guidance,
+            batched=request.batched_guidance,
+        ),
+    )
+    _check_results(plan)
+    return plan
+
+
+def _complete(request: Request) -> tuple[Request, str, Path]:
+    """The request with the defaults that need no checkpoint, its task, and the folder of its results."""
+    check_bounds(request)
+    asked = [("modality", name, MODALITIES) for name in _modalities(request)]
+    for kind, name, choices in (*asked, ("sampler", request.sampler, SAMPLERS)):
+        if name not in choices:
+            raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
+    # refuses what cannot be
+    time_grid(request.steps, request.shift)
+    _check_device(request.device)
+    if request.video and request.condition:
+        raise ValueError("--video asks for estimation and --condition for a new video; give one of the two")
+    request = _with_words(request)
+    if not any(getattr(request, name) for name in _TASK_OF):
+        request = replace(request, video=SAMPLE)
+    task = next(task for name, task in _TASK_OF.items() if getattr(request, name))
+    if request.prompt and not TASKS[task].captioned:
+        say("infer: estimation reads no words about the scene; --prompt changes nothing here")
+        request = replace(request, prompt=None)
+    if task != "estimate" and len(_modalities(request)) > 1:
+        raise ValueError(f"several modalities at once are for estimates; give one --modality for {task}")
+    out = request.out or Path("runs/infer") / "-".join((*_modalities(request), task))
+    return replace(request, out=out), task, out
+
+
+def _modalities(request: Request) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in request.modality.split(",")))
+
+
+def _with_words(request: Request) -> Request:
+    """With a prompt that holds words, or without one."""
+    if request.prompt is None:
+        return request
+    if request.prompt != plain(request.prompt):
+        raise ValueError(
+            f"the prompt {plain(request.prompt)!r} is not text in the encoding of this terminal "
+            f"({sys.getfilesystemencoding()}); give it in that encoding, or set LANG to the one it is in"
+        )
+    if not request.prompt.strip() and not (request.video or request.condition):
+        raise ValueError(
+            "the prompt is empty; give words for a new video, or a film as --video or --condition, or leave "
+            "--prompt out to estimate the video that the package carries"
+        )
+    return replace(request, prompt=request.prompt if request.prompt.strip() else None)
+
+
+def _check_device(device: str | None) -> None:
+    if device is None:
+        return
+    found = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", device)
+    if not found:
+        raise ValueError(f"unknown device {plain(device)!r}; choose cpu, cuda, or a GPU as in cuda:1")
+    if device != "cpu" and int(found[1] or 0) >= (count := torch.cuda.device_count()):
+        many = f"there are {count} GPUs, counted from 0" if count else "no CUDA GPU can be used here"
+        raise ValueError(f"device {device!r}: {many}; leave --device out, or give cpu")
+
+
+def card_of(request: Request) -> ModelCard:
+    """The card of the checkpoint that is asked for, with its adapter."""
+    if request.checkpoint is None and not SHIPPED.is_dir():
+        raise ValueError(
+            "no model comes with this installation; train one with `deepspeed launchers/train.py --stage 1` "
+            "and give its run folder as --checkpoint"
+        )
+    return read_card(request.checkpoint or SHIPPED, lora=lora_of(request))
+
+
+def lora_of(request: Request) -> Lora | None:
+    return request.lora and Lora(request.lora, request.lora_strength)
+
+
+def _most_frames(facts: Facts | None, card: ModelCard) -> int:
+    """As many as the checkpoint was trained on, or as a short film has."""
+    step = stride(card.model.codec)[0]
+    return card.frames if facts is None else min(card.frames, 1 + (facts.frames - 1) // step * step)
+
+
+def _whole(facts: Facts | None, card: ModelCard) -> Canvas:
+    if facts is None:
+        return exactly(card.size)
+    rows, columns = (s * p for s, p in zip(stride(card.model.codec)[1:], card.model.patch[1:], strict=True))
+    return whole_frame(facts.size, card.size, (rows, columns))
+
+
+def _check_results(plan: Plan) -> None:
+    height, width = plan.canvas.picture
+    kinds = [end for name in plan.modalities for end in (f"{name}.mp4", name, f"{name}.npz", f"{name}.json")]
+    planned = ("rgb.mp4", "picture.png", "run.json", *kinds)
+    # two videos and, of the values, two files of eight bytes a pixel
+    need = plan.frames * height * width * (3 + (3 + 2 * 8) * len(plan.modalities)) + (1 << 20)
+    plan.results.check(
+        planned, [path for path in (plan.path, plan.request.checkpoint, plan.request.lora) if path], need
+    )
