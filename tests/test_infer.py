@@ -417,3 +417,19 @@ def test_guidance_in_one_pass_is_guidance(generator, film, tmp_path):
         for batched in (False, True)
     }  # fmt: skip
     assert np.abs(both[True] - both[False]).max() <= 1
+
+
+def test_files_for_other_programs_come_beside_the_usual_ones(generator, film, tmp_path):
+    also = ("kitti", "png16", "coco")
+    request = Request(modality="depth,flow", also=also, video=film, steps=1, out=tmp_path / "out")
+    for _ in range(2):
+        infer(request, generator)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {
+        "depth_16",
+        "depth_16.json",
+        "flow_kitti",
+        "depth.npz",
+        "flow",
+    } <= names and "flow_coco.json" not in names
+    assert len(list((tmp_path / "out" / "flow_kitti").iterdir())) == FRAMES

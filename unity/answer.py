@@ -16,6 +16,7 @@ from unity.command import say
 from unity.data.film import Film, picture_name, read_film
 from unity.data.video import write_video
 from unity.generate import Footage, Frames, Generator, encode, generate, load_generator
+from unity.modality.exports import exports
 from unity.plan import Plan, card_of, lora_of, plan_request
 from unity.report.strip import labelled_strip
 from unity.request import SHIPPED, Request
@@ -178,6 +179,8 @@ def _write(plan: Plan, generator: Generator, video: dict[str, Video], record: di
             write_video(frames, folder / f"{name}.mp4", fps)
         for row in sampled:
             row.save(values[row.name], folder / row.name, fps)
+            for kind in exports(plan.request.also, row.name):
+                kind.write(values[row.name], folder / row.name)
             drawn = row.picture(values[row.name], row.unknown_constants(*canvas.picture))
             rows[f"{row.name}, the values read from it"] = drawn
         labelled_strip(rows).save(folder / "picture.png")

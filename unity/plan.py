@@ -12,6 +12,7 @@ from unity.command import check_bounds, say
 from unity.data.film import Facts, look, picture_name
 from unity.files import plain
 from unity.generate import check_request
+from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
@@ -176,6 +177,9 @@ def _whole(facts: Facts | None, card: ModelCard) -> Canvas:
 def _check_results(plan: Plan) -> None:
     height, width = plan.canvas.picture
     kinds = [end for name in plan.modalities for end in (f"{name}.mp4", name, f"{name}.npz", f"{name}.json")]
+    kinds += [
+        name + end for name in plan.modalities for row in exports(plan.request.also, name) for end in row.ends
+    ]
     planned = ("rgb.mp4", "picture.png", "run.json", *kinds)
     # two videos and, of the values, two files of eight bytes a pixel
     need = plan.frames * height * width * (3 + (3 + 2 * 8) * len(plan.modalities)) + (1 << 20)

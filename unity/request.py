@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from unity.command import real, whole
 
@@ -32,6 +32,9 @@ class Request:
     lora: Path | None = None
     # how often the adapter counts
     lora_strength: Annotated[float, real(-100, 100)] = 1.0
+    # files beside the usual ones, of the modalities that have them: png16 (depth), kitti (flow), coco
+    # (segmentation, skeleton), davis (segmentation)
+    also: tuple[Literal["png16", "kitti", "coco", "davis"], ...] = ()
     # folder of results; of earlier ones only the files that their run.json lists are replaced; by default
     # runs/infer/<modality>-<task>
     out: Path | None = None

@@ -12,6 +12,7 @@ from unity.config import MODELS
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
+from unity.model.lora import is_part
 from unity.model.weights import load_model, read_card, save_model
 from unity.request import Request
 from unity.train import loop
@@ -107,3 +108,21 @@ def test_what_cannot_be_adapted_is_a_sentence(start, run, tmp_path):
     with pytest.raises(ValueError, match="holds another model"):
         start(run, {"resume": run, "steps": 6, "lora.rank": 3})
     assert not (tmp_path / "a").exists()
+
+
+def test_one_modality_learns_alone_under_zero(start, base, tmp_path):
+    """Rows of depth alone change, of what tells modalities apart; the model is whole, also without its base."""
+    mine = shutil.copytree(base, tmp_path / "base")
+    run = start(
+        tmp_path / "only", {"init": mine, "only": "depth", "optim.lr": 1e-2, "steps": 2, "precision": "bf16"}
+    )
+    shutil.rmtree(mine)
+    after, card = load_model(run)
+    before, state = load_model(base, dtype=torch.bfloat16)[0].state_dict(), after.state_dict()
+    assert card.modalities == tuple(MODALITIES) and before.keys() == state.keys()
+    changed = {name for name, value in state.items() if not torch.equal(value.bfloat16(), before[name])}
+    assert "modality_embedding" in changed and all(is_part(name) for name in changed)
+    for name in changed:
+        pairs = zip(state[name].bfloat16(), before[name], strict=True)
+        rows = [not torch.equal(one, other) for one, other in pairs]
+        assert rows == [row == list(MODALITIES).index("depth") for row in range(len(rows))], name

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt
 
 from unity.files import whole_file, whole_folder
 
@@ -19,7 +19,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
-def save_images(folder: Path, images: UInt8[np.ndarray, "t h w *rgb"]) -> Path:
+def save_images(folder: Path, images: UInt[np.ndarray, "t h w *rgb"]) -> Path:
     """Folder of lossless 000000.png, 000001.png …, one per frame; one channel, or RGB."""
     # only drawing needs it; the table is read where OpenCV is not
     import cv2

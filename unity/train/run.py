@@ -18,7 +18,7 @@ from unity.model.convert import convert
 from unity.model.dit import UnityDiT
 from unity.model.hub import beside, is_name
 from unity.model.lora import is_factor, plain_name
-from unity.model.reader import Reader, block_of
+from unity.model.reader import Reader
 from unity.model.stored import model_folder
 from unity.model.weights import open_weights, read_card, save_model
 from unity.tasks import TASKS
@@ -131,10 +131,12 @@ def save(run: Run, step: int) -> None:
             for name, tensor in zero.gather(run.world, fragments, run.ema.flats)
             if tensor is not None
         }
+        if config.only is not None:
+            whole |= {n: value for n, value in zero.gather_frozen(run.world, run.engine) if value is not None}
         if run.world.leads and config.lora.rank:
             save_adapter(whole, config.lora, card, folder)
         elif run.world.leads:
-            save_model(_with_frozen(config, whole), card, folder)
+            save_model(whole, card, folder)
 
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
     content = checkpoint.Content(shards=run.shards, fragments=fragments, state=state, export=export)
@@ -186,15 +188,6 @@ def _learnt(config: TrainConfig) -> tuple[str, ...]:
     if config.only is None or config.init is None:
         return config.curriculum.modalities
     return tuple(dict.fromkeys((*read_card(config.init, config.architecture).modalities, config.only)))
-
-
-def _with_frozen(config: TrainConfig, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What was trained, with the rest of the weights that it started from."""
-    if config.only is None or config.init is None:
-        return trained
-    read, dtype = Reader(open_weights(config.init, config.architecture)[0], config.architecture), _DTYPES
-    names = sorted(read.hollow(), key=block_of)
-    return {n: trained[n] if n in trained else read(n).to(dtype[config.precision]) for n in names}
 
 
 def _base(config: TrainConfig) -> str:

@@ -191,6 +191,19 @@ def gather(world: World, fragments: Mapping[str, Fragment], flats: Flats) -> Ite
 
 
 @torch.no_grad()
+def gather_frozen(world: World, engine: Engine) -> Iterator[tuple[str, Tensor | None]]:
+    """Each parameter that is not trained, on rank 0's CPU (None elsewhere); all ranks must take part."""
+    from deepspeed import zero as deepspeed_zero
+
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            with deepspeed_zero.GatheredParameters([parameter]):
+                whole = parameter.data.to("cpu", copy=True) if world.leads else None
+            yield name, whole
+    refresh(engine)
+
+
+@torch.no_grad()
 def fill(world: World, engine: Engine, read: Callable[[str], Tensor | None]) -> None:
     """The full tensors that rank 0 reads, into every rank's weights, one at a time; all ranks must take part.
 
