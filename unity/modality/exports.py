@@ -137,8 +137,9 @@ def _runs(mask: np.ndarray) -> list[int]:
 
 
 def _coco(path: Path, shape: tuple[int, ...], annotations: list[dict], categories: list[dict]) -> Path:
-    size = {"height": shape[1], "width": shape[2]} if len(shape) > 2 else {}
-    images = [{"id": frame, "file_name": f"{frame:06d}.png", **size} for frame in range(shape[0])]
+    frames, *sides = shape
+    size = dict(zip(("height", "width"), sides, strict=False))
+    images = [{"id": frame, "file_name": f"{frame:06d}.png", **size} for frame in range(frames)]
     return write_json(path, {"images": images, "annotations": annotations, "categories": categories}, indent=None)
 
 
