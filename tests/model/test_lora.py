@@ -137,13 +137,13 @@ def test_diffusers_loads_what_is_exported(trained, tmp_path):
     save_file(state, tmp_path / "pytorch_lora_weights.safetensors")
     theirs = diffusers_wan(to_diffusers(load_model(base)[0].state_dict(), SMALL))
     plain = wan_velocity(theirs)
-    theirs.load_lora_adapter(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
+    theirs.load_lora_adapter(str(tmp_path), weight_name="pytorch_lora_weights.safetensors", adapter_name="ours")
     got, expected = wan_velocity(theirs), rgb_alone(load_model(folder)[0])
     # the weights are merged on one side, and added as activations on the other
     torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
     assert (got - plain).abs().max() > 0.01
     # and what diffusers saves of it comes back as it was
-    theirs.save_lora_adapter(str(tmp_path / "theirs"))
+    theirs.save_lora_adapter(str(tmp_path / "theirs"), adapter_name="ours")
     again = load_model(base, lora=Lora(tmp_path / "theirs" / "pytorch_lora_weights.safetensors"))[0]
     torch.testing.assert_close(rgb_alone(again), expected, atol=1e-6, rtol=1e-6)
 
