@@ -15,12 +15,12 @@ from unity.generate import check_request
 from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
-from unity.model.card import ModelCard
+from unity.model.card import ModelCard, Schedule
 from unity.model.codec import stride
 from unity.model.weights import read_card
 from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
-from unity.sampler import SAMPLERS, Guidance, time_grid
+from unity.sampler import SAMPLERS, Guidance
 from unity.tasks import TASKS
 
 # what is given → task; the first that is given decides
@@ -57,6 +57,7 @@ class Plan:
 def plan_request(request: Request, card: ModelCard) -> Plan:
     """Checked against the model's card, the film and the place of its results; ValueError for what cannot be."""
     request, task, out = _complete(request)
+    request = _scheduled(request, card.schedule(task))
     facts = look(path) if (path := request.video or request.condition) else None
     frames = request.frames or _most_frames(facts, card)
     canvas = exactly(request.size) if request.size else _whole(facts, card)
@@ -97,8 +98,6 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
     for kind, name, choices in (*asked, ("sampler", request.sampler, SAMPLERS)):
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
-    # refuses what cannot be
-    time_grid(request.steps, request.shift)
     _check_device(request.device)
     if request.video and request.condition:
         raise ValueError("--video asks for estimation and --condition for a new video; give one of the two")
@@ -113,6 +112,12 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         raise ValueError(f"several modalities at once are for estimates; give one --modality for {task}")
     out = request.out or Path("runs/infer") / "-".join((*_modalities(request), task))
     return replace(request, out=out), task, out
+
+
+def _scheduled(request: Request, own: Schedule) -> Request:
+    """With the checkpoint's own steps and shift where nothing else was asked for."""
+    steps = own.steps if request.steps is None else request.steps
+    return replace(request, steps=steps, shift=own.shift if request.shift is None else request.shift)
 
 
 def _modalities(request: Request) -> tuple[str, ...]:

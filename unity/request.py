@@ -38,8 +38,8 @@ class Request:
     # folder of results; of earlier ones only the files that their run.json lists are replaced; by default
     # runs/infer/<modality>-<task>
     out: Path | None = None
-    # sampling steps
-    steps: Annotated[int, whole(1, 1000)] = 50
+    # sampling steps; by default as many as the checkpoint's card says, or 50
+    steps: Annotated[int | None, whole(1, 1000)] = None
     # classifier-free guidance on the prompt; 1 turns it off
     guidance: Annotated[float, real(0, 100)] = 7.5
     # guidance on the words that name the modality, too
@@ -48,8 +48,8 @@ class Request:
     batched_guidance: bool = False
     # unipc or euler
     sampler: str = "unipc"
-    # above 1: more of the steps where there is much noise
-    shift: Annotated[float, real(0, 1000, above=True)] = 1.0
+    # above 1: more of the steps where there is much noise; by default as the card says, or 1
+    shift: Annotated[float | None, real(0, 1000, above=True)] = None
     # of the noise that sampling starts from; the same seed gives the same files
     seed: Annotated[int, whole(0)] = 0
     # how many, 4k+1, spread evenly in time over the whole video; by default what the checkpoint was trained on, or

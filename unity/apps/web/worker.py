@@ -93,7 +93,10 @@ class Follow:
 
     def __init__(self, pipe: Connection, cancel: Event, task: Work):
         self.pipe, self.cancel = pipe, cancel
-        self.each = next(iter(task.requests.values())).steps
+        each = next(iter(task.requests.values())).steps
+        # told by the model's card where nobody asked (ask.py)
+        assert each is not None
+        self.each = each
         self.steps, self.before = self.each * len(task.requests), 0
         self.shown, self.cost = time.monotonic(), 0.0
 
