@@ -27,7 +27,7 @@ MAY = {
     "unity.routing": {"unity.flow_matching", "unity.randomness", "unity.tasks"},
     "unity.objective": {"unity.ops", "unity.flow_matching", "unity.routing"},
     "unity.sampler": {"unity.flow_matching", "unity.routing", "unity.randomness", "unity.tasks"},
-    "unity.model": {"unity.model", "unity.ops", "unity.config", "unity.modality"},
+    "unity.model": {"unity.model", "unity.ops", "unity.config", "unity.modality", "unity.tasks"},
     "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness"},
     "unity.infer": {"unity"},
     "unity.answer": {"unity"},

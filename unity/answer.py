@@ -95,7 +95,7 @@ def _sample(plan: Plan, film: Film | None, generator: Generator, watch: Watch | 
         seed=request.seed,
     )
 
-    def named(videos: tuple[Frames, Frames], modality: str) -> dict[str, Video]:
+    def named(videos: tuple[np.ndarray, ...], modality: str) -> dict[str, Video]:
         video = {name: plan.canvas.crop(one[0]) for name, one in zip(("rgb", modality), videos, strict=True)}
         if film is not None:
             # as it came, not padded, redrawn and back
