@@ -34,11 +34,11 @@ def truth(clip: Clip) -> list[Picture]:
     return [clip.video.get(name, black)[FRAME] for name in ("rgb", *MODALITIES)]
 
 
-def estimates(generator: Generator, clip: Clip, steps: int = 10) -> list[Picture]:
+def estimates(generator: Generator, clip: Clip) -> list[Picture]:
     """The same frame: RGB, then every modality as the model estimates it from the RGB video."""
     return [
         clip.video["rgb"][FRAME],
-        *(draw(generator, "estimate", m, [clip], steps=steps, guidance=1.0)[1][0][FRAME] for m in MODALITIES),
+        *(draw(generator, "estimate", m, [clip], guidance=1.0)[1][0][FRAME] for m in MODALITIES),
     ]
 
 

@@ -51,7 +51,7 @@ NUMBERS = {
     "--shift": ("nan", "inf", "0", "-1", "1e9"),
     "--seed": ("-1", str(2**53 + 1), str(10**30)),
     "--frames": ("0", "-4", "65536", "8"),
-    "--size": ("0 64", "64 0", "-64 64", "64 20000", "64 40"),
+    "--size": ("0 64", "64 0", "-64 64", "64 20000", "64 42"),
 }
 ONE = [(flag, value) for flag, values in NUMBERS.items() for value in values]
 WORDS = ("x", "", " ", "1.5.2", "0x10", "None", "--", "１２x", "9" * 5000, LATIN, "\t1e", "true", "1,5", "🐈")
