@@ -6,4 +6,4 @@ class Float:
         return item[0]
 
 
-Bool = Float32 = Shaped = Int = Integer = Num = UInt8 = Float
+Bool = Float32 = Shaped = Int = Integer = Num = UInt = UInt8 = Float

@@ -20,7 +20,7 @@ from unity.model.hub import beside, is_name
 from unity.model.lora import is_factor, plain_name
 from unity.model.reader import Reader
 from unity.model.stored import model_folder
-from unity.model.weights import open_weights, read_card, save_model
+from unity.model.weights import check_fit, open_weights, read_card, save_model
 from unity.tasks import TASKS
 from unity.train import checkpoint, folder, zero
 from unity.train.config import TrainConfig, to_plain
@@ -174,11 +174,16 @@ def restore(run: Run, folder: Path, say: Callable[[str], None] = print) -> None:
 
 def initialise(run: Run, path: Path) -> None:
     """Start from the weights of a model folder or of foreign files, which rank 0 reads tensor by tensor."""
-    shape = run.config.architecture
-    readers = run.world.agree(lambda: [Reader(open_weights(path, shape)[0], shape)] if run.world.leads else [])
+    shape, readers = run.config.architecture, []
+
+    def opened() -> None:
+        check_fit(path, shape)
+        readers.append(Reader(open_weights(path, shape)[0], shape))
 
     def read(name: str) -> Tensor | None:
         return None if is_factor(name) else readers[0](plain_name(name))
+
+    run.world.from_lead(opened)
 
     zero.fill(run.world, run.engine, read)
     run.ema.restart()
