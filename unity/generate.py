@@ -163,10 +163,8 @@ def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str
 
 def _scheduled(generator: Generator, task: str, sampling: Sampling | None) -> Sampling:
     """With the checkpoint's own steps and shift where nothing else was asked for."""
-    asked, own = sampling or Sampling(), generator.card.schedule(task)
-    steps = own.steps if asked.steps is None else asked.steps
-    shift = own.shift if asked.shift is None else asked.shift
-    return replace(asked, steps=steps, shift=shift)
+    asked = sampling or Sampling()
+    return replace(asked, **vars(generator.card.schedule(task).asked(asked.steps, asked.shift)))
 
 
 def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int]]:

@@ -33,11 +33,10 @@ def infer(request: Request, generator: "Generator | None" = None, say: Callable[
 
 def main() -> None:
     request = tyro.cli(Request, prog="python -m unity.infer", description=__doc__)
-    if request.modalities:
-        # before anything knows the table
-        from unity.modality.plug_in import use
+    # before anything knows the table
+    from unity.modality.plug_in import use
 
-        use(request.modalities)
+    use(request.modalities)
     result = infer(request)
     for path in result.files:
         print(path.absolute())

@@ -15,7 +15,7 @@ from unity.generate import check_request
 from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
-from unity.model.card import ModelCard, Schedule
+from unity.model.card import ModelCard
 from unity.model.codec import stride
 from unity.model.weights import read_card
 from unity.request import SAMPLE, SHIPPED, Request
@@ -57,7 +57,7 @@ class Plan:
 def plan_request(request: Request, card: ModelCard) -> Plan:
     """Checked against the model's card, the film and the place of its results; ValueError for what cannot be."""
     request, task, out = _complete(request)
-    request = _scheduled(request, card.schedule(task))
+    request = replace(request, **vars(card.schedule(task).asked(request.steps, request.shift)))
     facts = look(path) if (path := request.video or request.condition) else None
     frames = request.frames or _most_frames(facts, card)
     canvas = exactly(request.size) if request.size else _whole(facts, card)
@@ -112,12 +112,6 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         raise ValueError(f"several modalities at once are for estimates; give one --modality for {task}")
     out = request.out or Path("runs/infer") / "-".join((*_modalities(request), task))
     return replace(request, out=out), task, out
-
-
-def _scheduled(request: Request, own: Schedule) -> Request:
-    """With the checkpoint's own steps and shift where nothing else was asked for."""
-    steps = own.steps if request.steps is None else request.steps
-    return replace(request, steps=steps, shift=own.shift if request.shift is None else request.shift)
 
 
 def _modalities(request: Request) -> tuple[str, ...]:

@@ -46,16 +46,9 @@ def depth_png(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
 
 def flow_kitti(flow: Float32[np.ndarray, "t h w 2"], stem: Path) -> list[Path]:
     """`stem_kitti/000000.png`: 16 bits, u and v as 64·pixels + 2^15 and 1 for valid (KITTI's devkit, 2015)."""
-    import cv2
-
     levels = np.clip(np.rint(flow * _KITTI_SCALE + _KITTI_ZERO), 0, _MOST).astype(np.uint16)
-    folder = _named(stem, "_kitti")
-    with whole_folder(folder, mine=OURS) as part:
-        for index, field in enumerate(levels):
-            valid = np.ones(field.shape[:2], np.uint16)
-            # OpenCV's channel order is BGR
-            cv2.imwrite(str(part / f"{index:06d}.png"), np.stack((valid, field[..., 1], field[..., 0]), axis=-1))
-    return [folder]
+    valid = np.ones((*levels.shape[:3], 1), np.uint16)
+    return [save_images(_named(stem, "_kitti"), np.concatenate((levels, valid), axis=-1))]
 
 
 def masks_coco(labels: UInt8[np.ndarray, "t h w"], stem: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from unity.model.card import NAME, ModelCard, write_card
 from unity.model.dit import UnityDiT
 from unity.model.layouts import diffusers_modules, to_unity
 from unity.model.lora import LoraConfig, is_factor, peft_config, plain_name
-from unity.model.reader import Reader, block_of
+from unity.model.reader import Reader
 from unity.model.stored import Stored, open_stored
 
 TENSORS, SETTINGS, PARTS = "adapter_model.safetensors", "adapter_config.json", "parts.safetensors"
@@ -122,9 +122,8 @@ def with_adapter(base: Stored, adapter: Adapter, config: ModelConfig, strength: 
     _check_places(base, adapter, shapes)
 
     def read(names: Collection[str]) -> dict[str, Tensor]:
-        reader = Reader(base, config)
-        ordered = sorted(names, key=block_of)
-        return {name: adapter.apply(name, reader(name), strength) for name in ordered}
+        tensors = Reader(base, config).each(names)
+        return {name: adapter.apply(name, value, strength) for name, value in tensors}
 
     return Stored(path=base.path, shapes=shapes, read=read)
 

@@ -55,6 +55,10 @@ class Schedule:
     # above 1: more of the steps where there is much noise, as in training (unity.flow_matching.TimeConfig)
     shift: float = 1.0
 
+    def asked(self, steps: int | None, shift: float | None) -> "Schedule":
+        """This one, but for what somebody asks for."""
+        return Schedule(steps=self.steps if steps is None else steps, shift=self.shift if shift is None else shift)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:

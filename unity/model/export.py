@@ -6,7 +6,6 @@
 An adapter becomes a LoRA file of the first two, or with --merged the whole model.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from unity.command import check_bounds, real
 from unity.config import ModelConfig
-from unity.files import check_folder_free, check_space, whole_folder
+from unity.files import check_folder_free, check_space, whole_folder, write_json
 from unity.model.adapter import Adapter, Lora, is_adapter, read_adapter
 from unity.model.hub import local
 from unity.model.layouts import LAYOUTS, diffusers_modules, find_layout
@@ -68,7 +67,7 @@ def export(options: Export, say: Callable[[str], None] = print) -> list[Path]:
         return _export_adapter(options, folder)
     lora = options.lora and Lora(options.lora, options.lora_strength)
     stored, card = open_weights(path, lora=lora)
-    check_fit(path, card.model)
+    check_fit(stored, card.model)
     target = _target(stored, card.model, options)
     check_space(options.out, sum(value.numel() * value.element_size() for value in target.shapes.values()))
     with whole_folder(options.out) as part:
@@ -138,18 +137,14 @@ def _target(stored: Stored, config: ModelConfig, options: Export) -> Stored:
     write = LAYOUTS[_LAYOUT[options.to]].write
     assert write is not None
     reader = Reader(stored, config)
-    source = Stored(
-        path=stored.path,
-        shapes=reader.hollow(),
-        read=lambda wanted: {name: reader(name) for name in sorted(wanted, key=block_of)},
-    )
+    source = Stored(path=stored.path, shapes=reader.hollow(), read=lambda wanted: dict(reader.each(wanted)))
     convert = Reader(source, config, write)
     wide = _DTYPES[options.dtype] if options.dtype else None
     shapes = {name: value.to(wide or value.dtype) for name, value in convert.hollow().items()}
     return Stored(
         path=stored.path,
         shapes=shapes,
-        read=lambda wanted: {name: convert(name).to(shapes[name].dtype).contiguous() for name in wanted},
+        read=lambda wanted: {n: value.to(shapes[n].dtype).contiguous() for n, value in convert.each(wanted)},
     )
 
 
@@ -161,7 +156,7 @@ def _write(target: Stored, folder: Path) -> None:
         save_file(target.read(names), folder / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / f"{_FILES.format(suffix='')}.index.json").write_text(json.dumps(index, indent=2))
+        write_json(folder / f"{_FILES.format(suffix='')}.index.json", index)
 
 
 def _diffusers_config(config: ModelConfig, target: Stored, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from unity.config import MODELS, ModelConfig
 from unity.modality.encodings import OURS
 from unity.model.card import ModelCard
-from unity.model.weights import check_fit, read_card
+from unity.model.weights import check_fit, open_weights, read_card
 
 # settings that a row of unity.config.MODELS stands for; the others are conventions
 _SIZE = ("dim", "ffn_dim", "num_heads", "num_layers", "latent_channels", "text_dim")
@@ -37,7 +37,7 @@ class Heritage:
                 f"{_holds(self)} and not one of {_settings(config, wrong)}: leave {flags} out, its size follows "
                 f"the weights"
             )
-        check_fit(self.path, config)
+        check_fit(open_weights(self.path, config)[0], config)
 
     def line(self, config: ModelConfig, kind: str, rate: float) -> str:
         """What a run is that starts so, for its first line: `config` is its shape."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from unity.config import ModelConfig
 from unity.modality.table import MODALITIES
 from unity.model.lora import is_part
-from unity.model.reader import Reader, block_of
+from unity.model.reader import Reader
 from unity.model.stored import Stored
 
 
@@ -32,7 +32,7 @@ def grown(stored: Stored, config: ModelConfig, modalities: int) -> Stored:
         return value
 
     def read(names: Collection[str]) -> dict[str, Tensor]:
-        return {name: more(name, reader(name)) for name in sorted(names, key=block_of)}
+        return {name: more(name, value) for name, value in reader.each(names)}
 
     shapes = {name: more(name, value) for name, value in reader.hollow().items()}
     return Stored(path=stored.path, shapes=shapes, read=read)

@@ -53,8 +53,8 @@ def load_model(
     """
     stored, card = open_weights(Path(path), config, lora)
     model = _hollow(stored, card.model)
-    read, names = Reader(stored, card.model), sorted(model.state_dict(), key=block_of)
-    state = {name: read(name).to(device=device, dtype=dtype) for name in names}
+    tensors = Reader(stored, card.model).each(model.state_dict())
+    state = {name: value.to(device=device, dtype=dtype) for name, value in tensors}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False), card
 
@@ -123,9 +123,9 @@ def read_card(path: Path | str, config: ModelConfig | None = None, lora: Lora | 
     return _card(stored, config if believed and not _of_size(size) else None)
 
 
-def check_fit(path: Path | str, config: ModelConfig) -> None:
-    """Raises ValueError, from headers alone, where the weights at `path` cannot fill a model of this shape."""
-    _hollow(open_weights(Path(path), config)[0], config)
+def check_fit(stored: Stored, config: ModelConfig) -> None:
+    """Raises ValueError, from headers alone, where weights cannot fill a model of this shape."""
+    _hollow(stored, config)
 
 
 def _hollow(stored: Stored, config: ModelConfig) -> UnityDiT:

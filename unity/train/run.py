@@ -177,8 +177,9 @@ def initialise(run: Run, path: Path) -> None:
     shape, readers = run.config.architecture, []
 
     def opened() -> None:
-        check_fit(path, shape)
-        readers.append(Reader(open_weights(path, shape)[0], shape))
+        stored, _ = open_weights(path, shape)
+        check_fit(stored, shape)
+        readers.append(Reader(stored, shape))
 
     def read(name: str) -> Tensor | None:
         return None if is_factor(name) else readers[0](plain_name(name))

@@ -1,5 +1,6 @@
 """What a client may ask for, and the requests of `unity.infer` that it comes to."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from unity.apps.web.models import MOST_STEPS, SHIPPED_NAME, Model
 from unity.apps.web.names import Name, Sampler, Task
 from unity.apps.web.options import Options
 from unity.modality.table import MODALITIES
+from unity.model.card import Schedule
 from unity.request import Request
 from unity.tasks import TASKS
 
@@ -38,8 +40,7 @@ class Ask(BaseModel):
 
 def scheduled(ask: Ask, model: Model) -> Ask:
     """With the model's own steps and shift where nothing else was asked for."""
-    steps, shift = _schedule(ask, model)
-    return ask.model_copy(update={"steps": steps, "shift": shift})
+    return ask.model_copy(update=vars(_schedule(ask, model)))
 
 
 def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: Options) -> dict[str, Request]:
@@ -47,7 +48,7 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
 
     Raises ValueError, in one sentence, for what cannot be done and can be told from here.
     """
-    names, (steps, shift) = list(dict.fromkeys(ask.modalities)), _schedule(ask, model)
+    names, schedule = list(dict.fromkeys(ask.modalities)), _schedule(ask, model)
     unknown = [name for name in names if name not in model.card.modalities]
     if unknown:
         raise ValueError(f"{model.name} has not learnt {unknown[0]}, only {', '.join(model.card.modalities)}")
@@ -66,11 +67,11 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
             prompt=ask.prompt if ask.prompt.strip() and TASKS[ask.task].captioned else None,
             checkpoint=None if model.name == SHIPPED_NAME else model.path,
             out=folder / name,
-            steps=steps,
+            steps=schedule.steps,
             guidance=ask.guidance,
             prompt_guidance=ask.prompt_guidance,
             sampler=ask.sampler,
-            shift=shift,
+            shift=schedule.shift,
             seed=ask.seed,
             frames=ask.frames,
             size=ask.size,
@@ -82,7 +83,6 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
     }
 
 
-def _schedule(ask: Ask, model: Model) -> tuple[int, float]:
+def _schedule(ask: Ask, model: Model) -> Schedule:
     own = model.card.schedule(ask.task)
-    steps = min(own.steps, MOST_STEPS) if ask.steps is None else ask.steps
-    return steps, own.shift if ask.shift is None else ask.shift
+    return replace(own, steps=min(own.steps, MOST_STEPS)).asked(ask.steps, ask.shift)

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from string import Template
+from typing import NamedTuple
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from unity.apps.web import api, dataset, training
@@ -22,15 +24,25 @@ from unity.apps.web.store import Full
 from unity.command import check_bounds, sentence
 
 STATIC = Path(__file__).parent / "static"
-# address → page
+
+
+class Page(NamedTuple):
+    """A page that its script fills: `script`.js, and the words until it has."""
+
+    script: str
+    title: str
+    words: str
+
+
+# address → page; the first one, with its form, is index.html
 PAGES = {
-    "/": "index.html",
-    "/jobs/{name}": "job.html",
-    "/compare": "compare.html",
-    "/training": "training.html",
-    "/dataset": "dataset.html",
-    "/api": "api.html",
+    "/jobs/{name}": Page("job", "A job", "Loading the job …"),
+    "/compare": Page("compare", "Compare", "Loading the jobs …"),
+    "/training": Page("training", "Training", "Loading the run …"),
+    "/dataset": Page("dataset", "Dataset", "Loading the dataset …"),
+    "/api": Page("api", "API", "Loading the description …"),
 }
+_FRESH = {"cache-control": "no-cache"}
 
 
 def application(options: Options) -> FastAPI:
@@ -50,8 +62,9 @@ def application(options: Options) -> FastAPI:
     app.include_router(api.router(service))
     app.include_router(training.router(runs))
     app.include_router(routes)
-    for address, name in PAGES.items():
-        app.get(address, include_in_schema=False, response_class=FileResponse)(_page(name))
+    app.get("/", include_in_schema=False, response_class=FileResponse)(_index)
+    for address, page in PAGES.items():
+        app.get(address, include_in_schema=False, response_class=HTMLResponse)(_page(page))
     app.mount("/static", StaticFiles(directory=STATIC))
     _tell_errors(app)
     app.add_middleware(Guard, token=options.token)
@@ -89,11 +102,17 @@ def listen(options: Options) -> socket.socket:
     return listening
 
 
-def _page(name: str):
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / name, headers={"cache-control": "no-cache"})
+async def _index() -> FileResponse:
+    return FileResponse(STATIC / "index.html", headers=_FRESH)
 
-    return page
+
+def _page(page: Page):
+    html = Template((STATIC / "page.html").read_text(encoding="utf-8")).substitute(page._asdict())
+
+    async def answer() -> HTMLResponse:
+        return HTMLResponse(html, headers=_FRESH)
+
+    return answer
 
 
 def _tell_errors(app: FastAPI) -> None:
