@@ -31,18 +31,18 @@ class BinaryDistribution(Distribution):
 
 
 # the extras are told apart in docs/start.md; unity/extras.py names them where a package is missing
-DATASETS = ["mosaicml-streaming>=0.13"]
 EXTRAS = {
     "train": [
-        *DATASETS,
         "deepspeed>=0.19.8",
+        # fetches shards from buckets
+        "mosaicml-streaming>=0.13",
         "tensorboard",
         # adapters; it wants accelerate
         "peft>=0.19",
         # video decoding beside the training; the portable decoder is PyAV, of the core
         "nvidia-dali-cuda130>=2.4; sys_platform == 'linux'",
     ],
-    "simulate": [*DATASETS, "mujoco>=4", "numba>=0.62"],
+    "simulate": ["mujoco>=4", "numba>=0.62"],
     "report": ["matplotlib"],
     "app": ["fastapi>=0.116", "uvicorn"],
     # these two compile, or want a GPU: asked for by name only

@@ -135,6 +135,15 @@ def test_help_is_there_at_once():
     assert "tyro" in loaded and not {"torch", "transformers", "diffusers", "scipy"} & set(loaded)
 
 
+def test_simulation_starts_without_torch():
+    """Which takes seconds to load, in every worker."""
+    code = "import sys, unity.data.simulate.__main__, unity.data.simulate.dataset; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "mujoco" in loaded and "torch" not in loaded
+
+
 def test_the_reference_needs_torch_only():
     """And the values that it takes and gives, which every form of an op shares, beside it the standard library."""
     shared = {"rotary", "quantized", "arguments"}

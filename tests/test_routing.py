@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from unity.flow_matching import TimeConfig, draw_noise, draw_time, masked_mean
+from unity.flow_matching import TimeConfig, draw_noise, draw_time, generator, masked_mean
 from unity.objective import routed_loss
-from unity.randomness import Purpose, _mix, draw, fold, generator, uniform
+from unity.randomness import Purpose, _mix, draw, fold, uniform
 from unity.routing import Route, RoutingConfig, draw_route, fixed_route
 from unity.tasks import TASKS
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 # extra of setup.py → what the code imports of it
 PACKAGES: dict[str, tuple[str, ...]] = {
     "train": ("deepspeed", "streaming", "tensorboard", "peft"),
-    "simulate": ("mujoco", "numba", "streaming"),
+    "simulate": ("mujoco", "numba"),
     "report": ("matplotlib",),
     "app": ("fastapi", "uvicorn"),
 }

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unity.command import real
-from unity.randomness import Purpose, generator
+from unity.randomness import Purpose, draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,11 @@ def draw_time(
 
 def shift_time(time: Tensor, shift: float | Tensor) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
+
+
+def generator(purpose: Purpose, seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator for a position (see unity.randomness, which simulates without torch)."""
+    return torch.Generator(device).manual_seed(draw(purpose, seed, *position))
 
 
 def draw_noise(

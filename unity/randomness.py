@@ -2,8 +2,6 @@
 
 from enum import IntEnum
 
-import torch
-
 _MASK = (1 << 64) - 1
 
 
@@ -40,11 +38,6 @@ def draw(purpose: Purpose, seed: int, *position: int) -> int:
 def uniform(purpose: Purpose, seed: int, *position: int) -> float:
     """A number in [0, 1) for a position."""
     return draw(purpose, seed, *position) / float(1 << 63)
-
-
-def generator(purpose: Purpose, seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator for a position."""
-    return torch.Generator(device).manual_seed(draw(purpose, seed, *position))
 
 
 def fold(seed: int, *numbers: int) -> int:

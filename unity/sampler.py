@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unity.flow_matching import shift_time
-from unity.randomness import Purpose, generator
+from unity.flow_matching import generator, shift_time
+from unity.randomness import Purpose
 from unity.routing import fixed_route
 from unity.tasks import TASKS
 

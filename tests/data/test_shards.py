@@ -8,6 +8,8 @@ import pytest
 
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.shards import encode_clip, merge_parts, open_shards, read_clip, write_part, write_shards
+from unity.data.shards.columns import ENCODINGS, names, to_bytes
+from unity.data.shards.mds import ShardWriter
 
 OBJECTS = ("depth", "flow", "segmentation")
 
@@ -60,6 +62,32 @@ def test_every_clip_comes_back(tmp_path, clips):
         for name, exact in clip.values.items():
             assert back.values[name].dtype == exact.dtype
             np.testing.assert_array_equal(back.values[name], exact)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.5])
+@pytest.mark.parametrize("values", [False, True])
+def test_the_files_are_those_of_streaming(tmp_path, clips, values, share):
+    from streaming import MDSWriter
+
+    samples = [to_bytes(encode_clip(clip, values)) for clip in clips]
+    columns = names(values)
+    size_limit = int(share * sum(len(part) for sample in samples for part in sample.values()))
+    ours = ShardWriter(tmp_path / "ours", columns, size_limit)
+    encodings = {name: ENCODINGS[name] for name in columns}
+    theirs = MDSWriter(columns=encodings, out=str(tmp_path / "theirs"), size_limit=size_limit)
+    for sample in samples:
+        ours.write(sample)
+        theirs.write(sample)
+    ours.finish()
+    theirs.finish()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()}
+    assert len(files) == (2 if share > 1 else 5)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == files
+
+
+def test_a_sample_beyond_the_limit_gets_a_shard_of_its_own(tmp_path, clips):
+    shards = open_shards(write_shards(clips, tmp_path / "data", size_limit=1))
+    assert [shards.shard_sizes(source) for source in SOURCES] == [[1, 1, 1]] * 4
 
 
 def test_only_the_wanted_streams_are_decoded(tmp_path, clips):

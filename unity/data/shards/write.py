@@ -10,9 +10,9 @@ from pathlib import Path
 
 from unity.data.claim import dataset_folder, refuse_taken
 from unity.data.clips import SOURCES, Clip
-from unity.data.shards.columns import ENCODINGS, encode_clip, names, to_bytes
+from unity.data.shards.columns import encode_clip, names, to_bytes
 from unity.data.shards.index import read_about, read_index, seal, summary
-from unity.extras import extra
+from unity.data.shards.mds import ShardWriter
 from unity.files import whole_folder
 
 
@@ -40,7 +40,7 @@ def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, 
         writers, facts, rows = {}, {}, {}
         for clip in clips:
             if clip.source not in writers:
-                writers[clip.source] = _writer(new / clip.source, values, size_limit)
+                writers[clip.source] = ShardWriter(new / clip.source, names(values), size_limit)
             writers[clip.source].write(to_bytes(encode_clip(clip, values)))
             _same(facts, _facts(clip), f"clip {clip.name!r}")
             facts = _facts(clip)
@@ -77,15 +77,6 @@ def join_parts(parts: Sequence[Path], new: Path, seed: int | None = None, keep: 
     seal(new, about)
     for part in () if keep else parts:
         shutil.rmtree(part)
-
-
-def _writer(folder: Path, values: bool, size_limit: int):
-    # seconds of imports that reading does without
-    with extra("simulate"):
-        from streaming import MDSWriter
-
-    columns = {name: ENCODINGS[name] for name in names(values)}
-    return MDSWriter(out=str(folder), columns=columns, size_limit=size_limit)
 
 
 def _facts(clip: Clip) -> dict:
