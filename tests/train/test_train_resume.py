@@ -52,7 +52,7 @@ def finished(config, world, tmp_path_factory):
     @functools.cache
     def run(precision: str) -> Options:
         done = replace(config, out=tmp_path_factory.mktemp(precision) / "unbroken", precision=precision)
-        loop.train(replace(done, picture_every=2), world)
+        loop.train(replace(done, picture_every=4), world)
         return done
 
     return run

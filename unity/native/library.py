@@ -85,11 +85,14 @@ def load(level: str | None = None) -> Library | str:
         return f"the compiled kernels do not load: {error}"
 
 
-@torch.compiler.assume_constant_result
 def missing() -> str | None:
     """Why there are no C++ kernels on this machine, or None if there are."""
     library = load()
     return library if isinstance(library, str) else None
+
+
+# as torch.compiler.assume_constant_result marks it, which would take two seconds to import the compiler
+vars(missing)["_dynamo_marked_constant"] = True
 
 
 def run(name: str, *arguments) -> None:
