@@ -1,5 +1,6 @@
 """A world of one in this process, a small dataset, and a way to run a script on several ranks."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -52,12 +53,17 @@ def world():
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
+        from unity.train import loop  # noqa: F401 (its modules are to be frozen, too)
         from unity.train.world import start_world, stop_world
 
         before = dict(os.environ)
         world = start_world()
         torch.set_num_threads(threads)
+        # DeepSpeed collects garbage at every start of an engine: not in all modules, for a second each time
+        gc.collect()
+        gc.freeze()
         yield world
+        gc.unfreeze()
         stop_world()
         os.environ.clear()
         os.environ.update(before)
