@@ -70,20 +70,30 @@ def world():
 
 
 @pytest.fixture(scope="session")
-def two_ranks(dataset, tmp_path_factory) -> tuple[list[str], Path]:
+def two_ranks(dataset, run_on_ranks, tmp_path_factory) -> tuple[list[str], Path]:
     """What on_ranks.py says on two ranks, and the folder where it left its runs."""
     folder = tmp_path_factory.mktemp("ranks")
+    return run_on_ranks(2, "on_ranks.py", dataset, folder), folder
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks():
+    """run_on_ranks(2, "on_ranks.py", *args): the lines that a script beside this file says on so many ranks."""
+    return _run_on_ranks
+
+
+def _run_on_ranks(size: int, script: str, *args: Path) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": 2, "LOCAL_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": size, "LOCAL_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"OMP_NUM_THREADS": 1, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     ranks = []
-    for rank in range(2):
+    for rank in range(size):
         places = shared | {"RANK": rank, "LOCAL_RANK": rank}
         ranks.append(
             subprocess.Popen(
-                [sys.executable, HERE / "on_ranks.py", dataset, folder],
+                [sys.executable, HERE / script, *args],
                 env=os.environ | {name: str(value) for name, value in places.items()},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -91,9 +101,9 @@ def two_ranks(dataset, tmp_path_factory) -> tuple[list[str], Path]:
             )
         )
     try:
-        said = [rank.communicate(timeout=600)[0] for rank in ranks]
+        said = [rank.communicate(timeout=1200)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
     print(*said, sep="\n")
-    return said[0].splitlines() + said[1].splitlines(), folder
+    return [line for lines in said for line in lines.splitlines()]

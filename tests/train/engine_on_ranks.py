@@ -11,7 +11,7 @@ import torch
 from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
 from unity.model.lora import LoraConfig, inject, is_factor, plain_name
-from unity.train import zero
+from unity.train import sequence, zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
 from unity.train.optim import SetOptim, is_hidden, optimizer
@@ -57,12 +57,27 @@ def random_weights(shape: ModelConfig = SHAPE) -> dict:
     return {n: p.detach() + 0.05 * torch.randn(p.shape) for n, p in UnityDiT(shape).named_parameters()}
 
 
-def build(world: World, precision: str, shape: ModelConfig = SHAPE, optim: SetOptim = OPTIM):
+def build(
+    world: World,
+    precision: str,
+    shape: ModelConfig = SHAPE,
+    optim: SetOptim = OPTIM,
+    cut: int = 1,
+    adapt: Callable = lambda model: None,
+):
+    """An engine with random weights, whose samples are shared by `cut` ranks each."""
     settings = zero.settings(
-        SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size, micro_batch=MICRO,
-        world_size=world.size, clip=OPTIM.clip,
+        SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size // cut, micro_batch=MICRO,
+        world_size=world.size, clip=OPTIM.clip, sequence_parallel=cut,
     )  # fmt: skip
-    engine = zero.build_engine(lambda: UnityDiT(shape), lambda named: optimizer(optim, named), settings, seed=0)
+    peers = sequence.join(cut).peers()
+
+    def change(model: UnityDiT) -> None:
+        model.peers = peers
+        adapt(model)
+
+    parts = lambda: UnityDiT(shape), lambda named: optimizer(optim, named)
+    engine = zero.build_engine(*parts, settings, seed=0, adapt=change)
     zero.set_learning_rate(engine, optim.lr)
     zero.fill(world, engine, random_weights(shape).__getitem__)
     return engine
@@ -87,11 +102,12 @@ class PlainMuon:
 
 
 def plain_torch(
-    size: int, shape: ModelConfig, wanted: Callable, optim: SetOptim
+    size: int, shape: ModelConfig, wanted: Callable, optim: SetOptim, adapt: Callable = lambda model: None
 ) -> tuple[list[float], dict, dict]:
     """Gradient norms, final weights and their average, in one process and without DeepSpeed."""
     model = UnityDiT(shape)
     model.load_state_dict(random_weights(shape))
+    adapt(model)
     named = dict(model.named_parameters())
     hidden = {n: p for n, p in named.items() if optim.kind == "muon" and is_hidden(n, p.shape)}
     muon, rest = PlainMuon(list(hidden.values()), optim), {n: p for n, p in named.items() if n not in hidden}
@@ -135,14 +151,15 @@ def check_muon(world: World):
 
 
 def against_torch(
-    world: World, shape: ModelConfig, wanted: Callable, optim: SetOptim, atol: float = 2e-6
+    world: World, shape: ModelConfig, wanted: Callable, optim: SetOptim, atol: float = 2e-6, cut: int = 1
 ) -> tuple:
-    engine = build(world, "fp32", shape, optim)
+    engine = build(world, "fp32", shape, optim, cut)
     ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
+    rank, size = world.rank // cut, world.size // cut
     for step in range(STEPS):
         for part in range(ACCUMULATION):
-            streams = wanted(step, part, world.rank)
-            arguments = inputs(step, part, world.rank, world.size)
+            streams = wanted(step, part, rank)
+            arguments = inputs(step, part, rank, size)
             engine.backward(loss_of(engine, arguments, streams, told=True))
             engine.step()
         ema.update()
@@ -151,7 +168,7 @@ def against_torch(
     weights = dict(zero.gather(world, fragments, zero.masters(engine)))
     average = dict(zero.gather(world, fragments, ema.flats))
     if world.leads:
-        expected_norms, expected_weights, expected_average = plain_torch(world.size, shape, wanted, optim)
+        expected_norms, expected_weights, expected_average = plain_torch(size, shape, wanted, optim)
         torch.testing.assert_close(norms, expected_norms, rtol=5 * atol, atol=0)
         for found, expected in ((weights, expected_weights), (average, expected_average)):
             assert found.keys() == expected.keys()

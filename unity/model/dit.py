@@ -17,6 +17,7 @@ from unity.model.layers import (
     time_features,
 )
 from unity.model.layout import Conditioning, Layout, Pending
+from unity.model.sequence import Peers
 from unity.model.stem import Stem, StemHead
 
 # Below it a predicted clean latent is taken as one of this time, so that no error is enlarged without bound.
@@ -30,6 +31,9 @@ class UnityDiT(nn.Module):
     concatenation along width. All that differs by stream is a view of `(b s) l d`. Modality ids index
     `unity.modality.table.MODALITIES`; the id after the last modality is RGB's own.
     """
+
+    # the processes that take a slice of the tokens each through the blocks; latents and velocities are whole
+    peers: Peers | None = None
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -83,18 +87,18 @@ class UnityDiT(nn.Module):
         given = Conditioning(modulation, stream_id, *text)
 
         if self.stem is None:
-            pending, around = Pending(self._tokens(rgb, aux, modality)), None
+            pending, around = Pending(self._tokens(latents, modality, layout)), None
         else:
             said = F.silu(rearrange(embedded, "b s d -> (b s) d"))
             tokens, features = self.stem(torch.stack(latents, dim=1), stream_id, said)
-            pending, around = Pending(tokens), (features, stream_id.flatten(), said)
+            pending, around = Pending(layout.cut(tokens)), (features, stream_id.flatten(), said)
         for block in self.blocks[:-1]:
             pending = block(pending, given, layout.of_all())
         pending = self.blocks[-1](pending, given, layout)
         if self.stem_head is None or around is None:
             outputs = self._heads(pending, embedded, modality, layout)
         else:
-            found = self.stem_head(pending, *map(layout.pick, around))
+            found = self.stem_head(pending, *map(layout.pick, around), layout)
             computed = iter(found.unflatten(0, (-1, sum(layout.wanted))).unbind(1))
             outputs = [next(computed) if asked else found[:0] for asked in layout.wanted]
         velocities = map(self._velocity, outputs, latents, time.unbind(1))
@@ -114,22 +118,24 @@ class UnityDiT(nn.Module):
         if self.config.cross_attention == "separate" or (self.config.stem and torch.is_grad_enabled()):
             wanted = (True, True)
         t, h, w = (size // p for size, p in zip(sizes, self.config.patch, strict=True))
-        return Layout((t, h, w), wanted[: len(latents)])
+        layout = Layout((t, h, w), wanted[: len(latents)])
+        return layout if self.peers is None else layout.over(self.peers)
 
     def _stream_ids(self, rgb: Tensor, modality: Tensor | None) -> Int[Tensor, "b s"]:
         rgb_id = torch.full((len(rgb),), self.rgb_id, device=rgb.device)
         return rgb_id.unsqueeze(1) if modality is None else torch.stack((rgb_id, modality), dim=1)
 
-    def _tokens(self, rgb: Tensor, aux: Tensor | None, modality: Tensor | None) -> Float[Tensor, "g l d"]:
+    def _tokens(
+        self, latents: tuple[Tensor, ...], modality: Tensor | None, layout: Layout
+    ) -> Float[Tensor, "g l d"]:
         assert self.patch_embedding is not None
-        tokens = self.patch_embedding(rgb)
-        if aux is None:
-            return tokens
-        if self.patch_embedding_aux is None:
-            aux_tokens = self.patch_embedding(aux)
-        else:
-            aux_tokens = self.patch_embedding_aux(aux, modality)
-        return rearrange([tokens, aux_tokens], "s b l d -> (b s) l d")
+        tokens = [self.patch_embedding(latents[0], layout)]
+        for aux in latents[1:]:
+            if self.patch_embedding_aux is None:
+                tokens.append(self.patch_embedding(aux, layout))
+            else:
+                tokens.append(self.patch_embedding_aux(aux, layout, modality))
+        return rearrange(tokens, "s b l d -> (b s) l d")
 
     def _text(self, branches: list[tuple[Tensor, Tensor]]) -> tuple[Float[Tensor, "g m d"], Float[Tensor, "g m"]]:
         """Keys for both branches: the real tokens, then one zero token that stands for all the padding."""
@@ -164,7 +170,7 @@ class UnityDiT(nn.Module):
         for (head, expert), wanted in zip(heads, layout.wanted, strict=True):
             x = next(computed) if wanted else h[:0]
             patches = head(x, None if expert is None else expert[: len(x)])
-            outputs.append(self._unpatchify(patches.float(), layout.grid))
+            outputs.append(self._unpatchify(layout.whole(patches).float(), layout.grid))
         return outputs
 
     def _head_modulation(self, heads: list, embedded: Float[Tensor, "b s d"]) -> tuple[Tensor, Tensor]:

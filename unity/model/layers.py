@@ -55,18 +55,22 @@ class PatchEmbedding(nn.Module):
         _initialise(self.weight, None, fan_in=config.latent_channels * math.prod(config.patch))
 
     def forward(
-        self, latent: Float[Tensor, "b c t h w"], modality: Int[Tensor, " b"] | None = None
+        self, latent: Float[Tensor, "b c t h w"], layout: Layout, modality: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b l d"]:
+        """The tokens of the layout's slice."""
         p, q, r = self.patch
         patches = rearrange(latent, "b c (t p) (h q) (w r) -> b (t h w) (c p q r)", p=p, q=q, r=r)
-        patches = patches.to(self.weight.dtype)
+        patches = layout.cut(patches).to(self.weight.dtype)
         if modality is None:
             return F.linear(patches, self.weight.flatten(1), self.bias)
         return _expert_linear(patches, self.weight.flatten(2), self.bias, modality)
 
 
 class SelfAttention(nn.Module):
-    """Attention over the tokens of all streams, with full-width RMSNorm and 3-D rotary positions."""
+    """Attention over the tokens of all streams, with full-width RMSNorm and 3-D rotary positions.
+
+    Where the layout is a slice of them, the keys and values of the others come from its peers.
+    """
 
     # whether its input should come in 8 bits (unity.model.fp8)
     reads_eight_bits = False
@@ -83,7 +87,8 @@ class SelfAttention(nn.Module):
         norms, rotary = (self.norm_q.weight, self.norm_k.weight), layout.rotary(c)
         q, k = ops.qk_norm_rope(self.q(x), self.k(x), *norms, rotary, c.eps, inplace=not torch.is_grad_enabled())
         v = rearrange(self.v(x), "b l (n k) -> b l n k", n=c.num_heads)
-        attended = ops.self_attention(layout.pick_tokens(q), k, v)
+        attend = ops.self_attention if layout.peers is None else layout.peers.attend
+        attended = attend(layout.pick_tokens(q), k, v)
         return self.o(rearrange(attended, "b l n k -> b l (n k)"))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unity.config import ModelConfig
+from unity.model.sequence import Peers
 from unity.ops import Quantized, Rotary
 
 
@@ -26,6 +27,8 @@ class Layout(NamedTuple):
     start: int = 0
     # None: the end of the grid
     stop: int | None = None
+    # who holds the other slices
+    peers: Peers | None = None
 
     @property
     def streams(self) -> int:
@@ -40,6 +43,25 @@ class Layout(NamedTuple):
     def rotary(self, config: ModelConfig) -> Rotary:
         """The positions of these tokens, for queries and keys of a model."""
         return Rotary(self.grid, self.streams, config.num_heads, config.rope_theta, self.start, self.tokens)
+
+    def over(self, peers: Peers) -> "Layout":
+        """This process's slice of the tokens; ValueError where they cannot be cut into equal ones."""
+        share, rest = divmod(self.tokens, peers.size)
+        if rest:
+            raise ValueError(
+                f"the {self.tokens} tokens of a stream (t, h, w {self.grid}) do not divide among {peers.size} "
+                f"processes; choose a video size, or a --sequence-parallel, so that they do"
+            )
+        start = self.start + peers.rank * share
+        return self._replace(start=start, stop=start + share, peers=peers)
+
+    def cut(self, x: Shaped[Tensor, "g n d"]) -> Shaped[Tensor, "g l d"]:
+        """Of all n tokens of each stream those of this slice."""
+        return x if self.peers is None else x[:, self.start : self.stop].contiguous()
+
+    def whole(self, x: Float[Tensor, "g l d"]) -> Float[Tensor, "g n d"]:
+        """All n tokens of each stream, from every process's slice of them."""
+        return x if self.peers is None else self.peers.gather(x)
 
     def of_all(self) -> "Layout":
         """The same tokens, every stream wanted."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unity import ops
 from unity.config import ModelConfig
 from unity.model.layers import Linear, Linear32, add_and_norm
-from unity.model.layout import Pending
+from unity.model.layout import Layout, Pending
 
 _EPS = 1e-6
 
@@ -99,14 +99,14 @@ class StemHead(nn.Module):
         features: Float[Tensor, "g t h w f"],
         stream_id: Int[Tensor, " g"],
         embedded: Float[Tensor, "g d"],
+        layout: Layout,
     ) -> Float[Tensor, "g c t h w"]:
-        """Clean latents of what the transformer leaves pending and of the stem's features."""
+        """Clean latents of what the transformer leaves pending, of all slices, and of the stem's features."""
         shift, scale = self.norm(embedded).chunk(2, dim=-1)
         _, h = add_and_norm(pending, scale.contiguous(), shift.contiguous(), self.eps)
         frames, height = features.shape[1], features.shape[2] // self.p
-        cells = rearrange(
-            self.up(h), "g (t h w) (p q f) -> g t (h p) (w q) f", t=frames, h=height, p=self.p, q=self.q
-        )
+        h = self.up(layout.whole(h))
+        cells = rearrange(h, "g (t h w) (p q f) -> g t (h p) (w q) f", t=frames, h=height, p=self.p, q=self.q)
         x = features + cells
         for block in self.blocks:
             x = block(x, embedded)

@@ -16,10 +16,13 @@ from unity.modality.encodings import OURS
 from unity.modality.table import BUILT_IN, MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
-from unity.train import folder
+from unity.train import folder, sequence
 from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.world import computes_bf16, device_kind
+
+# settings that older runs did not keep: they spoke our words, adapted nothing and cut no sequences
+_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,7 @@ class TrainConfig(Options):
     precision: Literal["fp32", "bf16", "fp8"] = field()
     batch_size: int = field()
     micro_batch: int = field()
+    sequence_parallel: int = field()
     frames: int = field()
     size: tuple[int, int] = field()
     workers: int = field()
@@ -76,9 +80,12 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
 def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     """Fill in all that was left out; `about` is what the dataset says of itself.
 
-    Raises ValueError for a run folder that is taken.
+    Raises ValueError for a run folder that is taken, and for samples that --sequence-parallel cannot cut.
     """
-    machine = MACHINES[device_kind()]
+    machine, cut = MACHINES[device_kind()], options.sequence_parallel or 1
+    frames, size = options.frames or about["frames"], tuple(options.size or about["size"])
+    shape = options.architecture
+    sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, frames, size))
     model = options.model or machine.model
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
@@ -90,9 +97,10 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         data=options.data or SIMULATED,
         precision=options.precision or ("bf16" if computes_bf16() else "fp32"),
         batch_size=batch_size,
-        micro_batch=options.micro_batch or _micro_batch(options, batch_size // ranks),
-        frames=options.frames or about["frames"],
-        size=tuple(options.size or about["size"]),
+        micro_batch=options.micro_batch or _micro_batch(options, batch_size * cut // ranks),
+        sequence_parallel=cut,
+        frames=frames,
+        size=size,
         workers=machine.workers if options.workers is None else options.workers,
         save_every=options.save_every or min(1000, max(1, steps // 2)),
         picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,
@@ -183,7 +191,8 @@ def _resumed(given: Options, resume: Path, ranks: int) -> Options:
         return Options()
     run = folder.find_run(resume)
     saved = read_config(run)
-    if (saved.batch_size or 0) % ((saved.micro_batch or 1) * ranks) or given.batch_size is not None:
+    shares = ranks // (given.sequence_parallel or saved.sequence_parallel or 1) or 1
+    if (saved.batch_size or 0) % ((saved.micro_batch or 1) * shares) or given.batch_size is not None:
         # of another number of ranks
         saved = replace(saved, micro_batch=None)
     if not folder.checkpoints(run):
@@ -295,8 +304,7 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
     known = {f.name for f in fields(kind)}
     if unknown := value.keys() - known:
         raise ValueError(f"unknown settings {sorted(unknown)}; it is of another version")
-    # runs of before these were kept spoke our words, and adapted nothing
-    if missing := known - value.keys() - {"type_prompts", "encodings", "lora", "modalities", "only"}:
+    if missing := known - value.keys() - _LATER:
         raise ValueError(f"it lacks {sorted(missing)}")
     hints = get_type_hints(kind)
     return kind(**{key: _from_plain(hints[key], entry, key) for key, entry in value.items()})

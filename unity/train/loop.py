@@ -13,6 +13,7 @@ from unity.extras import require
 from unity.model import fp8
 from unity.model.heritage import heritage
 from unity.model.lora import peft_config
+from unity.train import sequence
 from unity.train.config import TrainConfig, recipe, resolve, run_folder, write_config
 from unity.train.folder import held
 from unity.train.metrics import Journal
@@ -67,6 +68,7 @@ def _go(
 
 def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainConfig:
     """The complete configuration, with its dataset at hand; for rank 0."""
+    sequence.check(options.sequence_parallel or 1, ranks, options.architecture.num_heads)
     if options.precision == "fp8":
         fp8.require(options.fp8)
     if options.lora.rank:
@@ -93,12 +95,15 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
 
 
 def batches(run: Run) -> Iterator[dict]:
-    """This rank's batches from the run's first step to its last; the dataset is opened, and checked, at once."""
-    config = run.config
+    """This rank's batches from the run's first step to its last; the dataset is opened, and checked, at once.
+
+    Ranks that share samples have the same batches.
+    """
+    config, cut = run.config, run.config.sequence_parallel
     with deaf_children():
         loader = training_batches(
             config.data, config.curriculum, config.batch_size, config.seed, run.start,
-            Share(rank=run.world.rank, world=run.world.size),
+            Share(rank=run.world.rank // cut, world=run.world.size // cut),
             Reading(
                 frames=config.frames, size=config.size, workers=config.workers, encodings=config.encodings
             ),

@@ -61,6 +61,9 @@ class Options:
     batch_size: Count | None = None
     # samples that a rank works on at once; by default all of its share, but 1 from 1.3b up
     micro_batch: Count | None = None
+    # ranks that share a sample, each with a slice of its tokens, where one cannot hold them all: must divide the
+    # ranks, the model's heads and the tokens of a stream; by default 1
+    sequence_parallel: Annotated[int, whole(1, 1024)] | None = None
     # frames (4k+1), height and width of what the model sees; by default the dataset's
     frames: Side | None = None
     size: tuple[Side, Side] | None = None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from unity.model.reader import Reader
 from unity.model.stored import model_folder
 from unity.model.weights import check_fit, open_weights, read_card, save_model
 from unity.tasks import TASKS
-from unity.train import checkpoint, folder, zero
+from unity.train import checkpoint, folder, sequence, zero
 from unity.train.config import TrainConfig, to_plain
 from unity.train.ema import Ema
 from unity.train.optim import optimizer
+from unity.train.sequence import SequenceGroup
 from unity.train.world import World
 from unity.train.zero import Engine, Flats
 
@@ -41,6 +42,8 @@ class Run:
     engine: Engine
     ema: Ema
     encoders: Encoders
+    # the ranks that share this one's samples
+    sequence: SequenceGroup = field(default_factory=SequenceGroup)
     # first step that is still to be done
     start: int = 0
 
@@ -67,7 +70,10 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
 
     only = None if config.only is None else list(MODALITIES).index(config.only)
 
+    group = sequence.join(config.sequence_parallel)
+
     def adapt(model: UnityDiT) -> None:
+        model.peers = group.peers()
         for line in convert(model, config.lora, config.fp8 if config.precision == "fp8" else None, only):
             say(line)
 
@@ -77,7 +83,7 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     parts = partial(UnityDiT, config.architecture), update
     engine = zero.build_engine(*parts, settings, config.seed, adapt)
     ema = Ema(zero.masters(engine), config.optim.ema)
-    run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders)
+    run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders, sequence=group)
     _begin(run, say)
     return run
 
@@ -93,7 +99,7 @@ def _settings(config: TrainConfig, world: World) -> dict:
         raise ValueError(f"--deepspeed {path} holds no settings by name; launchers/zero3.json does")
     return zero.settings(
         base, precision=config.precision, batch_size=config.batch_size, micro_batch=config.micro_batch,
-        world_size=world.size, clip=config.optim.clip,
+        world_size=world.size, clip=config.optim.clip, sequence_parallel=config.sequence_parallel,
     )  # fmt: skip
 
 

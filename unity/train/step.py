@@ -1,10 +1,11 @@
 """One optimizer step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from unity.encoders import type_prompts
@@ -30,40 +31,60 @@ def train_step(run: Run, batch: dict, stop: StopRequest) -> tuple[dict[str, floa
     lr = learning_rate(config.optim, step, config.steps)
     zero.set_learning_rate(engine, lr)
     tally = Tally(run.world)
-    *parts, last = micro_batches(batch, engine.train_micro_batch_size_per_gpu())
-    for part in parts:
-        accumulate(run, part, tally)
+    parts = [(part, drawn(run, part)) for part in micro_batches(batch, engine.train_micro_batch_size_per_gpu())]
+    coming = encoded(run, parts)
+    for part, route in parts[:-1]:
+        accumulate(run, part, route, next(coming), tally)
         engine.step()
-    sizes = accumulate(run, last, tally)
+    latents = next(coming)
+    accumulate(run, *parts[-1], latents, tally)
     record, leave = tally.reduce(step, stop.asked)
     engine.step()
     norm = float(engine.get_global_grad_norm())
     require_finite_norm(norm, step)
     run.ema.update()
-    tokens = 2 * config.batch_size * math.prod(sizes) // math.prod(config.architecture.patch)
+    tokens = 2 * config.batch_size * math.prod(latents.shape[-3:]) // math.prod(config.architecture.patch)
     return record | {"grad_norm": norm, "lr": lr, "tokens": tokens}, leave
 
 
-def accumulate(run: Run, part: dict, tally: Tally) -> Sequence[int]:
-    """Add the gradients and losses of a micro-batch to the step's; returns the sizes (t, h, w) of its latents."""
-    config, step, slots = run.config, part["step"], part["slot"].tolist()
-    route = draw_route(config.routing, config.time, config.architecture.clean_time, config.seed, step, slots)
-    latents = encoded(run, part, ~route.noisy[:, 0], step)
+def accumulate(run: Run, part: dict, route: Route, latents: Float[Tensor, "b 2 c t h w"], tally: Tally) -> None:
+    """Add the gradients and losses of a micro-batch to the step's."""
+    noise = draw_noise(run.config.seed, part["step"], part["slot"].tolist(), latents.shape[1:], run.world.device)
     route = route.to(run.world.device)
-    noise = draw_noise(config.seed, step, slots, latents.shape[1:], run.world.device)
     modality = part["modality"].to(run.world.device)
     loss, losses = routed_loss(run.engine, latents, noise, route, modality, words(run, part, route))
     run.engine.backward(loss)
     tally.add(losses, route.noisy, route.task, modality)
-    return latents.shape[-3:]
 
 
-def encoded(run: Run, batch: dict, clean: Bool[Tensor, " b"], step: int) -> Float[Tensor, "b 2 c t h w"]:
-    """Latents of both streams; RGB that is `clean` may be disturbed first."""
-    names = [list(MODALITIES)[m] for m in batch["modality"].tolist()]
-    rgb = disturb(batch["rgb"], clean, run.config.augment, run.config.seed, step, batch["slot"].tolist())
-    encode = run.encoders.encode
-    return torch.stack([encode(rgb, ["rgb"] * len(names)), encode(batch["aux"], names)], dim=1)
+def drawn(run: Run, part: dict) -> Route:
+    """What a micro-batch is trained on."""
+    config, slots = run.config, part["slot"].tolist()
+    shape = config.architecture
+    return draw_route(config.routing, config.time, shape.clean_time, config.seed, part["step"], slots)
+
+
+def encoded(run: Run, parts: Sequence[tuple[dict, Route]]) -> Iterator[Float[Tensor, "b 2 c t h w"]]:
+    """Latents of micro-batches, one after the other.
+
+    Ranks that share samples need the same ones. Encoding is the dear part of that, so each of them encodes another
+    video, of as many micro-batches at once as there are ranks for.
+    """
+    together = max(1, run.sequence.size // 2)
+    for start in range(0, len(parts), together):
+        jobs = [partial(_encoded, run, *part, stream) for part in parts[start:][:together] for stream in range(2)]
+        latents = iter(run.sequence.share_out(jobs))
+        for rgb in latents:
+            yield torch.stack((rgb, next(latents)), dim=1)
+
+
+def _encoded(run: Run, batch: dict, route: Route, stream: int) -> Float[Tensor, "b c t h w"]:
+    """Latents of a micro-batch's RGB (stream 0) or maps; RGB that is clean may be disturbed first."""
+    if stream:
+        return run.encoders.encode(batch["aux"], [list(MODALITIES)[m] for m in batch["modality"].tolist()])
+    config, step, slots = run.config, batch["step"], batch["slot"].tolist()
+    rgb = disturb(batch["rgb"], ~route.noisy[:, 0], config.augment, config.seed, step, slots)
+    return run.encoders.encode(rgb, ["rgb"] * len(slots))
 
 
 def words(run: Run, batch: dict, route: Route) -> tuple[Tensor, ...]:

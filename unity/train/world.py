@@ -16,6 +16,8 @@ from unity.command import sentence
 
 T = TypeVar("T")
 
+# how long a rank waits for another: simulating data or hashing a large checkpoint may keep one long
+PATIENCE = timedelta(hours=2)
 # what the back ends say where a process of the run has ended
 _GONE = ("connection closed", "connection reset", "broken pipe", "gloo", "nccl")
 
@@ -112,10 +114,9 @@ def start_world() -> World:
         _share_cores()
     # one process needs no address to meet at: none is given without a launcher, and its port may be taken
     meeting: dict = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
-    # simulating data or hashing a large checkpoint may keep one rank long
     bound = device if device.type == "cuda" else None
     try:
-        dist.init_process_group(backend, timeout=timedelta(hours=2), device_id=bound, **meeting)
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=bound, **meeting)
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from unity.train.muon import Muon, Piece
 from unity.train.world import World
 
+# of which DeepSpeed must not know (unity.train.sequence)
+_GROUPS = {"sequence_parallel_size", "data_parallel_size"}
 # one entry per flat
 Flats = list[Tensor]
 Model = TypeVar("Model", bound=nn.Module)
@@ -51,20 +53,30 @@ class Fragment:
 
 
 def settings(
-    base: Mapping, *, precision: str, batch_size: int, micro_batch: int, world_size: int, clip: float
+    base: Mapping,
+    *,
+    precision: str,
+    batch_size: int,
+    micro_batch: int,
+    world_size: int,
+    clip: float,
+    sequence_parallel: int = 1,
 ) -> dict:
     """DeepSpeed's settings: `base` (launchers/zero3.json) and what the run's own flags decide.
 
     Raises ValueError for sizes that do not divide, and for the settings under which DeepSpeed trains wrongly.
     """
-    accumulation, rest = divmod(batch_size, micro_batch * world_size)
+    shares = world_size // sequence_parallel
+    accumulation, rest = divmod(batch_size, micro_batch * shares)
     if rest:
+        of = "ranks" if sequence_parallel == 1 else f"groups of {sequence_parallel} ranks"
         raise ValueError(
-            f"batch size {batch_size} is not a multiple of {world_size} ranks x micro batch {micro_batch}; "
+            f"batch size {batch_size} is not a multiple of {shares} {of} x micro batch {micro_batch}; "
             f"choose --batch-size or --micro-batch so that it is"
         )
     ours = {
-        "train_batch_size": batch_size,
+        # DeepSpeed, which knows of no groups, counts a sample on every rank that has a slice of it
+        "train_batch_size": batch_size * sequence_parallel,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip,
@@ -74,6 +86,10 @@ def settings(
     }
     if base.keys() & ours.keys():
         raise ValueError(f"leave {sorted(base.keys() & ours.keys())} out of the DeepSpeed file: flags decide them")
+    if base.keys() & _GROUPS:
+        raise ValueError(
+            f"leave {sorted(base.keys() & _GROUPS)} out of the DeepSpeed file: --sequence-parallel decides it"
+        )
     zero = base.get("zero_optimization", {})
     if zero.get("stage") != 3:
         raise ValueError(f"zero_optimization.stage is {zero.get('stage')}; this trainer needs 3")
@@ -104,6 +120,8 @@ def build_engine(
     optimizer = build_optimizer(model.named_parameters())
     made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     assert made.zero_optimization_stage() == 3 and made.zero_reduce_scatter()
+    # or gradients would be scaled by it
+    assert made.sequence_parallel_size == 1
     engine = cast(Engine, made)
     moments(engine)
     if isinstance(optimizer, Muon):
