@@ -105,6 +105,7 @@ class StemHead(nn.Module):
         shift, scale = self.norm(embedded).chunk(2, dim=-1)
         _, h = add_and_norm(pending, scale.contiguous(), shift.contiguous(), self.eps)
         frames, height = features.shape[1], features.shape[2] // self.p
+        assert isinstance(h, Tensor)
         h = self.up(layout.whole(h))
         cells = rearrange(h, "g (t h w) (p q f) -> g t (h p) (w q) f", t=frames, h=height, p=self.p, q=self.q)
         x = features + cells

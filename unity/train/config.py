@@ -83,9 +83,9 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     Raises ValueError for a run folder that is taken, and for samples that --sequence-parallel cannot cut.
     """
     machine, cut = MACHINES[device_kind()], options.sequence_parallel or 1
-    frames, size = options.frames or about["frames"], tuple(options.size or about["size"])
+    frames, (height, width) = options.frames or about["frames"], options.size or about["size"]
     shape = options.architecture
-    sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, frames, size))
+    sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, frames, (height, width)))
     model = options.model or machine.model
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
@@ -100,7 +100,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         micro_batch=options.micro_batch or _micro_batch(options, batch_size * cut // ranks),
         sequence_parallel=cut,
         frames=frames,
-        size=size,
+        size=(height, width),
         workers=machine.workers if options.workers is None else options.workers,
         save_every=options.save_every or min(1000, max(1, steps // 2)),
         picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,

@@ -37,7 +37,8 @@ class SequenceGroup:
             return None
         from deepspeed.sequence.layer import register_all_to_all_group
 
-        name = register_all_to_all_group(self.processes)
+        # DeepSpeed declares a group of its own, and means torch's
+        name = register_all_to_all_group(self.processes)  # pyright: ignore[reportArgumentType]
 
         # a plain function: DeepSpeed warns of other objects among a module's inputs
         def exchange(parts: Tensor) -> Tensor:
