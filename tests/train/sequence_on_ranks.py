@@ -28,12 +28,14 @@ from engine_on_ranks import (
     some,
 )
 from safetensors.torch import load_file
+from torch.utils.checkpoint import checkpoint
 from train_on_ranks import short_run
 
 from unity.config import MODELS, ModelConfig
 from unity.data.shards import read_about
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, convert
+from unity.model.layers import Block
 from unity.train import loop, step
 from unity.train.config import resolve
 from unity.train.run import build as build_run
@@ -144,6 +146,23 @@ def check_sequence_compiled(world: World, *_):
             torch._dynamo.reset()
 
 
+def check_sequence_recomputed(world: World, *_):
+    """Blocks may be entered again in the backward pass: all processes exchange again, in the same order."""
+    forward = Block.forward
+    model = UnityDiT(WAN)
+    model.load_state_dict(random_weights(WAN))
+    for cut in cuts(world):
+        model.peers = join(cut).peers()
+        arguments = inputs(0, 0, world.rank // cut, world.size // cut)
+        kept = gradients(model, model, arguments, cut)
+        Block.forward = lambda self, *given: checkpoint(forward, self, *given, use_reentrant=False)
+        try:
+            again = gradients(model, model, arguments, cut)
+        finally:
+            Block.forward = forward
+        assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
 def gradients(call, model: UnityDiT, arguments: tuple, cut: int = 1) -> dict[str, torch.Tensor]:
     """The mean over a group's processes."""
     model.zero_grad()
@@ -234,6 +253,7 @@ CHECKS = (
     check_sequence_bf16,
     check_sequence_fp8,
     check_sequence_compiled,
+    check_sequence_recomputed,
     check_sequence_group,
     check_sequence_resume,
 )

@@ -70,7 +70,7 @@ def join(size: int) -> SequenceGroup:
 
 def check(size: int, ranks: int, heads: int, tokens: int | None = None) -> None:
     """ValueError, with the sizes that do, for groups that cannot share `heads` and a stream's `tokens`."""
-    counts = {"ranks": ranks, "attention heads": heads}
+    counts = {"ranks": ranks, "heads": heads}
     if tokens is not None:
         counts["tokens of a stream"] = tokens
     for name, count in counts.items():
@@ -79,7 +79,7 @@ def check(size: int, ranks: int, heads: int, tokens: int | None = None) -> None:
             fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
             having = ", ".join(f"{count} {name}" for name, count in counts.items())
             raise ValueError(
-                f"--sequence-parallel {size} does not divide the {count} {name}; with {having} it can be {fits}"
+                f"--sequence-parallel {size} does not divide {count} {name}; of {having} it can be {fits}"
             )
 
 
