@@ -1,6 +1,6 @@
 """Checks for several ranks: samples cut over them give what one process in plain torch gives for the whole.
 
-With two ranks beside the other checks of `on_ranks.py`; alone on four, the full matrix.
+QUICK ones on two ranks, beside the other checks of `on_ranks.py`; alone on four ranks, all of them.
 """
 
 import json
@@ -257,6 +257,8 @@ CHECKS = (
     check_sequence_group,
     check_sequence_resume,
 )
+
+QUICK = (check_sequence_gradients, check_sequence_adamw, check_sequence_group)
 
 
 def main(data: Path, folder: Path) -> None:
