@@ -1,4 +1,4 @@
-"""The sizes of the model and the stages of its training, as tables."""
+"""The sizes of the model, the stages of its training and what it recomputes, as tables."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -110,4 +110,28 @@ STAGES: dict[int, StageConfig] = {
         sources=("single_person", "two_persons", "general", "subject"),
         steps=40_000,
     ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecomputeConfig:
+    """Which blocks are computed again in the backward, and what of them is kept all the same."""
+
+    # the first of so many blocks; 0: none
+    every: int
+    # the output of self-attention, which is most of a long clip's arithmetic
+    keeps_attention: bool = False
+
+    def chooses(self, block: int) -> bool:
+        return bool(self.every) and block % self.every == 0
+
+
+# those that take most memory first
+RECOMPUTE: dict[str, RecomputeConfig] = {
+    "none": RecomputeConfig(every=0),
+    "every-4": RecomputeConfig(every=4),
+    "every-3": RecomputeConfig(every=3),
+    "every-2": RecomputeConfig(every=2),
+    "selective": RecomputeConfig(every=1, keeps_attention=True),
+    "full": RecomputeConfig(every=1),
 }

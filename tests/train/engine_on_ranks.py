@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 
 from unity.config import MODELS, ModelConfig
+from unity.model.convert import convert
 from unity.model.dit import UnityDiT
+from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig, inject, is_factor, plain_name
 from unity.train import sequence, zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
 from unity.train.optim import SetOptim, is_hidden, optimizer
+from unity.train.recompute import recompute
 from unity.train.world import World
 
 OPTIM = SetOptim(kind="adamw", lr=1e-3, warmup=0, clip=0.5, weight_decay=0.1)
@@ -280,6 +283,43 @@ def plain_adapters(size: int, shape: ModelConfig, lora: LoraConfig, base: dict, 
     return model
 
 
+def check_recompute(world: World):
+    """Weights come and go once more where blocks are computed again; the masters end in the same bits."""
+    at_once = {name: 0 for name in SETTINGS["zero_optimization"] if name.startswith("stage3_")}
+    base = SETTINGS | {"zero_optimization": SETTINGS["zero_optimization"] | at_once}
+    settings = zero.settings(
+        base, precision="fp32", batch_size=MICRO * world.size, micro_batch=MICRO, world_size=world.size,
+        clip=OPTIM.clip,
+    )  # fmt: skip
+    shape = replace(SHAPE, cross_attention="shared")
+    all_kinds, two_kinds = ("none", "every-2", "selective", "full"), ("none", "selective")
+    variants = (LoraConfig(), None, all_kinds), (LoraConfig(rank=3), Fp8Config(), two_kinds)
+    for lora, eight_bits, names in variants:
+        ends = [_recomputed(world, settings, shape, lora, eight_bits, name) for name in names]
+        for name, found in zip(names, ends, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(found, ends[0], strict=True)), name
+
+
+def _recomputed(
+    world: World, settings: dict, shape: ModelConfig, lora: LoraConfig, eight_bits: Fp8Config | None, name: str
+) -> list[torch.Tensor]:
+    """The masters after two steps."""
+
+    def adapt(model: UnityDiT) -> None:
+        convert(model, lora, eight_bits)
+        recompute(model, name)
+
+    update = partial(optimizer, OPTIM, rate=lora.rate)
+    engine = zero.build_engine(lambda: UnityDiT(shape), update, settings, 0, adapt)
+    weights = random_weights(shape)
+    zero.fill(world, engine, lambda name: None if is_factor(name) else weights[plain_name(name)])
+    zero.set_learning_rate(engine, OPTIM.lr)
+    for step in range(2):
+        engine.backward(loss_of(engine, inputs(step, 0, world.rank, world.size), (True, True)))
+        engine.step()
+    return zero.masters(engine)
+
+
 CHECKS = (
     check_initial_weights,
     check_against_torch,
@@ -287,4 +327,5 @@ CHECKS = (
     check_muon,
     check_adapters,
     check_bf16,
+    check_recompute,
 )

@@ -11,7 +11,8 @@ BASE = json.loads((Path(__file__).parents[2] / "launchers/zero3.json").read_text
 SIZES = dict(precision="bf16", batch_size=8, micro_batch=2, world_size=2, clip=1.0)
 
 
-CHECKS = ("initial_weights", "against_torch", "streams_that_not_every_rank_wants", "muon", "adapters", "bf16")
+CHECKS = ("initial_weights", "against_torch", "streams_that_not_every_rank_wants", "muon", "adapters")
+CHECKS += ("bf16", "recompute")
 
 
 @pytest.mark.parametrize("check", [f"check_{name}" for name in CHECKS])

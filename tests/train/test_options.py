@@ -71,6 +71,12 @@ def test_large_models_take_the_papers_rate(on_cpu):
     assert resolve(parse(["--model", "10b"])).optim.lr == 5e-5
 
 
+def test_large_models_recompute_all_but_attention(on_cpu):
+    kinds = {name: resolve(parse(["--model", name])).recompute for name in ("debug", "small", "1.3b", "10b")}
+    assert kinds == {"debug": "none", "small": "none", "1.3b": "selective", "10b": "selective"}
+    assert resolve(parse(["--model", "10b", "--recompute", "every-2"])).recompute == "every-2"
+
+
 def test_dotted_flags_reach_every_part(on_cpu):
     flags = "--routing.joint 0.4 --routing.control 0.3 --time.shift 3 --architecture.cross-modulation"
     flags += " --precision fp8 --fp8.scales tensor"
@@ -93,6 +99,14 @@ def test_the_file_gives_back_the_configuration(run):
     assert config.out == run and config.architecture.cross_attention == "separate" and config.seed == 3
     write_config(config, run / "again.json")
     assert (run / "again.json").read_text() == (run / "config.json").read_text()
+
+
+def test_a_file_of_before_recomputation_is_read_and_can_be_resumed_with_it(run):
+    content = json.loads((run / "config.json").read_text())
+    del content["recompute"]
+    (run / "config.json").write_text(json.dumps(content))
+    assert read_config(run).recompute is None
+    assert resolve(parse(["--resume", str(run), "--recompute", "full"])).recompute == "full"
 
 
 def test_a_file_of_another_version_is_refused(run):

@@ -21,8 +21,8 @@ from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.world import computes_bf16, device_kind
 
-# settings that older runs did not keep: they spoke our words, adapted nothing and cut no sequences
-_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel"}
+# settings that older runs did not keep: they spoke our words, adapted and recomputed nothing and cut no sequences
+_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class TrainConfig(Options):
     batch_size: int = field()
     micro_batch: int = field()
     sequence_parallel: int = field()
+    recompute: str = field()
     frames: int = field()
     size: tuple[int, int] = field()
     workers: int = field()
@@ -99,6 +100,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         batch_size=batch_size,
         micro_batch=options.micro_batch or _micro_batch(options, batch_size * cut // ranks),
         sequence_parallel=cut,
+        recompute=options.recompute or ("selective" if _is_large(options) else "none"),
         frames=frames,
         size=(height, width),
         workers=machine.workers if options.workers is None else options.workers,
@@ -139,7 +141,12 @@ def _by_modality(options: Options) -> dict[str, dict[str, str]]:
 
 
 def _micro_batch(options: Options, share: int) -> int:
-    return 1 if options.architecture.dim >= 1536 else max(1, share)
+    return 1 if _is_large(options) else max(1, share)
+
+
+def _is_large(options: Options) -> bool:
+    """From 1.3b up."""
+    return options.architecture.dim >= MODELS["1.3b"].dim
 
 
 def run_folder(options: Options) -> Path:

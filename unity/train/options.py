@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Fixed, Suppress
 
 from unity.command import real, whole
-from unity.config import MODELS, STAGES, ModelConfig, StageConfig
+from unity.config import MODELS, RECOMPUTE, STAGES, ModelConfig, StageConfig
 from unity.flow_matching import TimeConfig
 from unity.modality.encodings import ENCODINGS, OURS
 from unity.modality.table import MODALITIES
@@ -25,10 +25,10 @@ Count = Annotated[int, whole(1, 10**9)]
 CountOrNone = Annotated[int, whole(0, 10**9)]
 Side = Annotated[int, whole(1, 16_384)]
 if TYPE_CHECKING:
-    Name = str
+    Name = Recompute = str
 else:
-    # the rows of a table, which a type checker cannot read
-    Name = Literal[tuple(MODELS)]
+    # the rows of tables, which a type checker cannot read
+    Name, Recompute = Literal[tuple(MODELS)], Literal[tuple(RECOMPUTE)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,9 @@ class Options:
     # ranks that share a sample, each with a slice of its tokens, where one cannot hold them all: must divide the
     # ranks, the model's heads and the tokens of a stream; by default 1
     sequence_parallel: Annotated[int, whole(1, 1024)] | None = None
+    # blocks that are computed again in the backward in place of keeping all that they hold, a row of
+    # unity.config.RECOMPUTE: the same gradients from less memory; by default none, but selective from 1.3b up
+    recompute: Recompute | None = None
     # frames (4k+1), height and width of what the model sees; by default the dataset's
     frames: Side | None = None
     size: tuple[Side, Side] | None = None

@@ -26,6 +26,7 @@ from unity.train import checkpoint, folder, sequence, zero
 from unity.train.config import TrainConfig, to_plain
 from unity.train.ema import Ema
 from unity.train.optim import optimizer
+from unity.train.recompute import recompute
 from unity.train.sequence import SequenceGroup
 from unity.train.world import World
 from unity.train.zero import Engine, Flats
@@ -76,6 +77,7 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
         model.peers = group.peers()
         for line in convert(model, config.lora, config.fp8 if config.precision == "fp8" else None, only):
             say(line)
+        recompute(model, config.recompute)
 
     # what is masked must not decay
     optim = config.optim if only is None else replace(config.optim, weight_decay=0.0)

@@ -1,0 +1,194 @@
+"""Whatever is computed again in the backward: the gradients are the same bits, and only what is said is kept."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unity.config import MODELS, RECOMPUTE
+from unity.model.convert import convert
+from unity.model.dit import UnityDiT
+from unity.model.fp8 import Fp8Config
+from unity.model.lora import LoraConfig
+from unity.train.recompute import is_self_attention, recompute
+
+HERE = Path(__file__).parent
+LAYERS = 3
+SHAPES = {
+    "wan": replace(MODELS["debug"], num_layers=LAYERS, stem=0, patch=(1, 2, 2), latent_channels=8),
+    "embedded": replace(MODELS["debug"], num_layers=LAYERS),
+}
+LORA = LoraConfig(rank=2)
+VARIANTS = {
+    "fp32": (LoraConfig(), None),
+    "fp8": (LoraConfig(), Fp8Config()),
+    "lora": (LORA, None),
+    "fp8 lora": (LORA, Fp8Config()),
+}
+
+
+def made(name: str, shape: str = "wan", variant: str = "fp32", layers: int = LAYERS) -> UnityDiT:
+    torch.manual_seed(0)
+    model = UnityDiT(replace(SHAPES[shape], num_layers=layers))
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    convert(model, *VARIANTS[variant])
+    recompute(model, name)
+    return model
+
+
+def inputs(shape: str = "wan", words: int = 5) -> tuple:
+    torch.manual_seed(1)
+    config = SHAPES[shape]
+    rgb, aux = torch.randn(2, 2, config.latent_channels, 2, 8, 8)
+    caption, prompt = torch.randn(2, 2, words, config.text_dim)
+    length, modality = torch.tensor([words, 3]), torch.tensor([0, 3])
+    return rgb, aux, torch.rand(2, 2), modality, caption, length, prompt, length
+
+
+def loss_of(model: UnityDiT, arguments: tuple) -> torch.Tensor:
+    return sum(stream.square().mean() for stream in model(*arguments))
+
+
+def gradients(model: UnityDiT, arguments: tuple) -> dict[str, torch.Tensor]:
+    loss = loss_of(model, arguments)
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_the_same_bits(shape, variant):
+    arguments = inputs(shape)
+    expected = gradients(made("none", shape, variant), arguments)
+    assert len(expected) > LAYERS * 3 and any(value.any() for value in expected.values())
+    for name in RECOMPUTE:
+        found = gradients(made(name, shape, variant), arguments)
+        assert found.keys() == expected.keys()
+        assert [key for key, value in found.items() if not torch.equal(value, expected[key])] == [], name
+
+
+def test_gradients_are_the_same_bits_in_bf16():
+    arguments = inputs()
+    expected, *others = (gradients(made(name).bfloat16(), arguments) for name in RECOMPUTE)
+    for found in others:
+        assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+class Saved:
+    """Storages that autograd keeps, parameters aside, of what runs inside the blocks and of all."""
+
+    def __init__(self, model: UnityDiT, arguments: tuple):
+        owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.inputs, self.inside, self.all, self._depth = {}, {}, {}, 0
+        for block in model.blocks:
+            block.register_forward_pre_hook(self._enter)
+            block.register_forward_hook(self._leave)
+
+        def note(x):
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in owned:
+                # the tensor itself stays alive, or its address would be given again
+                self.all[storage.data_ptr()] = storage.nbytes(), x
+                if self._depth:
+                    self.inside[storage.data_ptr()] = storage.nbytes(), x
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            self.loss = loss_of(model, arguments)
+
+    def _enter(self, module, given):
+        self._depth += 1
+        pending, conditioning, _ = given
+        for x in (*pending, *conditioning):
+            if x is not None:
+                self.inputs[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(), x
+
+    def _leave(self, *_):
+        self._depth -= 1
+
+
+def total(storages: dict) -> int:
+    return sum(size for size, _ in storages.values())
+
+
+def test_full_keeps_the_inputs_of_blocks_and_nothing_else():
+    saved = Saved(made("full"), inputs())
+    assert saved.inside.keys() == saved.inputs.keys()
+
+
+def test_selective_keeps_the_outputs_of_self_attention_beside_them():
+    saved, config = Saved(made("selective"), inputs()), SHAPES["wan"]
+    tokens = 2 * 2 * 32
+    # the output, and the logarithm of the sum of exponentials for every head, both float32
+    beside = {key: value for key, value in saved.inside.items() if key not in saved.inputs}
+    assert saved.inputs.keys() <= saved.inside.keys()
+    assert total(beside) == LAYERS * 4 * tokens * (config.dim + config.num_heads)
+
+
+def test_what_a_policy_keeps_falls_from_row_to_row():
+    kept = [total(Saved(made(name, layers=7), inputs()).all) for name in RECOMPUTE]
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept)
+
+
+class Attended(TorchDispatchMode):
+    """How often self-attention ran."""
+
+    times = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.times += is_self_attention(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "again"), [("none", 0), ("every-2", 2), ("every-4", 1), ("selective", 0), ("full", 3)]
+)
+def test_attention_runs_again_only_where_it_is_not_kept(name, again):
+    model, arguments = made(name), inputs()
+    with Attended() as attended:
+        loss = loss_of(model, arguments)
+        assert attended.times == LAYERS
+        loss.backward()
+    assert attended.times == LAYERS + again
+
+
+def test_a_second_backward_computes_what_the_first_took():
+    model, arguments = made("selective"), inputs()
+    loss = loss_of(model, arguments)
+    once, twice = (torch.autograd.grad(loss, list(model.blocks.parameters()), retain_graph=True) for _ in "12")
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def test_without_gradients_nothing_is_kept():
+    model, arguments = made("selective"), inputs()
+    with torch.no_grad(), Attended() as attended:
+        velocity = model(*arguments)[0]
+    assert attended.times == LAYERS and not velocity.requires_grad
+
+
+def test_kept_outputs_can_wait_in_main_memory():
+    """Hooks on saved tensors see them, as they see all that autograd keeps."""
+    expected = gradients(made("none"), inputs())
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x.clone()):
+        found = gradients(made("selective"), inputs())
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+def test_under_zero_on_one_rank(world, monkeypatch):
+    """On two: check_recompute of test_engine.py."""
+    monkeypatch.syspath_prepend(HERE)
+    import engine_on_ranks
+
+    engine_on_ranks.check_recompute(world)
+
+
+def test_compiled():
+    """A process of its own: shape checks would break the graph."""
+    run = subprocess.run([sys.executable, HERE / "recompute_compiled.py"], capture_output=True, text=True)
+    assert run.stdout.splitlines() == ["none", "selective", "full", "in order"], run.stderr[-3000:]
