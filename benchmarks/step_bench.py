@@ -1,10 +1,11 @@
-"""How fast a whole training step is: routed loss on two streams, backward and AdamW, every block checkpointed.
+"""How fast a whole training step is: routed loss on two streams, backward and AdamW, every block recomputed.
 
     python benchmarks/step_bench.py [--shape 10b --tokens 65520 --layers 4 --contestant unity --json FILE]
 
 One sample of two streams on one device, with as many of the model's blocks as fit (`fitting_layers`): `layers`
 says how many ran, and nothing is scaled up to the whole model. Loss and the norm of every parameter's gradient are
 compared first: a wrong contestant gets no speed. FLOPs are those of the blocks, by the formula of `block_bench`.
+Beside the measured figures stand those that the planner (`python -m unity.train.planner`) has for this card.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from block_bench import (
 )
 from block_cases import GRIDS, WORDS, only_torch
 from harness import Timing, admitted, at_least, deviation, measure_all
+from step_plan import planned
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -33,6 +35,7 @@ from unity.model.fp8 import Fp8Config, convert
 from unity.objective import routed_loss
 from unity.routing import fixed_route
 from unity.train.optim import SetOptim, optimizer
+from unity.train.recompute import recompute
 
 SHAPES = {"cpu": ["tiny", "1.3b"], "cuda": ["10b", "5b", "1.3b"]}
 TOKENS = {"cpu": [1152], "cuda": [65520, 37440, 1152]}
@@ -42,6 +45,7 @@ STATE_BYTES = 16
 # Of the card; the rest is the CUDA context, the text and what lies unused between allocations.
 USABLE = 0.92
 COLUMNS = "shape  tokens  layers  contestant              ms      ±  ms/layer   tokens/s  TFLOP/s    MFU  peak GB"
+COLUMNS += "  plan ms  plan GB"
 
 # `routed_loss` of one model
 Loss = Callable[..., tuple[Tensor, Tensor]]
@@ -126,8 +130,8 @@ def fitting_layers(config: ModelConfig, tokens: int, memory: float) -> int:
     """Layers of the model for which a step of any contestant fits into so many bytes, in bfloat16.
 
     With u = tokens · d · 2 bytes, p a block's parameters and q all others: 16·(q + p·layers) of state, 4·max(p, q)
-    for gradients on their way into the optimizer, 2u a layer kept by its checkpoint, and (50 + 3·ffn/d)·u inside
-    the one block that is recomputed (plain torch keeps 45 + 2·ffn/d there, our ops 24 + 2·ffn/d).
+    for gradients on their way into the optimizer, 3.1u a layer kept at most, and (50 + 3·ffn/d)·u inside the one
+    block that is recomputed (plain torch keeps 45 + 2·ffn/d there, our ops 24 + 2·ffn/d).
     """
     with torch.device("meta"):
         model = UnityDiT(replace(config, num_layers=1))
@@ -135,7 +139,7 @@ def fitting_layers(config: ModelConfig, tokens: int, memory: float) -> int:
     rest = sum(p.numel() for p in model.parameters()) - block
     u = tokens * config.dim * 2
     once = STATE_BYTES * rest + 4 * max(block, rest) + (50 + 3 * config.ffn_dim / config.dim) * u
-    fit = int((USABLE * memory - once) // (STATE_BYTES * block + 2 * u))
+    fit = int((USABLE * memory - once) // (STATE_BYTES * block + 3.1 * u))
     return min(config.num_layers, max(1, fit))
 
 
@@ -154,7 +158,13 @@ def twin(model: UnityDiT) -> UnityDiT:
     return copy
 
 
-def ours(model: UnityDiT, wrap: Callable[[Callable], Callable] = lambda forward: forward) -> Loss:
+def ours(model: UnityDiT, kind: str = "full") -> Loss:
+    """The loss of the model, its blocks recomputed as a row of unity.config.RECOMPUTE says."""
+    recompute(model, kind)
+    return partial(routed_loss, model)
+
+
+def wrapped(model: UnityDiT, wrap: Callable[[Callable], Callable]) -> Loss:
     """The loss of the model with every block wrapped and checkpointed."""
     for block in model.blocks:
         block.forward = partial(checkpoint, wrap(block.forward), use_reentrant=False)
@@ -163,7 +173,7 @@ def ours(model: UnityDiT, wrap: Callable[[Callable], Callable] = lambda forward:
 
 def plain(model: UnityDiT, wrap: Callable[[Callable], Callable] = lambda forward: forward) -> Loss:
     """The same in plain torch, also where a block is recomputed."""
-    return only_torch()(ours(model, lambda forward: only_torch()(wrap(forward))))
+    return only_torch()(wrapped(model, lambda forward: only_torch()(wrap(forward))))
 
 
 def eight_bits(model: UnityDiT) -> Loss:
@@ -175,9 +185,10 @@ compiled = partial(torch.compile, dynamic=False)
 
 CONTESTANTS: dict[str, Callable[[UnityDiT], Loss]] = {
     "unity": ours,
+    "unity selective": partial(ours, kind="selective"),
     "unity fp8": eight_bits,
     "torch eager": plain,
-    "unity compiled": lambda model: ours(model, compiled),
+    "unity compiled": lambda model: wrapped(model, compiled),
     "torch compiled": lambda model: plain(model, compiled),
 }
 
@@ -238,6 +249,7 @@ def _row(name: str, call: Callable, timing: Timing, case: Case, device: str) -> 
         "tflops": rate / 1e12,
         "mfu": peak and rate / peak,
         "peak_bytes": _most_bytes(call, device),
+        **planned(name, case.model.config, case.tokens, case.dtype),
     }
 
 
@@ -254,7 +266,9 @@ def _print(row: dict) -> None:
     print(
         f"{row['shape']:6} {row['tokens']:6} {row['layers']:7}  {row['contestant']:16} {row['ms']:9.1f} "
         f"{row['spread_ms']:6.1f} {row['ms_per_layer']:9.2f} {row['tokens_per_s']:10.0f} {row['tflops']:8.3f} "
-        f"{or_blank(row['mfu'], '6.1%')} {or_blank(row['peak_bytes'] and row['peak_bytes'] / 1e9, '8.2f')}",
+        f"{or_blank(row['mfu'], '6.1%')} {or_blank(row['peak_bytes'] and row['peak_bytes'] / 1e9, '8.2f')} "
+        f"{or_blank(row['planned_ms'], '8.1f')} "
+        f"{or_blank(row['planned_bytes'] and row['planned_bytes'] / 1e9, '8.2f')}",
         flush=True,
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import step_bench as bench
+import step_plan
 
 from unity import ops
 from unity.config import MODELS
+from unity.train.planner.gpus import GPUS
 
 
 @pytest.fixture
@@ -83,6 +86,8 @@ def test_rows_say_how_many_layers_ran(tmp_path, monkeypatch, capsys):
     row = json.loads((tmp_path / "rows.json").read_text())["rows"][0]
     assert (row["layers"], row["tokens"], row["contestant"]) == (1, 288, "unity")
     assert row["tokens_per_s"] == pytest.approx(288e3 / row["ms"]) and row["mfu"] is None
+    # the planner knows cards alone
+    assert row["planned_ms"] is None and row["planned_bytes"] is None
     assert row["tflops"] == pytest.approx(3 * bench.flops(MODELS["debug"], 288) / row["ms"] / 1e9)
 
 
@@ -92,3 +97,12 @@ def test_what_fits_on_a_card():
     assert 4 <= bench.fitting_layers(MODELS["10b"], 65520, card) < bench.fitting_layers(MODELS["10b"], 1152, card)
     assert bench.fitting_layers(MODELS["1.3b"], 1152, card) == 30
     assert bench.fitting_layers(MODELS["14b"], 65520, 2**30) == 1
+
+
+def test_what_the_planner_has_for_a_step():
+    """Of 4 layers of 10b on an H100: recomputing less takes less time and more memory, 8 bits less of both."""
+    config = replace(MODELS["10b"], num_layers=4)
+    found = {name: step_plan.figures(name, config, 65520, GPUS["H100"]) for name in step_plan.PLANNED}
+    full, selective, eight = found.values()
+    assert selective["planned_ms"] < full["planned_ms"] and selective["planned_bytes"] > full["planned_bytes"]
+    assert eight["planned_ms"] < full["planned_ms"] and eight["planned_bytes"] < full["planned_bytes"]

@@ -17,7 +17,8 @@ from unity.model.dit import UnityDiT
 from unity.model.export import lora_state
 from unity.model.fp8 import Fp8Config, Fp8Linear
 from unity.model.layouts import to_diffusers, to_wan
-from unity.model.lora import LoraConfig, inject, is_factor, is_part
+from unity.model.lora import LoraConfig, inject
+from unity.model.names import is_factor, is_part
 from unity.model.weights import load_model, read_card, save_model
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)

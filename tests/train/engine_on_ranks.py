@@ -12,11 +12,12 @@ from unity.config import MODELS, ModelConfig
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config
-from unity.model.lora import LoraConfig, inject, is_factor, plain_name
+from unity.model.lora import LoraConfig, inject, plain_name
+from unity.model.names import is_factor, is_hidden
 from unity.train import sequence, zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
-from unity.train.optim import SetOptim, is_hidden, optimizer
+from unity.train.optim import SetOptim, optimizer
 from unity.train.recompute import recompute
 from unity.train.world import World
 

@@ -12,7 +12,7 @@ from unity.config import MODELS
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
-from unity.model.lora import is_part
+from unity.model.names import is_part
 from unity.model.weights import load_model, read_card, save_model
 from unity.request import Request
 from unity.train import loop

@@ -5,9 +5,10 @@ import torch
 
 from unity.config import MODELS
 from unity.model.dit import UnityDiT
+from unity.model.names import is_hidden
 from unity.train import muon
 from unity.train.muon import Muon, Piece, orthogonal
-from unity.train.optim import SetOptim, is_hidden, optimizer
+from unity.train.optim import SetOptim, optimizer
 
 # how far the polynomial leaves singular values from 1, and what rounding to bfloat16 adds
 FROM_ONE, ROUNDING = 0.15, {torch.bfloat16: 0.12, torch.float32: 1e-4}

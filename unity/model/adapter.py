@@ -20,7 +20,8 @@ from unity.files import whole_folder
 from unity.model.card import NAME, ModelCard, write_card
 from unity.model.dit import UnityDiT
 from unity.model.layouts import diffusers_modules, to_unity
-from unity.model.lora import LoraConfig, is_factor, peft_config, plain_name
+from unity.model.lora import LoraConfig, peft_config, plain_name
+from unity.model.names import is_factor
 from unity.model.reader import Reader
 from unity.model.stored import Stored, open_stored
 

@@ -7,21 +7,8 @@ from torch import nn
 
 from unity.command import real, whole
 from unity.extras import extra
+from unity.model.names import TARGETS, is_factor, is_part
 
-_SELF = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o")
-_CROSS = tuple(f"{branch}.{name}" for branch in ("cross_attn", "cross_attn_aux") for name in "qkvo")
-_FFN = ("ffn.0", "ffn.2")
-# what can be adapted → the ends of the names of its Linears
-TARGETS: dict[str, tuple[str, ...]] = {
-    "attention": (*_SELF, *_CROSS),
-    "self_attention": _SELF,
-    "cross_attention": _CROSS,
-    "ffn": _FFN,
-    "all": (*_SELF, *_CROSS, *_FFN),
-}
-# what tells the modalities apart, in the names of parameters; small beside the blocks
-_PARTS = ("modality_embedding", "patch_embedding_aux.", "head_aux.", "modulation.table", "stem.embedding")
-_STEM_HEAD = ("stem_head.weight", "stem_head.bias")
 # peft's name of the only adapter, and of a Linear inside an adapted one
 _ADAPTER, _BASE = "default", ".base_layer"
 
@@ -34,7 +21,7 @@ class LoraConfig:
     rank: Annotated[int, whole(0, 4096)] = 0
     # adapters count alpha / rank times; by default alpha is the rank
     alpha: Annotated[float, real(0, 1e6, above=True)] | None = None
-    # which Linears of the blocks are adapted, a row of unity.model.lora.TARGETS
+    # which Linears of the blocks are adapted, a row of unity.model.names.TARGETS
     targets: Literal["attention", "self_attention", "cross_attention", "ffn", "all"] = "all"
     # what tells the modalities apart (embeddings, modulation tables, experts) is trained in full at this multiple
     # of the learning rate; 0: it is frozen, too
@@ -47,12 +34,6 @@ class LoraConfig:
     def rate(self, name: str) -> float:
         """The learning rate of a parameter, as a multiple of the run's."""
         return self.parts if self.rank and is_part(name) else 1.0
-
-
-def is_part(name: str) -> bool:
-    """Whether a parameter tells modalities apart."""
-    # RGB's own head has a table, too, of one row
-    return name in _STEM_HEAD or any(part in name for part in _PARTS) and not name.startswith("head.")
 
 
 def peft_config(config: LoraConfig, base: str = "") -> Any:
@@ -86,11 +67,6 @@ def inject(model: nn.Module, config: LoraConfig) -> list[str]:
             # peft makes them float32 beside bfloat16, and DeepSpeed wants one dtype; its masters are float32
             parameter.data = parameter.data.to(dtype)
     return [name.removesuffix(_BASE) for name, _ in model.named_modules() if name.endswith(_BASE)]
-
-
-def is_factor(name: str) -> bool:
-    """Whether a parameter belongs to an adapter."""
-    return ".lora_" in name
 
 
 def plain_name(name: str) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from unity.config import ModelConfig
 from unity.modality.table import MODALITIES
-from unity.model.lora import is_part
+from unity.model.names import is_part
 from unity.model.reader import Reader
 from unity.model.stored import Stored
 

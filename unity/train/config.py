@@ -19,10 +19,11 @@ from unity.model.weights import read_card
 from unity.train import folder, sequence
 from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
+from unity.train.planner.auto import recommended
 from unity.train.world import computes_bf16, device_kind
 
 # settings that older runs did not keep: they spoke our words, adapted and recomputed nothing and cut no sequences
-_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute"}
+_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,16 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
             }
         ),
     )
+    if options.plan == "auto":
+        asked = {"micro_batch": options.micro_batch, "recompute": options.recompute}
+        filled |= _planned(replace(options, **filled | asked), ranks)
     return TrainConfig(**vars(options) | filled)
+
+
+def _planned(options: Options, ranks: int) -> dict[str, Any]:
+    choice = recommended(options, ranks)
+    # a size of sequence parallelism belongs here, too, once there is an option for it
+    return {"micro_batch": choice.micro_batch, "recompute": choice.recompute}
 
 
 def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:

@@ -19,6 +19,7 @@ from unity.train.folder import held
 from unity.train.metrics import Journal
 from unity.train.options import MACHINES, SIMULATED, Options
 from unity.train.pictures import Pictures
+from unity.train.planner.auto import line as plan_line
 from unity.train.run import Run, build, save
 from unity.train.signals import StopRequest, deaf_children
 from unity.train.step import train_step
@@ -86,6 +87,8 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
         if subprocess.run([sys.executable, "-m", "unity.data.simulate", *flags]).returncode:
             raise ValueError(f"{SIMULATED} could not be simulated, see above; --data names another dataset")
     config = resolve(options, read_about(data), ranks)
+    if options.plan:
+        say(plan_line(config, ranks))
     if device_kind() == "cpu":
         say(
             f"no GPU: the {config.model} model in {config.precision} on {config.data}, {config.steps} steps of "

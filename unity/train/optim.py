@@ -1,7 +1,7 @@
 """The optimizer's settings, its learning rate as a function of the step, and which parameters get what."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unity.command import real, whole
+from unity.model.names import is_hidden
 from unity.train.muon import Muon
 
 Share = Annotated[float, real(0, 0.9999999)]
@@ -92,17 +93,3 @@ def optimizer(
     if config.kind == "muon":
         return Muon(rows, betas=config.betas, eps=config.eps, momentum=config.momentum, products=products)
     return torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-
-
-def is_hidden(name: str, shape: Sequence[int]) -> bool:
-    """Whether a parameter is a matrix between hidden features: of a block or beside one, a convolution's too.
-
-    What reads data, time or words, what writes latents, the modulation, and the factors of adapters are none.
-    """
-    inside = "blocks." in name or name in ("stem.down.weight", "stem_head.up.weight")
-    return (
-        inside
-        and name.endswith("weight")
-        and len(shape) in (2, 4)
-        and not any(part in name for part in ("modulation", "lora_"))
-    )

@@ -66,7 +66,7 @@ def _checkpointed(
 
 
 def is_self_attention(op: Any, args: tuple, kwargs: dict) -> bool:
-    """Whether an op is one of OPS on queries, keys and values alone: cross-attention, which is cheap, has a bias."""
+    """Whether an op is one of OPS on queries, keys and values alone: cross-attention, cheap, has a bias too."""
     tensors = sum(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
     return tensors == 3 and op.name() in OPS
 

@@ -17,7 +17,8 @@ from unity.model.card import ModelCard, Schedule
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
 from unity.model.hub import beside, is_name
-from unity.model.lora import is_factor, plain_name
+from unity.model.lora import plain_name
+from unity.model.names import is_factor
 from unity.model.reader import Reader
 from unity.model.stored import model_folder
 from unity.model.weights import check_fit, open_weights, read_card, save_model

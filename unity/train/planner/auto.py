@@ -1,0 +1,74 @@
+"""`--plan auto` of launchers/train.py: what the planner recommends for a run on this machine."""
+
+import os
+from dataclasses import replace
+
+import torch
+
+from unity.train.options import Options
+from unity.train.planner.count import Trained, sample
+from unity.train.planner.gpus import GIB, GPUS, USABLE, Gpu, card
+from unity.train.planner.options import Options as Asked
+from unity.train.planner.plan import TRAINABLE, Choice, Job, Limits, Plan, best, leanest
+from unity.train.planner.show import describe, memory_line
+from unity.train.world import device_kind
+
+# of a processor: its memory is asked for, the rest only makes more arithmetic take longer
+_PROCESSOR = Gpu(memory=0, bandwidth=2e10, bf16=1e11, fp8=None, link=1e10, network=1e9)
+
+
+def recommended(options: Options, ranks: int) -> Choice:
+    """What to leave to the planner of options that name model, clips, batch and precision.
+
+    A micro-batch or a recomputation that is given stays. Raises ValueError where nothing fits.
+    """
+    job, limits = _job(options, ranks), _limits(options)
+    plan = best(job, limits)
+    if plan is None:
+        least = leanest(job, limits)
+        why = "the batch does not divide over the ranks"
+        if least is not None:
+            why = f"at least {least.peak / GIB:.1f} GiB a rank, of {USABLE * job.gpu.memory / GIB:.1f} usable"
+        raise ValueError(
+            f"--plan auto finds nothing that fits: {why}; give smaller --size or fewer --frames, more ranks, or "
+            f"--lora.rank 32"
+        )
+    return plan.choice
+
+
+def line(config: Options, ranks: int) -> str:
+    """What a configuration, recommended or not, is expected to take on this machine."""
+    assert config.micro_batch and config.recompute
+    choice = Choice(sequence_parallel=1, micro_batch=config.micro_batch, recompute=config.recompute)
+    plan = Plan(job=_job(config, ranks), choice=choice)
+    time = f", {plan.step:.3g} s a step" if device_kind() == "cuda" else ""
+    return f"plan: {describe(plan)}; GiB a rank: {memory_line(plan)}{time}"
+
+
+def _job(options: Options, ranks: int) -> Job:
+    assert options.frames and options.size and options.batch_size and options.precision
+    adapters, config = options.lora, options.architecture
+    trained = Trained(
+        lora_rank=adapters.rank, lora_targets=adapters.targets, optimizer=options.optim.kind or "adamw"
+    )
+    return Job(
+        config=config, trained=trained, sample=sample(config, options.frames, options.size, Asked.words),
+        pixels=options.size[0] * options.size[1], precision=options.precision, batch_size=options.batch_size,
+        gpu=_here(), gpus=ranks,
+    )  # fmt: skip
+
+
+def _limits(options: Options) -> Limits:
+    limits = Limits(sequence_parallel=TRAINABLE, micro_batch=options.micro_batch)
+    return limits if options.recompute is None else replace(limits, recompute=(options.recompute,))
+
+
+def _here() -> Gpu:
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device_kind() == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory
+        found = card(torch.cuda.get_device_name(0), memory) or replace(GPUS["RTX4090"], memory=memory)
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / together
+        found = replace(_PROCESSOR, memory=memory)
+    return replace(found, together=together)

@@ -1,0 +1,47 @@
+"""GPUs as rows, with their makers' figures, and what of them training was measured to reach."""
+
+from dataclasses import dataclass, replace
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """Dense peaks in FLOP/s, memory in bytes, bandwidths in bytes/s; links are a GPU's in one direction."""
+
+    memory: float
+    bandwidth: float
+    bf16: float
+    # None: it multiplies no 8-bit floats
+    fp8: float | None
+    # to the GPUs of the same machine, and of others
+    link: float
+    network: float
+    # in one machine
+    together: int = 8
+
+
+GPUS = {
+    "H100": Gpu(memory=80 * GIB, bandwidth=3.35e12, bf16=989.5e12, fp8=1979e12, link=450e9, network=50e9),
+    "H200": Gpu(memory=140 * GIB, bandwidth=4.8e12, bf16=989.5e12, fp8=1979e12, link=450e9, network=50e9),
+    "B200": Gpu(memory=179 * GIB, bandwidth=8e12, bf16=2250e12, fp8=4500e12, link=900e9, network=50e9),
+    "A100": Gpu(memory=80 * GIB, bandwidth=2.04e12, bf16=312e12, fp8=None, link=300e9, network=25e9),
+    "L40S": Gpu(memory=48 * GIB, bandwidth=0.864e12, bf16=362e12, fp8=733e12, link=32e9, network=25e9),
+    "RTX4090": Gpu(memory=24 * GIB, bandwidth=1.01e12, bf16=165.2e12, fp8=330.3e12, link=32e9, network=12.5e9),
+}
+
+# of a card; the rest is the driver's, and lies unused between allocations
+USABLE = 0.92
+# of the dense peak, of whole blocks: 10b, 37,440 tokens, H100 (benchmarks/results/block_bench_cuda.json). In 8
+# bits the forward's Linears reach that of their peak, and the backward is no faster than in bf16.
+FORWARD, BACKWARD = 0.60, 0.475
+# seconds in which Python starts the ops of a block, forward and backward: assumed, not measured here
+STARTED = 1.5e-3
+# of a link's or a network's, by large collectives: assumed, not measured here
+COLLECTIVE = 0.8
+
+
+def card(name: str, memory: float) -> Gpu | None:
+    """The row of a card by its full name, with the memory that it was found to have."""
+    row = next((row for key, row in GPUS.items() if key in name.replace(" ", "")), None)
+    return row and replace(row, memory=memory)

@@ -1,0 +1,247 @@
+"""A plan: how a model is trained on so many GPUs, whether it fits, and how long it takes; and the best of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from unity.config import RECOMPUTE, STAGES, ModelConfig
+from unity.train.planner import memory
+from unity.train.planner.count import Parameters, Product, Sample, Trained, parameters, products
+from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, STARTED, USABLE, Gpu
+from unity.train.planner.memory import NUMBERS, Numbers
+
+# sequence-parallel sizes that launchers/train.py can be told; a plan may look further, `--plan auto` may not
+TRAINABLE = (1,)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+CLUSTERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# a difference in seconds that a plan does not know
+_EQUAL = 1.02
+# bytes that the update reads and writes of a trained parameter: gradients, masters, moments, average, weights
+_UPDATED = 46
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained, and on what."""
+
+    config: ModelConfig
+    trained: Trained
+    sample: Sample
+    # of a frame
+    pixels: int
+    precision: str
+    # samples of a step, all GPUs together
+    batch_size: int
+    gpu: Gpu
+    gpus: int
+    # codec and text encoder are on every GPU
+    encoders: bool = True
+
+    @property
+    def numbers(self) -> Numbers:
+        return NUMBERS[self.precision]
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        return parameters(self.config, self.trained, memory.PERSISTENT)
+
+    @cached_property
+    def products(self) -> list[Product]:
+        return products(self.config, self.trained, self.sample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the one who starts a run decides."""
+
+    # GPUs that share a sample
+    sequence_parallel: int
+    micro_batch: int
+    # a row of unity.config.RECOMPUTE
+    recompute: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a choice leads to; bytes and seconds of one GPU, seconds of one step."""
+
+    job: Job
+    choice: Choice
+
+    @property
+    def micro_steps(self) -> int:
+        return self.job.batch_size * self.choice.sequence_parallel // (self.job.gpus * self.choice.micro_batch)
+
+    @cached_property
+    def bytes(self) -> dict[str, float]:
+        """By kind, at the worst moment of the backward."""
+        job, share = self.job, self.choice.micro_batch / self.choice.sequence_parallel
+        _, worst = memory.activations(job.config, job.trained, job.sample, job.numbers, self.choice.recompute)
+        return {
+            **memory.states(job.parameters, job.numbers, job.gpus),
+            **memory.workspace(job.parameters, job.numbers, job.gpus),
+            "activations": share * worst,
+            "latents": self.choice.micro_batch * memory.latents(job.config, job.sample),
+            "encoders": memory.encoders(job.config, job.numbers) if job.encoders else 0,
+        }
+
+    @cached_property
+    def moments(self) -> dict[str, float]:
+        """Bytes at the worst of each part of a step."""
+        job, held = self.job, self.bytes
+        steady = sum(memory.states(job.parameters, job.numbers, job.gpus).values())
+        steady += held["encoders"] + held["reduction"]
+        encoding = memory.encoding_space(job.config, job.numbers, job.pixels) if job.encoders else 0
+        return {
+            "encoding": steady + self.choice.micro_batch * encoding,
+            "backward": sum(held.values()),
+            "update": steady + memory.update_space(job.parameters, job.numbers, job.gpus),
+        }
+
+    @property
+    def peak(self) -> float:
+        return max(self.moments.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= USABLE * self.job.gpu.memory
+
+    @cached_property
+    def flops(self) -> dict[str, float]:
+        """Of a step on all GPUs, by part: three times the forward, as published, or what a frozen base leaves."""
+        found: dict[str, float] = {}
+        for product in self.job.products:
+            times = 1 + product.backward if self.job.trained.lora_rank else 3
+            found[product.part] = found.get(product.part, 0) + self.job.batch_size * times * product.flops
+        return found
+
+    @cached_property
+    def recomputed(self) -> float:
+        """FLOPs of a step that are computed again; counted nowhere else."""
+        return self.job.batch_size * sum(product.flops * share for product, share in self._again())
+
+    def _again(self) -> Iterator[tuple[Product, float]]:
+        row, layers = RECOMPUTE[self.choice.recompute], self.job.config.num_layers
+        share = sum(map(row.chooses, range(layers))) / layers
+        for product in self.job.products:
+            if product.inside and not (row.keeps_attention and product.part == "self-attention"):
+                yield product, share
+
+    @cached_property
+    def compute(self) -> float:
+        """Seconds of a step's arithmetic, by measured shares of the peak, and at least those to start its ops."""
+        gpu, eight = self.job.gpu, self.job.numbers.eight_bits
+
+        def forward(product: Product) -> float:
+            peak = gpu.fp8 if eight and product.eight_bits and gpu.fp8 else gpu.bf16
+            return product.flops / (FORWARD * peak)
+
+        once = sum(forward(p) + p.backward * p.flops / (BACKWARD * gpu.bf16) for p in self.job.products)
+        again = sum(share * forward(product) for product, share in self._again())
+        computed = self.job.batch_size * (once + again) / self.job.gpus
+        row, layers = RECOMPUTE[self.choice.recompute], self.job.config.num_layers
+        runs = layers + sum(map(row.chooses, range(layers))) / 3
+        return max(computed, self.micro_steps * runs * STARTED)
+
+    @cached_property
+    def volumes(self) -> dict[str, float]:
+        """Bytes that a GPU sends in a step. Weights come twice: the backward's gather serves the recomputation."""
+        job, size, steps = self.job, self.choice.sequence_parallel, self.micro_steps
+        cut, others = job.parameters.total - job.parameters.uncut, (job.gpus - 1) / job.gpus
+        row, layers = RECOMPUTE[self.choice.recompute], job.config.num_layers
+        tokens = self.choice.micro_batch * job.sample.sequence / size
+        # queries, keys, values, output: forward, backward and again; an output that is kept is not sent again
+        times = 8 * layers + sum(map(row.chooses, range(layers))) * (3 if row.keeps_attention else 4)
+        exchanged = times * tokens * job.config.dim * job.numbers.bytes * (size - 1) / size
+        return {
+            "gathered weights": steps * 2 * cut * job.numbers.bytes * others,
+            "scattered gradients": steps * job.parameters.trained * job.numbers.bytes * others,
+            "exchanged heads": steps * exchanged,
+        }
+
+    def seconds(self, kind: str) -> float:
+        """What a volume takes by itself."""
+        gpu, among = self.job.gpu, self.job.gpus
+        if kind == "exchanged heads":
+            among = self.choice.sequence_parallel
+            rate = gpu.link if among <= gpu.together else gpu.network
+        else:
+            # every machine's share comes over all of its network cards
+            rate = gpu.link if among <= gpu.together else min(gpu.link, gpu.network * gpu.together)
+        return self.volumes[kind] / (COLLECTIVE * rate)
+
+    @property
+    def beside(self) -> float:
+        """Seconds of communication that run beside the computation."""
+        return self.seconds("gathered weights") + self.seconds("scattered gradients")
+
+    @property
+    def update(self) -> float:
+        return _UPDATED * self.job.parameters.trained / self.job.gpus / self.job.gpu.bandwidth
+
+    @property
+    def step(self) -> float:
+        """Seconds, without encoding and reading: what is sent beside hides, what heads exchange does not."""
+        return max(self.compute, self.beside) + self.seconds("exchanged heads") + self.update
+
+    @property
+    def hides(self) -> bool:
+        """Whether what is sent beside the computation takes no time of its own."""
+        return self.beside <= self.compute
+
+    @property
+    def mfu(self) -> float:
+        return sum(self.flops.values()) / (self.step * self.job.gpus * self.job.gpu.bf16)
+
+    def hours(self, stage: int) -> float:
+        return STAGES[stage].steps * self.step / 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Choices that are open; those of one entry are made."""
+
+    sequence_parallel: tuple[int, ...] = SIZES
+    # None: whatever divides the batch
+    micro_batch: int | None = None
+    recompute: tuple[str, ...] = tuple(RECOMPUTE)
+
+
+def choices(job: Job, limits: Limits) -> Iterator[Choice]:
+    """All that divide: heads and GPUs by sequence-parallel sizes, the batch by what is left."""
+    for size in limits.sequence_parallel:
+        parallel, rest = divmod(job.gpus, size)
+        if rest or job.config.num_heads % size or job.batch_size % parallel:
+            continue
+        share = job.batch_size // parallel
+        for micro in range(1, share + 1) if limits.micro_batch is None else (limits.micro_batch,):
+            if share % micro == 0:
+                yield from (
+                    Choice(sequence_parallel=size, micro_batch=micro, recompute=row) for row in limits.recompute
+                )
+
+
+def best(job: Job, limits: Limits) -> Plan | None:
+    """Of those that fit and are about as fast as the fastest, that of fewest GPUs a sample and of least memory.
+
+    None where none fits.
+    """
+    plans = [plan for plan in _plans(job, limits) if plan.fits]
+    least = min((plan.step for plan in plans), default=0)
+    close = (plan for plan in plans if plan.step <= _EQUAL * least)
+    return min(close, key=lambda plan: (plan.choice.sequence_parallel, plan.peak), default=None)
+
+
+def leanest(job: Job, limits: Limits) -> Plan | None:
+    """That of least memory, whether it fits or not; None where no choice divides."""
+    return min(_plans(job, limits), key=lambda plan: plan.peak, default=None)
+
+
+def smallest(job: Job, limits: Limits) -> Plan | None:
+    """The best plan of the smallest cluster on which there is one."""
+    found = (best(replace(job, gpus=gpus), limits) for gpus in CLUSTERS)
+    return next((plan for plan in found if plan is not None), None)
+
+
+def _plans(job: Job, limits: Limits) -> Iterator[Plan]:
+    return (Plan(job=job, choice=choice) for choice in choices(job, limits))
