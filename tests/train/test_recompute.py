@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unity.config import MODELS, RECOMPUTE
@@ -186,6 +187,23 @@ def test_under_zero_on_one_rank(world, monkeypatch):
     import engine_on_ranks
 
     engine_on_ranks.check_recompute(world)
+
+
+def test_a_run_that_goes_on_with_another_kind_ends_in_the_same_bits(world, dataset, tmp_path):
+    from unity.train import loop
+    from unity.train.config import parse
+
+    def run(out: Path, **settings) -> dict:
+        given = {"model": "debug", "precision": "fp32", "batch-size": 4, "picture-every": 0, "workers": 0}
+        given |= {"save-every": 1, "data": dataset, "out": out, "optim.warmup": 0, "optim.schedule": "constant"}
+        words = [str(part) for name, value in (given | settings).items() for part in (f"--{name}", value)]
+        return load_file(loop.train(parse(words), world) / "model/model.safetensors")
+
+    unbroken = run(tmp_path / "one", steps=2, plan="auto", recompute="none")
+    run(tmp_path / "two", steps=1)
+    found = run(tmp_path / "two", steps=2, resume=tmp_path / "two", recompute="selective")
+    assert unbroken.keys() == found.keys()
+    assert all(torch.equal(value, unbroken[name]) for name, value in found.items())
 
 
 def test_compiled():

@@ -131,8 +131,7 @@ def activations(
     block, row = kept(config, trained, sample, numbers), RECOMPUTE[recompute]
     around = _around(config, trained, sample, numbers)
     left, worst, before = around, 0, None
-    # gradients on their way: the widest Linear's input, and the residual's
-    moving = sample.sequence * (config.ffn_dim + config.dim) * numbers.bytes
+    moving = passing(config, sample, numbers)
     for layer in range(config.num_layers):
         chosen = row.chooses(layer)
         pending = 0 if layer == 0 else block.pending
@@ -146,6 +145,12 @@ def activations(
         worst = max(worst, left + moving + (block.all - own if chosen else 0))
         before = chosen
     return left, worst
+
+
+def passing(config: ModelConfig, sample: Sample, numbers: Numbers) -> int:
+    """Gradients of a block on their way: of the widest Linear's input, which 8 bits widen again, and one more."""
+    wide = 2 if numbers.eight_bits else 1
+    return sample.sequence * (wide * config.ffn_dim + config.dim) * numbers.bytes
 
 
 def _around(config: ModelConfig, trained: Trained, sample: Sample, numbers: Numbers) -> int:
