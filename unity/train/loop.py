@@ -87,7 +87,7 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
         if subprocess.run([sys.executable, "-m", "unity.data.simulate", *flags]).returncode:
             raise ValueError(f"{SIMULATED} could not be simulated, see above; --data names another dataset")
     config = resolve(options, read_about(data), ranks)
-    if options.plan:
+    if options.plan == "auto":
         say(plan_line(config, ranks))
     if device_kind() == "cpu":
         say(

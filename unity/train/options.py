@@ -69,7 +69,7 @@ class Options:
     recompute: Recompute | None = None
     # auto: micro-batch and recomputation, where they are not given, as python -m unity.train.planner has them for
     # these GPUs
-    plan: Literal["auto"] | None = None
+    plan: Literal["given", "auto"] = "given"
     # frames (4k+1), height and width of what the model sees; by default the dataset's
     frames: Side | None = None
     size: tuple[Side, Side] | None = None
