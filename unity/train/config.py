@@ -120,15 +120,9 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         ),
     )
     if options.plan == "auto":
-        asked = {"micro_batch": options.micro_batch, "recompute": options.recompute}
-        filled |= _planned(replace(options, **filled | asked), ranks)
+        asked = {name: getattr(options, name) for name in ("sequence_parallel", "micro_batch", "recompute")}
+        filled |= vars(recommended(replace(options, **filled | asked), ranks))
     return TrainConfig(**vars(options) | filled)
-
-
-def _planned(options: Options, ranks: int) -> dict[str, Any]:
-    choice = recommended(options, ranks)
-    # a size of sequence parallelism belongs here, too, once there is an option for it
-    return {"micro_batch": choice.micro_batch, "recompute": choice.recompute}
 
 
 def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:

@@ -67,8 +67,8 @@ class Options:
     # blocks that are computed again in the backward in place of keeping all that they hold, a row of
     # unity.config.RECOMPUTE: the same gradients from less memory; by default none, but selective from 1.3b up
     recompute: Recompute | None = None
-    # auto: micro-batch and recomputation, where they are not given, as python -m unity.train.planner has them for
-    # these GPUs
+    # auto: sequence-parallel size, micro-batch and recomputation, where they are not given, as
+    # python -m unity.train.planner has them for these GPUs
     plan: Literal["given", "auto"] = "given"
     # frames (4k+1), height and width of what the model sees; by default the dataset's
     frames: Side | None = None

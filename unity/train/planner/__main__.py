@@ -16,10 +16,9 @@ def main() -> None:
     found = jobs(options)
     first = next(iter(found.values()))
     title = show.title(options.model, options.gpu, first)
-    print(title)
     plans = {name: best(job, options.limits) for name, job in found.items()}
     if options.size is None:
-        print(*show.ladder(plans), sep="\n")
+        print(title, *show.ladder(plans), sep="\n")
         drawn = {name: plan for name, plan in plans.items() if plan}
     else:
         (name, job), (plan,) = next(iter(found.items())), plans.values()
@@ -27,11 +26,11 @@ def main() -> None:
         if plan is None:
             raise ValueError(
                 f"{options.batch_size} samples do not divide over {options.gpus} GPUs, of which a number that "
-                f"divides {job.config.num_heads} heads may share a sample; give another --batch-size, --gpus or "
-                f"--sequence-parallel"
+                f"divides {job.config.num_heads} heads and {job.sample.tokens:,} tokens may share a sample; give "
+                f"another --batch-size, --gpus or --sequence-parallel"
             )
         plans, drawn = {name: plan}, show.policies(plan)
-        print(*show.lines(name, plan, smallest(job, options.limits)), sep="\n")
+        print(title, *show.lines(name, plan, smallest(job, options.limits)), sep="\n")
     if options.json is not None:
         write_json(options.json, {name: show.plain(plan) for name, plan in plans.items()})
     if options.picture is not None and drawn:

@@ -9,7 +9,7 @@ from unity.train.options import Options
 from unity.train.planner.count import Trained, sample
 from unity.train.planner.gpus import GIB, GPUS, USABLE, Gpu, card
 from unity.train.planner.options import Options as Asked
-from unity.train.planner.plan import TRAINABLE, Choice, Job, Limits, Plan, best, leanest
+from unity.train.planner.plan import SIZES, Choice, Job, Limits, Plan, best, leanest
 from unity.train.planner.show import describe, memory_line
 from unity.train.world import device_kind
 
@@ -20,7 +20,7 @@ _PROCESSOR = Gpu(memory=0, bandwidth=2e10, bf16=1e11, fp8=None, link=1e10, netwo
 def recommended(options: Options, ranks: int) -> Choice:
     """What to leave to the planner of options that name model, clips, batch and precision.
 
-    A micro-batch or a recomputation that is given stays. Raises ValueError where nothing fits.
+    What is given of a choice stays. Raises ValueError where nothing fits.
     """
     job, limits = _job(options, ranks), _limits(options)
     plan = best(job, limits)
@@ -38,8 +38,10 @@ def recommended(options: Options, ranks: int) -> Choice:
 
 def line(config: Options, ranks: int) -> str:
     """What a configuration, recommended or not, is expected to take on this machine."""
-    assert config.micro_batch and config.recompute
-    choice = Choice(sequence_parallel=1, micro_batch=config.micro_batch, recompute=config.recompute)
+    assert config.sequence_parallel and config.micro_batch and config.recompute
+    choice = Choice(
+        sequence_parallel=config.sequence_parallel, micro_batch=config.micro_batch, recompute=config.recompute
+    )
     plan = Plan(job=_job(config, ranks), choice=choice)
     time = f", {plan.step:.3g} s a step" if device_kind() == "cuda" else ""
     return f"plan: {describe(plan)}; GiB a rank: {memory_line(plan)}{time}"
@@ -59,7 +61,8 @@ def _job(options: Options, ranks: int) -> Job:
 
 
 def _limits(options: Options) -> Limits:
-    limits = Limits(sequence_parallel=TRAINABLE, micro_batch=options.micro_batch)
+    cuts = (options.sequence_parallel,) if options.sequence_parallel else SIZES
+    limits = Limits(sequence_parallel=cuts, micro_batch=options.micro_batch)
     return limits if options.recompute is None else replace(limits, recompute=(options.recompute,))
 
 

@@ -10,8 +10,6 @@ from unity.train.planner.count import Parameters, Product, Sample, Trained, para
 from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, STARTED, USABLE, Gpu
 from unity.train.planner.memory import NUMBERS, Numbers
 
-# sequence-parallel sizes that launchers/train.py can be told; a plan may look further, `--plan auto` may not
-TRAINABLE = (1,)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 CLUSTERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # a difference in seconds that a plan does not know
@@ -208,10 +206,10 @@ class Limits:
 
 
 def choices(job: Job, limits: Limits) -> Iterator[Choice]:
-    """All that divide: heads and GPUs by sequence-parallel sizes, the batch by what is left."""
+    """All that divide: heads, tokens and GPUs by sequence-parallel sizes, the batch by what is left."""
     for size in limits.sequence_parallel:
         parallel, rest = divmod(job.gpus, size)
-        if rest or job.config.num_heads % size or job.batch_size % parallel:
+        if rest or job.config.num_heads % size or job.sample.tokens % size or job.batch_size % parallel:
             continue
         share = job.batch_size // parallel
         for micro in range(1, share + 1) if limits.micro_batch is None else (limits.micro_batch,):
