@@ -6,7 +6,8 @@ import signal
 import struct
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# beside another process of tests, more threads would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jaxtyping
