@@ -9,7 +9,8 @@ import typing
 import pytest
 
 from unity.command import Bounds, check_bounds
-from unity.train.config import parse, to_plain
+from unity.train.config import parse
+from unity.train.config_file import to_plain
 from unity.train.options import Options
 
 

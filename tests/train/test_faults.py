@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from unity.train import folder
-from unity.train.config import parse, read_config
+from unity.train.config import parse
+from unity.train.config_file import read_config
 from unity.train.folder import held
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,8 @@ from unity.model.layouts import LAYOUTS, RELEASE_MODALITIES
 from unity.model.weights import load_model, read_card, save_model
 from unity.train import config as cfg
 from unity.train import loop
-from unity.train.config import parse, read_config, resolve
+from unity.train.config import parse, resolve
+from unity.train.config_file import read_config
 from unity.train.options import SMALL_TIMES
 from unity.train.run import build
 

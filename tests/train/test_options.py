@@ -8,7 +8,8 @@ import pytest
 
 from unity.config import MODELS
 from unity.train import config as cfg
-from unity.train.config import parse, read_config, write_config
+from unity.train.config import parse
+from unity.train.config_file import read_config, write_config
 from unity.train.folder import find_run
 from unity.train.optim import SetOptim, learning_rate, optimizer
 

@@ -10,7 +10,8 @@ import torch
 
 from unity.config import MODELS
 from unity.train import loop
-from unity.train.config import parse, read_config, resolve, write_config
+from unity.train.config import parse, resolve
+from unity.train.config_file import read_config, write_config
 from unity.train.options import Options
 from unity.train.sequence import SequenceGroup, check, tokens
 from unity.train.zero import settings

@@ -24,7 +24,8 @@ from unity.data.shards import read_about
 from unity.model.fp8 import Fp8Config
 from unity.model.weights import load_model
 from unity.train import checkpoint, loop, zero
-from unity.train.config import TrainConfig, read_config, resolve
+from unity.train.config import TrainConfig, resolve
+from unity.train.config_file import read_config
 from unity.train.optim import OptimConfig
 from unity.train.options import Options
 from unity.train.run import build

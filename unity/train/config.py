@@ -1,29 +1,24 @@
 """The complete configuration of a run: from a command line, the machine, the dataset, and the run that goes on."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import tyro
 
 from unity.command import check_bounds
 from unity.config import MODELS, STAGES, ModelConfig
-from unity.files import write_json
 from unity.modality.encodings import OURS
 from unity.modality.table import BUILT_IN, MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
 from unity.train import folder, sequence
+from unity.train.config_file import read_config
 from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.planner.auto import recommended
 from unity.train.world import computes_bf16, device_kind
-
-# settings that older runs did not keep: they spoke our words, adapted and recomputed nothing and cut no sequences
-_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,32 +164,6 @@ def run_folder(options: Options) -> Path:
     return options.out
 
 
-def to_plain(config: Options) -> dict:
-    """As JSON has it."""
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def write_config(config: Options, path: Path) -> None:
-    write_json(path, asdict(config))
-
-
-def read_config(run: Path) -> Options:
-    """The configuration of a run folder, from config.json, else from its newest checkpoint, which carries it too.
-
-    Raises ValueError where neither can be read.
-    """
-    faults = []
-    for content, place in folder.configurations(run):
-        if isinstance(content, str):
-            faults.append(f"{place} {content}")
-            continue
-        try:
-            return _checked(content, place)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            faults.append(f"{place} holds no configuration of this version ({error})")
-    raise ValueError(f"{'; '.join(faults)}; give another --resume, or --init {run}/model for its weights alone")
-
-
 def _resumed(given: Options, resume: Path, ranks: int) -> Options:
     """The settings of the run that `given` resumes, or starts from."""
     if resume == given.out and not folder.checkpoints(resume):
@@ -271,56 +240,3 @@ def _settings_beside_the_launcher() -> Path:
     if not path.is_file():
         raise ValueError("no settings for DeepSpeed are given; --deepspeed launchers/zero3.json names them")
     return path
-
-
-def _checked(content: object, place: Path) -> Options:
-    options = _from_plain(Options, content, "")
-    check_bounds(options)
-    return options
-
-
-def _from_plain(kind: Any, value: Any, name: str) -> Any:
-    """JSON's value as the type that a field is declared with; raises ValueError where it is none."""
-    if is_dataclass(kind):
-        return _dataclass(kind, value, name)
-    parts = [part for part in get_args(kind) if part is not type(None)]
-    if get_origin(kind) is Literal:
-        _must(value in parts, name, value)
-        return value
-    if type(None) in get_args(kind):
-        return None if value is None else _from_plain(parts[0], value, name)
-    if get_origin(kind) is dict:
-        _must(isinstance(value, dict) and all(isinstance(item, str) for item in value.values()), name, value)
-        return value
-    if get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis:
-        _must(isinstance(value, list), name, value)
-        return tuple(_from_plain(get_args(kind)[0], item, name) for item in value)
-    if get_origin(kind) is tuple:
-        _must(isinstance(value, list) and len(value) == len(parts), name, value)
-        return tuple(_from_plain(part, item, name) for part, item in zip(parts, value, strict=True))
-    if kind is Path:
-        _must(isinstance(value, str), name, value)
-        return Path(value)
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float:
-        right = number or isinstance(value, float) and math.isfinite(value)
-    else:
-        right = number if kind is int else isinstance(value, kind)
-    _must(right, name, value)
-    return value
-
-
-def _dataclass(kind: Any, value: Any, name: str) -> Any:
-    _must(isinstance(value, dict), name or "it", value)
-    known = {f.name for f in fields(kind)}
-    if unknown := value.keys() - known:
-        raise ValueError(f"unknown settings {sorted(unknown)}; it is of another version")
-    if missing := known - value.keys() - _LATER:
-        raise ValueError(f"it lacks {sorted(missing)}")
-    hints = get_type_hints(kind)
-    return kind(**{key: _from_plain(hints[key], entry, key) for key, entry in value.items()})
-
-
-def _must(right: object, name: str, value: Any) -> None:
-    if not right:
-        raise ValueError(f"{name} is {str(value)[:80]!r}")

@@ -14,7 +14,8 @@ from unity.model import fp8
 from unity.model.heritage import heritage
 from unity.model.lora import peft_config
 from unity.train import sequence
-from unity.train.config import TrainConfig, recipe, resolve, run_folder, write_config
+from unity.train.config import TrainConfig, recipe, resolve, run_folder
+from unity.train.config_file import write_config
 from unity.train.folder import held
 from unity.train.metrics import Journal
 from unity.train.options import MACHINES, SIMULATED, Options

@@ -24,7 +24,8 @@ from unity.model.stored import model_folder
 from unity.model.weights import check_fit, open_weights, read_card, save_model
 from unity.tasks import TASKS
 from unity.train import checkpoint, folder, sequence, zero
-from unity.train.config import TrainConfig, to_plain
+from unity.train.config import TrainConfig
+from unity.train.config_file import to_plain
 from unity.train.ema import Ema
 from unity.train.optim import optimizer
 from unity.train.recompute import recompute
