@@ -16,6 +16,7 @@ MAY = {
     "unity.files": set(),
     "unity.command": set(),
     "unity.extras": set(),
+    "unity.typed": set(),
     "unity.results": {"unity.files"},
     "unity.modality": set(),
     "unity.tasks": set(),
@@ -33,6 +34,7 @@ MAY = {
     "unity.answer": {"unity"},
     "unity.plan": {"unity"},
     "unity.request": set(),
+    "unity.jobs": {"unity"},
     "unity.canvas": set(),
     "unity.evaluate": {"unity"},
     "unity.apps": {"unity"},
@@ -44,11 +46,11 @@ MAY = {
 # all of the package may import these, but for the kernels, which are torch and triton alone
 EVERYWHERE = {"unity.files", "unity.command", "unity.extras"}
 # these may import what the row above allows, but never these parts
-BUILT_ON_INFERENCE = ("infer", "plan", "answer", "evaluate", "report", "apps")
+BUILT_ON_INFERENCE = ("infer", "jobs", "plan", "answer", "evaluate", "report", "apps")
 NEVER = {f"unity.{name}": {"unity.train"} for name in BUILT_ON_INFERENCE}
 OUTSIDE = {"launchers", "benchmarks", "tests"}
 # inference and what is built on it start without these, also indirectly: they are not in the core install
-LIGHT = ("infer", "generate", "evaluate", "report", "apps")
+LIGHT = ("infer", "jobs", "generate", "evaluate", "report", "apps")
 HEAVY = (
     "unity.train",
     "unity.data.simulate",
