@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from unity.config import ModelConfig
 from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
+from unity.model.layout import Layout
 from unity.model.layouts import to_diffusers, to_wan
 from unity.model.weights import load_model, read_card, save_model
 
@@ -65,9 +66,9 @@ def release_velocities(base, state, rgb, aux, time, modality, caption, prompt):
     tokens = F.linear(conv.flatten(2).transpose(1, 2), state["flow_in.weight"], state["flow_in.bias"])
     tokens = tokens + state[f"modality_embeddings.{name}"]
     embed, model.patch_embedding = model.patch_embedding, None
-    both = iter([embed(rgb), tokens])
+    both = iter([embed(rgb, Layout((3, 2, 3))), tokens])
     model.patch_embedding = torch.nn.Module()
-    model.patch_embedding.forward = lambda latent: next(both)
+    model.patch_embedding.forward = lambda latent, layout: next(both)
     model.head_aux.weight.copy_(state["flow_head.head.weight"].expand_as(model.head_aux.weight))
     model.head_aux.bias.copy_(state["flow_head.head.bias"].expand_as(model.head_aux.bias))
     model.head_aux.modulation.table.copy_(state["flow_head.modulation"].expand_as(model.head_aux.modulation.table))

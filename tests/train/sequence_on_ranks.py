@@ -258,7 +258,7 @@ CHECKS = (
     check_sequence_resume,
 )
 
-QUICK = (check_sequence_gradients, check_sequence_adamw, check_sequence_group)
+QUICK = (check_sequence_gradients,)
 
 
 def main(data: Path, folder: Path) -> None:

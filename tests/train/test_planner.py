@@ -36,6 +36,8 @@ WORDS, ALL = 9, Trained()
 MEASURED = json.loads((ROOT / "benchmarks/results/block_bench_cuda.json").read_text())
 OURS = [row for row in MEASURED["rows"] if row["contestant"].startswith("unity")]
 
+pytestmark = pytest.mark.usefixtures("plain_linear")
+
 
 def counted(config: ModelConfig, frames: int, side: int) -> Sample:
     """Of a latent of that many frames and places a side."""

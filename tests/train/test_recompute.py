@@ -31,6 +31,8 @@ VARIANTS = {
     "fp8 lora": (LORA, Fp8Config()),
 }
 
+pytestmark = pytest.mark.usefixtures("plain_linear")
+
 
 def made(name: str, shape: str = "wan", variant: str = "fp32", layers: int = LAYERS) -> UnityDiT:
     torch.manual_seed(0)
@@ -206,6 +208,7 @@ def test_a_run_that_goes_on_with_another_kind_ends_in_the_same_bits(world, datas
     assert all(torch.equal(value, unbroken[name]) for name, value in found.items())
 
 
+@pytest.mark.slow
 def test_compiled():
     """A process of its own: shape checks would break the graph."""
     run = subprocess.run([sys.executable, HERE / "recompute_compiled.py"], capture_output=True, text=True)

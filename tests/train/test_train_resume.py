@@ -89,7 +89,7 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16", "fp8"])
 def test_resumed_run_equals_the_unbroken_one(finished, world, tmp_path, precision):
     """Pictures exchange weights and average, and must leave no trace either: only one of the runs draws them."""
     unbroken = finished(precision)

@@ -103,6 +103,7 @@ def test_gradients_of_any_layout():
         torch.testing.assert_close(ours, truth, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_node_under_compile(traces):
     q, key, value, bias = inputs_of(1, 5, 1, 64, 3)
     inputs, weight = [x.detach().contiguous() for x in (q, key, value)], torch.randn(64)

@@ -105,6 +105,7 @@ def test_a_row_of_zeros_in_eight_bits():
     assert quantized.values.float().eq(0).all() and quantized.scale.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_one_node_under_compile(op, traces):
     traces(OPS[op][0], rows_and_tables(op, 2, 3, 40))

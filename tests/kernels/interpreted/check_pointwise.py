@@ -40,6 +40,7 @@ def test_flow_noise(shape, dtype, agree):
     agree(noising.flow_noise, reference.flow_noise, inputs)
 
 
+@pytest.mark.slow
 def test_one_node_under_compile(traces):
     traces(noising.flow_noise, [torch.randn(1, 2, 16), torch.randn(1, 2, 16), torch.rand(1, 2)])
 

@@ -77,6 +77,7 @@ def test_in_place_has_the_bits_of_new_tensors(case, dtype):
         qk_norm_rope(q.requires_grad_(), k, *weights, case[1], inplace=True)
 
 
+@pytest.mark.slow
 def test_one_node_under_compile(traces):
     rotary = Rotary((1, 2, 2), 2, 2)
     traces(lambda *x: qk_norm_rope(*x, rotary), [x.detach() for x in inputs_of(1, rotary, 24)])
