@@ -65,10 +65,12 @@ class Journal:
     """A line for each job that ended: what was asked, and `done` or why not. A torn last line counts as none."""
 
     def __init__(self, path: Path):
-        self.path, self._done = path, {}
+        self.path, self._done, self._torn = path, {}, False
         # of other shares, too: jobs may be shared out anew
         for other in sorted(path.parent.glob("journal*.jsonl")):
-            for line in other.read_text(errors="replace").splitlines():
+            text = other.read_text(errors="replace")
+            self._torn |= other == path and not text.endswith("\n")
+            for line in text.splitlines():
                 self._read(line)
 
     def has(self, job: Job) -> bool:
@@ -79,11 +81,10 @@ class Journal:
     def add(self, job: Job, asked: dict, why: str | None, seconds: float) -> None:
         """`why` it failed, or None."""
         entry = {"name": job.name, "done": why is None, "why": why, "seconds": round(seconds, 1), **asked}
-        line = json_text(entry, indent=None) + "\n"
-        with self.path.open("a+") as file:
-            file.seek(0)
-            torn = (text := file.read()) and not text.endswith("\n")
-            file.write("\n" * bool(torn) + line)
+        line = "\n" * self._torn + json_text(entry, indent=None) + "\n"
+        with self.path.open("a") as file:
+            file.write(line)
+        self._torn = False
 
     def _read(self, line: str):
         try:
