@@ -35,6 +35,7 @@ MAY = {
     "unity.plan": {"unity"},
     "unity.request": set(),
     "unity.jobs": {"unity"},
+    "unity.windows": {"unity.modality"},
     "unity.canvas": set(),
     "unity.evaluate": {"unity"},
     "unity.apps": {"unity"},

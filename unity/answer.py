@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +16,13 @@ from unity.command import say
 from unity.data.film import Film, picture_name, read_film
 from unity.data.video import write_video
 from unity.generate import Footage, Frames, Generator, encode, generate, load_generator
+from unity.modality.base import Constants, Modality
 from unity.modality.exports import exports
 from unity.plan import Plan, card_of, lora_of, plan_request
 from unity.report.strip import labelled_strip
 from unity.request import SHIPPED, Request
 from unity.sampler import Sampling
+from unity.windows import join, places
 
 # frame rate where no video gives one
 FPS = 16.0
@@ -44,6 +46,17 @@ class Result:
     record: dict
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A stream as it is written; a sampled modality with its row, its values, and what its video decodes by."""
+
+    name: str
+    video: Video
+    row: Modality | None = None
+    values: np.ndarray | None = None
+    constants: Constants = field(default_factory=dict)
+
+
 def answer(
     request: Request,
     generator: Generator | None = None,
@@ -62,31 +75,28 @@ def answer(
     )
     tell(_about(generator))
     tell(f"{plan.task}, {', '.join(plan.modalities)}: {_effort(plan)}")
-    video = _sample(plan, film, generator, watch)
-    return _write(plan, generator, video, _record(plan, film, generator))
+    starts = places(plan.frames if film is None else len(film.frames), plan.window)
+    clips = _sample(plan, film, starts, generator, watch)
+    record = _record(plan, film, starts, generator)
+    return _write(plan, record, _seen(plan, film, clips, starts, generator))
 
 
 def _film(plan: Plan) -> Film | None:
     if plan.facts is None:
         return None
     kind = "rgb" if plan.task == "estimate" else plan.request.modality
-    film = read_film(plan.facts, plan.frames, plan.canvas.picture, kind, whole=not plan.request.size)
+    frames = None if plan.request.every_frame else plan.frames
+    film = read_film(plan.facts, frames, plan.canvas.picture, kind, whole=not plan.request.size)
     for note in film.notes:
         say(f"infer: {picture_name(plan.facts.path)}: {note}")
     return film
 
 
-def _sample(plan: Plan, film: Film | None, generator: Generator, watch: Watch | None) -> dict[str, Video]:
-    """RGB and the modalities, one after the other; RGB that is given is encoded once for all of them."""
-    request = plan.request
-    given: dict[str, Any] = {}
-    if film is not None:
-        padded = plan.canvas.pad(film.frames)
-        row, ratio = generator.card.modality(plan.modalities[0]), 1 / plan.canvas.widening
-        given = {"rgb": padded[None]} if plan.task == "estimate" else {"aux": row.redrawn(padded, ratio)[None]}
-    if "rgb" in given:
-        given["rgb_latent"] = encode(generator, given["rgb"], "rgb")
-    footage = Footage(**given, frames=plan.frames, size=plan.canvas.model)
+def _sample(
+    plan: Plan, film: Film | None, starts: list[int], generator: Generator, watch: Watch | None
+) -> list[dict[str, Video]]:
+    """RGB and the modalities of each window."""
+    request, clips = plan.request, []
     sampling = Sampling(
         steps=request.steps,
         sampler=request.sampler,
@@ -94,29 +104,70 @@ def _sample(plan: Plan, film: Film | None, generator: Generator, watch: Watch | 
         guidance=plan.guidance,
         seed=request.seed,
     )
-
-    def named(videos: tuple[np.ndarray, ...], modality: str) -> dict[str, Video]:
-        video = {name: plan.canvas.crop(one[0]) for name, one in zip(("rgb", modality), videos, strict=True)}
-        if film is not None:
-            # as it came, not padded, redrawn and back
-            video |= {name: film.frames for name in video if plan.streams[name] == "given"}
-        return video
-
-    sampled: dict[str, Video] = {}
     steps, done = len(sampling.times()) - 1, 0
     # closed before anything is said about what went wrong
-    with tqdm(total=steps * len(plan.modalities), desc="sampling", unit="step") as bar:
+    with tqdm(total=steps * len(plan.modalities) * len(starts), desc="sampling", unit="step") as bar:
 
-        def step(name: str, number: int, draw: Callable[[], tuple[Frames, Frames]]) -> None:
+        def step(named: Callable, number: int, draw: Callable[[], tuple[Frames, Frames]]) -> None:
             bar.update()
             if watch is not None:
-                watch(done + number, lambda: named(draw(), name))
+                watch(done + number, lambda: named(draw()))
 
-        for name in plan.modalities:
-            drawn = generate(generator, plan.task, name, [plan.prompt], footage, sampling, partial(step, name))
-            sampled |= named(drawn, name)
-            done += steps
-    return sampled
+        for start in starts:
+            frames, clip = None if film is None else film.frames[start : start + plan.window], {}
+            footage = _footage(plan, frames, generator)
+            for name in plan.modalities:
+                named = partial(_named, plan, frames, name)
+                given = (plan.task, name, [plan.prompt], footage, sampling, partial(step, named))
+                clip |= named(generate(generator, *given))
+                done += steps
+            clips.append(clip)
+    return clips
+
+
+def _footage(plan: Plan, frames: Video | None, generator: Generator) -> Footage:
+    """What a clip starts from; RGB that is given is encoded once for all modalities."""
+    given: dict[str, Any] = {}
+    if frames is not None:
+        padded = plan.canvas.pad(frames)
+        row, ratio = generator.card.modality(plan.modalities[0]), 1 / plan.canvas.widening
+        given = {"rgb": padded[None]} if plan.task == "estimate" else {"aux": row.redrawn(padded, ratio)[None]}
+    if "rgb" in given:
+        given["rgb_latent"] = encode(generator, given["rgb"], "rgb")
+    return Footage(**given, frames=plan.window, size=plan.canvas.model)
+
+
+def _named(plan: Plan, frames: Video | None, modality: str, videos: tuple[Frames, Frames]) -> dict[str, Video]:
+    """One clip by its streams, in the size of the picture."""
+    video = {name: plan.canvas.crop(one[0]) for name, one in zip(("rgb", modality), videos, strict=True)}
+    if frames is not None:
+        # as it came, not padded, redrawn and back
+        video |= {name: frames for name in video if plan.streams[name] == "given"}
+    return video
+
+
+def _seen(
+    plan: Plan, film: Film | None, clips: list[dict[str, Video]], starts: list[int], generator: Generator
+) -> list[Seen]:
+    """RGB, then the modalities, with the values of those that were sampled, by the width that the model sees."""
+    canvas, seen = plan.canvas, []
+    for name in clips[0]:
+        videos = [clip[name] for clip in clips]
+        if name == "rgb" or plan.streams[name] == "given":
+            whole = videos[0] if film is None or plan.streams[name] != "given" else film.frames
+            seen.append(Seen(name=name, video=whole))
+            continue
+        row = generator.card.modality(name)
+        values = [row.decode(video, row.unknown_constants(*canvas.model)) for video in videos]
+        if len(clips) == 1:
+            drawn, constants = row.redrawn(videos[0], canvas.widening), row.unknown_constants(*canvas.picture)
+            seen.append(Seen(name=name, video=drawn, row=row, values=values[0], constants=constants))
+            continue
+        joined = join(row, values, starts)
+        constants = row.constants(joined, canvas.picture)
+        video = row.encode(joined, constants)
+        seen.append(Seen(name=name, video=video, row=row, values=joined, constants=constants))
+    return seen
 
 
 def _about(generator: Generator) -> str:
@@ -130,13 +181,14 @@ def _effort(plan: Plan) -> str:
     height, width = plan.canvas.picture
     passes = "one pass over both" if plan.guidance.batched else "two evaluations a step"
     guided = f"guidance {plan.guidance.scale:g}, {passes}" if plan.guidance.active else "no guidance"
+    frames = f"{plan.frames} frames" + f" in windows of {plan.window}" * (plan.frames > plan.window)
     return (
-        f"{plan.frames} frames of {height}x{width}, {plan.request.steps} steps of {plan.request.sampler}, "
+        f"{frames} of {height}x{width}, {plan.request.steps} steps of {plan.request.sampler}, "
         f"{guided}, seed {plan.request.seed}"
     )
 
 
-def _record(plan: Plan, film: Film | None, generator: Generator) -> dict:
+def _record(plan: Plan, film: Film | None, starts: list[int], generator: Generator) -> dict:
     """What was run, as run.json keeps it: nothing in it differs between two equal runs."""
     request, card = plan.request, generator.card
     inputs = {name: str(getattr(request, name)) for name in ("video", "condition") if getattr(request, name)}
@@ -147,7 +199,8 @@ def _record(plan: Plan, film: Film | None, generator: Generator) -> dict:
         "prompt": plan.prompt,
         "inputs": inputs,
         "source": source,
-        "frames": plan.frames,
+        "frames": plan.frames if film is None else len(film.frames),
+        "windows": {"frames": plan.window, "begin": starts} if len(starts) > 1 else None,
         "size": plan.canvas.picture,
         "model_size": plan.canvas.model,
         "fps": film.fps if film else FPS,
@@ -165,27 +218,28 @@ def _record(plan: Plan, film: Film | None, generator: Generator) -> dict:
     }
 
 
-def _write(plan: Plan, generator: Generator, video: dict[str, Video], record: dict) -> Result:
+def _write(plan: Plan, record: dict, seen: list[Seen]) -> Result:
     """Videos, values, one picture and the record, in a folder that changes when all of it is whole."""
-    fps, values, canvas = record["fps"], {}, plan.canvas
-    sampled = [generator.card.modality(name) for name in plan.modalities if plan.streams[name] == "sampled"]
-    for row in sampled:
-        # by the width that the model sees; files are drawn by their own
-        values[row.name] = row.decode(video[row.name], row.unknown_constants(*canvas.model))
-        video = video | {row.name: row.redrawn(video[row.name], canvas.widening)}
-    rows = {f"{name}, {plan.streams[name]}": frames for name, frames in video.items()}
+    fps, strips, values = record["fps"], {}, {}
     with plan.results.writing(record) as folder:
-        for name, frames in video.items():
-            write_video(frames, folder / f"{name}.mp4", fps)
-        for row in sampled:
-            row.save(values[row.name], folder / row.name, fps)
-            for kind in exports(plan.request.also, row.name):
-                kind.write(values[row.name], folder / row.name)
-            drawn = row.picture(values[row.name], row.unknown_constants(*canvas.picture))
-            rows[f"{row.name}, the values read from it"] = drawn
-        labelled_strip(rows).save(folder / "picture.png")
-    first = values.get(plan.modalities[0])
+        for one in seen:
+            write_video(one.video, folder / f"{one.name}.mp4", fps)
+            strips[f"{one.name}, {plan.streams[one.name]}"] = one.video
+        for one in seen:
+            if one.row is None or one.values is None:
+                continue
+            values[one.name] = one.values
+            one.row.save(one.values, folder / one.name, fps)
+            for kind in exports(plan.request.also, one.name):
+                kind.write(one.values, folder / one.name)
+            strips[f"{one.name}, the values read from it"] = one.row.picture(one.values, one.constants)
+        labelled_strip(strips).save(folder / "picture.png")
     results = plan.results
     return Result(
-        folder=results.path, files=results.files(), video=video, values=first, values_of=values, record=record
+        folder=results.path,
+        files=results.files(),
+        video={one.name: one.video for one in seen},
+        values=values.get(plan.modalities[0]),
+        values_of=values,
+        record=record,
     )

@@ -37,6 +37,8 @@ class Plan:
     task: str
     prompt: str
     frames: int
+    # how many the model takes at once; fewer than all where they come in windows
+    window: int
     canvas: Canvas
     facts: Facts | None
     results: Results
@@ -59,11 +61,12 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     request, task, out = _complete(request)
     request = replace(request, **vars(card.schedule(task).asked(request.steps, request.shift)))
     facts = look(path) if (path := request.video or request.condition) else None
-    frames = request.frames or _most_frames(facts, card)
+    window = request.frames or _most_frames(facts, card)
+    frames = facts.frames if request.every_frame and facts else window
     canvas = exactly(request.size) if request.size else _whole(facts, card)
     modalities = _modalities(request)
     for modality in modalities:
-        check_request(card, modality, frames, canvas.model)
+        check_request(card, modality, window, canvas.model)
     if facts is not None and facts.frames < frames:
         raise ValueError(
             f"{picture_name(facts.path)} has {facts.frames} frames, {frames} are wanted; ask for 1 to "
@@ -76,6 +79,7 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
         task=task,
         prompt=prompt,
         frames=frames,
+        window=window,
         canvas=canvas,
         facts=facts,
         results=Results(out, "unity.infer", "run.json"),
@@ -110,6 +114,10 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         request = replace(request, prompt=None)
     if task != "estimate" and len(_modalities(request)) > 1:
         raise ValueError(f"several modalities at once are for estimates; give one --modality for {task}")
+    if request.every_frame and task != "estimate":
+        raise ValueError("--every-frame is for estimates; a new video has as many frames as --frames says")
+    if request.every_frame and request.frames:
+        raise ValueError("--every-frame takes all frames, --frames so many; leave one of them out")
     out = request.out or Path("runs/infer") / "-".join((*_modalities(request), task))
     return replace(request, out=out), task, out
 

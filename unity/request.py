@@ -55,6 +55,9 @@ class Request:
     # how many, 4k+1, spread evenly in time over the whole video; by default what the checkpoint was trained on, or
     # as many as a shorter video has
     frames: Annotated[int | None, whole(1, 65535)] = None
+    # estimate every frame of the video instead, in overlapping windows of as many as the checkpoint was trained
+    # on; all of them are held in memory at the size that the model sees
+    every_frame: bool = False
     # height and width in pixels, cut from the centre of a video; by default its whole frame at its own aspect,
     # with about as many pixels as the checkpoint was trained on
     size: tuple[Annotated[int, whole(1, 16384)], Annotated[int, whole(1, 16384)]] | None = None

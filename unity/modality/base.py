@@ -58,6 +58,9 @@ class Modality:
         decode(video, constants)      values again, up to rounding (densepose: U = V = 0)
         picture(values, constants)    uint8 [t, h, w, 3] for people to look at
         save(values, stem, fps)       writes the values beside `stem`, returns the paths; whole files or none
+        agree(earlier, later)         values of a later clip in the terms of an earlier one, of which `earlier` is
+                                      what both show: the first frames of `later`
+        mix(a, b, weight)             values between two of the same frame, all of `b` at weight 1
         score(prediction, truth)      numbers by name, of the values of one clip; NaN where the truth defines none
     """
 
@@ -88,6 +91,9 @@ class Modality:
     decode: Callable[[Video, Constants], np.ndarray]
     picture: Callable[[np.ndarray, Constants], Video]
     save: Callable[[np.ndarray, Path, float], list[Path]]
+    # of clips that overlap (unity.windows); None: nothing to agree on, and nothing in between
+    agree: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    mix: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
     # (one picture, ratio) → its colours where the whole is 1/ratio as wide, cut or padded; None: they are the same
     redraw: Callable[[Picture, float], Picture] | None = None
     score: Callable[[np.ndarray, np.ndarray], dict[str, float]]

@@ -126,6 +126,26 @@ def gradient(rgb: Video | None, truth: Depth) -> Depth:
     return np.broadcast_to(1 / disparity[:, None], truth.shape)
 
 
+def agree(earlier: Float32[np.ndarray, "shared h w"], later: Depth) -> Depth:
+    """One scale and one shift of the later clip's inverse depth, least squares over what both see."""
+    inverse, wanted = 1 / later, 1 / earlier
+    seen = (inverse[: len(earlier)] > 0) & (wanted > 0)
+    if not seen.any():
+        return later
+    x, y = inverse[: len(earlier)][seen].astype(np.float64), wanted[seen].astype(np.float64)
+    scale = ((x - x.mean()) * (y - y.mean())).sum() / max(np.square(x - x.mean()).sum(), 1e-300)
+    # where the two tell opposite shapes, or none, their means are all that can agree
+    scale, shift = (scale, y.mean() - scale * x.mean()) if scale > 0 else (y.mean() / x.mean(), 0.0)
+    fitted = np.maximum(scale * inverse + shift, 1e-3 * y.min())
+    return np.where(inverse > 0, 1 / fitted, np.inf).astype(np.float32)
+
+
+def mix(a: Depth, b: Depth, weight: Float32[np.ndarray, "t 1 1"]) -> Depth:
+    """Of inverse depth, which sky has too: 0."""
+    inverse = 1 / a + weight * (1 / b - 1 / a)
+    return np.divide(1, inverse, out=np.full_like(a, np.inf), where=inverse > 0)
+
+
 DEPTH = Modality(
     name="depth",
     type_prompt="a depth map, near surfaces bright and far ones dark",
@@ -138,6 +158,8 @@ DEPTH = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    agree=agree,
+    mix=mix,
     score=score,
     measures={
         "abs_rel": Measure(words="AbsRel", more=False),

@@ -157,6 +157,11 @@ def classical(rgb: Video, truth: Flow) -> Flow:
     return np.stack([*maps[:1], *maps]) if maps else trivial(rgb, truth)
 
 
+def mix(a: Flow, b: Flow, weight: Float32[np.ndarray, "t 1 1 1"]) -> Flow:
+    """Of the two vectors."""
+    return a + weight * (b - a)
+
+
 FLOW = Modality(
     name="flow",
     type_prompt="an optical flow map, hue for direction and saturation for speed",
@@ -172,6 +177,7 @@ FLOW = Modality(
     picture=picture,
     save=save,
     redraw=redraw,
+    mix=mix,
     score=score,
     measures={
         "epe": Measure(words="EPE, pixels", more=False),

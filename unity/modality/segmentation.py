@@ -79,6 +79,24 @@ def trivial(rgb: Video | None, truth: Labels) -> Labels:
     return np.zeros_like(truth)
 
 
+def agree(earlier: UInt8[np.ndarray, "shared h w"], later: Labels) -> Labels:
+    """The later clip's instances under the numbers of the earlier ones that they cover best in what both show.
+
+    New ones get numbers that the shared frames do not use, and when those run out, any.
+    """
+    gain = iou_table(later[: len(earlier)], earlier)[1:, 1:]
+    rows, columns = best_pairs(gain)
+    number = {int(c) + 1: int(r) + 1 for r, c in zip(rows, columns, strict=True) if gain[r, c] > 0}
+    taken = {*number.values(), *np.unique(earlier).tolist()}
+    free = [label for label in range(1, INSTANCES + 1) if label not in taken]
+    free += [label for label in range(1, INSTANCES + 1) if label not in free and label not in number.values()]
+    new = iter(free)
+    table = np.zeros(256, np.uint8)
+    for label in np.unique(later[later > 0]).tolist():
+        table[label] = number[label] if label in number else next(new)
+    return table[later]
+
+
 SEGMENTATION = Modality(
     name="segmentation",
     type_prompt="an instance segmentation, one flat colour for every object",
@@ -92,6 +110,7 @@ SEGMENTATION = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    agree=agree,
     score=score,
     measures={
         "miou": Measure(words="mIoU", more=True),

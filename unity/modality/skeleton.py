@@ -131,6 +131,29 @@ def trivial(rgb: Video | None, truth: People) -> Found:
     return np.zeros_like(truth[:, :0])
 
 
+def agree(
+    earlier: Float32[np.ndarray, "shared p 18 3"], later: Float32[np.ndarray, "t found 18 3"]
+) -> Float32[np.ndarray, "t places 18 3"]:
+    """The later clip's people at the places of the earlier ones that most of their joints are near to.
+
+    New ones take places that nobody is seen at in the shared frames, then places of their own behind them.
+    """
+    shared = later[: len(earlier)]
+    near = np.sum([_hits(*frames, 0.5) for frames in zip(shared, earlier, strict=True)], axis=0)
+    rows, columns = best_pairs(near)
+    place = {int(c): int(r) for r, c in zip(rows, columns, strict=True) if near[r, c] > 0}
+    empty = [p for p in range(earlier.shape[1]) if not (earlier[:, p, :, 2] > 0.5).any()]
+    free = iter(
+        [p for p in empty if p not in place.values()] + [earlier.shape[1] + p for p in range(later.shape[1])]
+    )
+    place |= {person: next(free) for person in range(later.shape[1]) if person not in place}
+    count = max([earlier.shape[1], *(p + 1 for p in place.values())])
+    placed = np.zeros((len(later), count, *later.shape[2:]), np.float32)
+    for person, where in place.items():
+        placed[:, where] = later[:, person]
+    return placed
+
+
 SKELETON = Modality(
     name="skeleton",
     type_prompt="human skeletons, coloured joints and limbs on black",
@@ -144,6 +167,7 @@ SKELETON = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    agree=agree,
     score=score,
     measures={
         "pck": Measure(words="PCK@0.1", more=True),

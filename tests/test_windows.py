@@ -1,0 +1,197 @@
+"""Films longer than a clip: windows that cover them, and values that pass the seams unseen."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unity.config import MODELS
+from unity.data.video import read_video, write_video
+from unity.generate import load_generator
+from unity.infer import infer
+from unity.modality.table import MODALITIES
+from unity.model.card import ModelCard
+from unity.model.dit import UnityDiT
+from unity.model.weights import save_model
+from unity.request import Request
+from unity.windows import join, places
+
+FRAMES, WINDOW = 40, 17
+STARTS = places(FRAMES, WINDOW)
+
+
+@pytest.mark.parametrize("frames", [17, 18, 29, 30, 40, 41, 100])
+@pytest.mark.parametrize("window", [5, 9, 17])
+def test_windows_cover_all_frames_and_share_a_third(frames, window):
+    starts = places(frames, window)
+    assert starts[0] == 0 and starts[-1] + window == frames
+    steps = np.diff(starts)
+    assert ((steps > 0) & (window - steps >= max(1, window // 3))).all()
+
+
+def test_what_cannot_be_windows_is_refused():
+    with pytest.raises(ValueError, match="4 frames are fewer than the 5"):
+        places(4, 5)
+    with pytest.raises(ValueError, match="cannot overlap"):
+        places(3, 1)
+
+
+def cut(values: np.ndarray) -> list[np.ndarray]:
+    return [values[start : start + WINDOW].copy() for start in STARTS]
+
+
+def jumps(values: np.ndarray) -> tuple[float, float]:
+    """Mean change from frame to frame into the seams and their middles, and elsewhere."""
+    change = np.abs(np.diff(values.astype(np.float64), axis=0)).reshape(len(values) - 1, -1).mean(1)
+    ends = [a + WINDOW for a in STARTS[:-1]]
+    seams = sorted({t for b, e in zip(STARTS[1:], ends, strict=True) for t in range(b, e + 1)})
+    rest = [t for t in range(len(change)) if t + 1 not in seams]
+    return change[[t - 1 for t in seams if t <= len(change)]].max(), change[rest].max()
+
+
+def scene() -> np.ndarray:
+    """A ball that comes nearer in front of a floor and a sky."""
+    t, y, x = np.mgrid[:FRAMES, :32, :48].astype(np.float32)
+    depth = np.where(y < 8, np.inf, 40 / (y - 6.0))
+    ball = (y - 20) ** 2 + (x - 8 - 0.7 * t) ** 2 < (4 + 0.1 * t) ** 2
+    return np.where(ball, 3 - 0.03 * t, depth).astype(np.float32)
+
+
+def relative(depth: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """As a model tells it: inverse depth at a scale and a shift of its own, to 1%."""
+    inverse = random.uniform(0.3, 3) / depth
+    inverse = np.where(inverse > 0, inverse * (1 + 0.01 * random.standard_normal(depth.shape)), 0)
+    shifted = inverse + (inverse > 0) * random.uniform(0, 0.2)
+    return np.divide(1, shifted, out=np.full_like(shifted, np.inf), where=shifted > 0).astype(np.float32)
+
+
+def test_depth_keeps_one_scale():
+    truth, random, row = scene(), np.random.default_rng(0), MODALITIES["depth"]
+    clips = [relative(clip, random) for clip in cut(truth)]
+    joined = join(row, clips, STARTS)
+    assert joined.shape == truth.shape and joined.dtype == np.float32
+    assert (np.isinf(joined) == np.isinf(truth)).all()
+    assert row.score(joined, truth)["abs_rel"] < 0.02
+    apart = join(replace(row, agree=None), clips, STARTS)
+    assert row.score(apart, truth)["abs_rel"] > 0.1
+    seam, elsewhere = jumps(1 / joined)
+    worse, _ = jumps(1 / apart)
+    assert seam < 1.3 * elsewhere and worse > 3 * seam
+
+
+@pytest.mark.parametrize("earlier", ["flat", "sky", "opposite"])
+def test_depth_that_cannot_be_fitted_stays_depth(earlier):
+    later = scene()[:WINDOW]
+    shared = {"flat": np.full_like(later, 2), "sky": np.full_like(later, np.inf), "opposite": later[:, ::-1]}
+    with np.errstate(all="raise"):
+        agreed = MODALITIES["depth"].agree(np.ascontiguousarray(shared[earlier][:5]), later)
+    assert agreed.shape == later.shape and (agreed > 0).all() and (np.isinf(agreed) == np.isinf(later)).all()
+
+
+def test_flow_is_never_the_repeated_map():
+    truth = np.random.default_rng(1).normal(size=(FRAMES, 8, 8, 2)).astype(np.float32)
+    truth[0] = truth[1]
+    clips = cut(truth)
+    for clip in clips:
+        clip[0] = clip[1]
+    np.testing.assert_allclose(join(MODALITIES["flow"], clips, STARTS), truth, atol=1e-6)
+
+
+def test_instances_keep_their_numbers():
+    """Also of one that comes later, while another leaves."""
+    t, y, x = np.mgrid[:FRAMES, :32, :48]
+    truth = np.where((x < 10) & (t < 26), 1, 0) + np.where((x > 20) & (x < 30), 2, 0)
+    truth = (truth + np.where((x > 40) & (t > 28), 3, 0)).astype(np.uint8)
+    random, clips = np.random.default_rng(2), []
+    for clip in cut(truth):
+        numbers = np.concatenate(([0], 1 + random.permutation(12))).astype(np.uint8)
+        clips.append(numbers[clip])
+    joined = join(MODALITIES["segmentation"], clips, STARTS)
+    pairs = {(int(a), int(b)) for a, b in zip(truth.ravel(), joined.ravel(), strict=True)}
+    assert len(pairs) == 4 and (0, 0) in pairs and len({b for _, b in pairs}) == 4
+    # and with other instances than the palette has left, none is lost
+    full = (1 + (np.mgrid[:WINDOW, :24, :2][1] // 2)).astype(np.uint8)
+    agreed = MODALITIES["segmentation"].agree(np.roll(full[:5], 1, axis=1), full)
+    assert len(np.unique(agreed)) == 12 and agreed.min() == 1
+
+
+def test_people_keep_their_places():
+    random = np.random.default_rng(3)
+    base = random.uniform(20, 60, (3, 18, 2)) + 200 * np.arange(3)[:, None, None]
+    points = base + random.normal(0, 1, (FRAMES, 1, 1, 2)).cumsum(0)
+    truth = np.concatenate((points, np.ones((*points.shape[:3], 1))), -1).astype(np.float32)
+    # the third comes late, and the first leaves
+    truth[:20, 2, :, 2] = truth[34:, 0, :, 2] = 0
+    clips = []
+    for clip in cut(truth):
+        there = [p for p in random.permutation(3) if clip[:, p, :, 2].any()]
+        clips.append(clip[:, there])
+    joined = join(MODALITIES["skeleton"], clips, STARTS)
+    assert joined.shape == truth.shape
+    places_of = [next(p for p in range(3) if (joined[:, p, :, 2] == truth[:, q, :, 2]).all()) for q in range(3)]
+    assert sorted(places_of) == [0, 1, 2]
+    seen = truth[..., 2] > 0
+    np.testing.assert_array_equal(joined[:, places_of][seen], truth[seen])
+
+
+def test_labels_change_in_the_middle_of_what_is_shared():
+    row = replace(MODALITIES["densepose"])
+    clips = [np.full((WINDOW, 4, 4, 3), number, np.float32) for number in range(len(STARTS))]
+    joined = join(row, clips, STARTS)[:, 0, 0, 0]
+    assert len(joined) == FRAMES and (np.diff(joined) >= 0).all() and set(joined) == {0, 1, 2}
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    torch.manual_seed(0)
+    model = UnityDiT(MODELS["debug"])
+    state = {name: value + 0.05 * torch.randn_like(value) for name, value in model.state_dict().items()}
+    card = ModelCard(model=model.config, modalities=tuple(MODALITIES), stage=2, step=7, frames=9, size=(32, 48))
+    return load_generator(save_model(state, card, tmp_path_factory.mktemp("run") / "model"), "cpu")
+
+
+def film(path: Path, frames: int) -> Path:
+    t, y, x = np.mgrid[:frames, :32, :48]
+    return write_video(np.stack([5 * x, 7 * y, 8 * t], -1).astype(np.uint8), path, fps=10)
+
+
+def test_every_frame_of_a_film(generator, tmp_path):
+    path = film(tmp_path / "film.mp4", 23)
+    result = infer(
+        Request(modality=",".join(MODALITIES), video=path, every_frame=True, steps=1, out=tmp_path / "out"),
+        generator,
+    )
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["frames"] == 23 and record["windows"] == {"frames": 9, "begin": [0, 6, 12, 14]}
+    np.testing.assert_array_equal(result.video["rgb"], read_video(path))
+    for name in MODALITIES:
+        assert len(result.values_of[name]) == len(read_video(tmp_path / f"out/{name}.mp4")) == 23
+        assert result.video[name].shape == (23, 32, 48, 3)
+    # the videos say what the values do
+    masks, motion = result.values_of["segmentation"], result.values_of["flow"]
+    np.testing.assert_array_equal(MODALITIES["segmentation"].decode(result.video["segmentation"], {}), masks)
+    again = MODALITIES["flow"].decode(result.video["flow"], MODALITIES["flow"].unknown_constants(32, 48))
+    assert MODALITIES["flow"].score(again, motion)["epe"] < 0.1
+
+
+def test_a_film_of_one_window_gives_what_it_gives_without(generator, tmp_path):
+    path = film(tmp_path / "film.mp4", 9)
+    for name, every in (("a", True), ("b", False)):
+        infer(Request(modality="depth", video=path, every_frame=every, steps=1, out=tmp_path / name), generator)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"prompt": "a ball"}, "is for estimates"), ({"frames": 9}, "leave one of them out")],
+)
+def test_every_frame_is_refused_where_it_means_nothing(given, words, generator, tmp_path):
+    if "prompt" not in given:
+        given = given | {"video": film(tmp_path / "film.mp4", 23)}
+    with pytest.raises(ValueError, match=words):
+        infer(Request(modality="depth", every_frame=True, out=tmp_path / "out", **given), generator)
+    assert not (tmp_path / "out").exists()
