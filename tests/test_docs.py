@@ -92,13 +92,6 @@ def test_a_guide_runs_as_written(page, tmp_path):
         assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
 
 
-def test_batch_scripts_are_shell():
-    scripts = [block.text for page in GUIDES for block in blocks(page) if block.mark == "sbatch"]
-    assert scripts
-    for script in scripts:
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):

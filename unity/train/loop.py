@@ -70,12 +70,7 @@ def _go(
 
 def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainConfig:
     """The complete configuration, with its dataset at hand; for rank 0."""
-    sequence.check(options.sequence_parallel or 1, ranks, options.architecture.num_heads)
-    if options.precision == "fp8":
-        fp8.require(options.fp8)
-    if options.lora.rank:
-        peft_config(options.lora)
-    run_folder(options)
+    refuse(options, ranks)
     if options.init is not None:
         shape = options.architecture
         say(heritage(options.init, shape=shape).line(shape, *recipe(options)))
@@ -96,6 +91,16 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
             f"{config.batch_size} clips (--model --data --steps --batch-size change that)"
         )
     return config
+
+
+def refuse(options: Options, ranks: int) -> None:
+    """Raises ValueError for what cannot be, whatever the dataset."""
+    sequence.check(options.sequence_parallel or 1, ranks, options.architecture.num_heads)
+    if options.precision == "fp8":
+        fp8.require(options.fp8)
+    if options.lora.rank:
+        peft_config(options.lora)
+    run_folder(options)
 
 
 def batches(run: Run) -> Iterator[dict]:

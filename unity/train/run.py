@@ -64,7 +64,7 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
 
     Nothing is written. Raises ValueError on all ranks for what cannot be.
     """
-    settings = world.agree(lambda: _settings(config, world))
+    settings = world.agree(lambda: engine_settings(config, world.size))
     # frozen, so outside of ZeRO
     usual = None if config.init is None else beside(config.init)
     weights = config.codec_weights or usual, config.text_weights or usual
@@ -92,8 +92,8 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     return run
 
 
-def _settings(config: TrainConfig, world: World) -> dict:
-    """DeepSpeed's settings for this run."""
+def engine_settings(config: TrainConfig, ranks: int) -> dict:
+    """DeepSpeed's settings for a run; raises ValueError for those that it cannot have."""
     path = config.deepspeed
     try:
         base = json.loads(path.read_text())
@@ -103,7 +103,7 @@ def _settings(config: TrainConfig, world: World) -> dict:
         raise ValueError(f"--deepspeed {path} holds no settings by name; launchers/zero3.json does")
     return zero.settings(
         base, precision=config.precision, batch_size=config.batch_size, micro_batch=config.micro_batch,
-        world_size=world.size, clip=config.optim.clip, sequence_parallel=config.sequence_parallel,
+        world_size=ranks, clip=config.optim.clip, sequence_parallel=config.sequence_parallel,
     )  # fmt: skip
 
 

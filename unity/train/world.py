@@ -4,7 +4,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unity.command import sentence
+from unity.train.meeting import meet
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    # by which the processes met, for what must not wait for all of them
+    store: dist.Store = field(default_factory=dist.HashStore)
 
     @property
     def leads(self) -> bool:
@@ -83,7 +86,24 @@ class World:
         return numbers.cpu()
 
 
+# kinds of device that this process only speaks for
+_expected: list[str] = []
+
+
+@contextmanager
+def expecting(kind: str) -> Iterator[None]:
+    """Inside, what depends on the machine is that of machines of another kind, on which a run is to start."""
+    _expected.append(kind)
+    try:
+        yield
+    finally:
+        _expected.pop()
+
+
 def device_kind() -> str:
+    """cuda or cpu."""
+    if _expected:
+        return _expected[-1]
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -113,20 +133,12 @@ def start_world() -> World:
         device, backend = torch.device("cpu"), "gloo"
         _share_cores()
     # one process needs no address to meet at: none is given without a launcher, and its port may be taken
-    meeting: dict = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+    store = dist.HashStore() if size == 1 else meet(rank, size)
+    store.set_timeout(PATIENCE)
     bound = device if device.type == "cuda" else None
-    try:
-        dist.init_process_group(backend, timeout=PATIENCE, device_id=bound, **meeting)
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
-        port = os.environ.get("MASTER_PORT")
-        raise ValueError(
-            f"port {port}, at which the processes of this run meet, is in use, perhaps by another run; "
-            f"give the deepspeed launcher another --master_port"
-        ) from error
+    dist.init_process_group(backend, timeout=PATIENCE, device_id=bound, store=store, rank=rank, world_size=size)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-    return World(rank=rank, size=size, local_rank=local_rank, device=device)
+    return World(rank=rank, size=size, local_rank=local_rank, device=device, store=store)
 
 
 @contextmanager

@@ -47,14 +47,25 @@ def line(config: Options, ranks: int) -> str:
     return f"plan: {describe(plan)}; GiB a rank: {memory_line(plan)}{time}"
 
 
+def trained(options: Options) -> Trained:
+    """What of the model a run trains."""
+    adapters = options.lora
+    kind = options.optim.kind or "adamw"
+    return Trained(lora_rank=adapters.rank, lora_targets=adapters.targets, optimizer=kind)
+
+
+def here() -> Gpu | None:
+    """The row of this machine's GPUs; None where there are none, or of a kind that has no row."""
+    if device_kind() != "cuda":
+        return None
+    return card(torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory)
+
+
 def _job(options: Options, ranks: int) -> Job:
     assert options.frames and options.size and options.batch_size and options.precision
-    adapters, config = options.lora, options.architecture
-    trained = Trained(
-        lora_rank=adapters.rank, lora_targets=adapters.targets, optimizer=options.optim.kind or "adamw"
-    )
+    config = options.architecture
     return Job(
-        config=config, trained=trained, sample=sample(config, options.frames, options.size, Asked.words),
+        config=config, trained=trained(options), sample=sample(config, options.frames, options.size, Asked.words),
         pixels=options.size[0] * options.size[1], precision=options.precision, batch_size=options.batch_size,
         gpu=_here(), gpus=ranks,
     )  # fmt: skip
@@ -70,7 +81,7 @@ def _here() -> Gpu:
     together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device_kind() == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
-        found = card(torch.cuda.get_device_name(0), memory) or replace(GPUS["RTX4090"], memory=memory)
+        found = here() or replace(GPUS["RTX4090"], memory=memory)
     else:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / together
         found = replace(_PROCESSOR, memory=memory)
