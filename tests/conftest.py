@@ -28,6 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # files whose tests share what takes many seconds to make, by what they share: each group runs in one process
 _TOGETHER = {
     "tests/train/test_engine.py": "two ranks",
+    "tests/train/test_preflight.py": "two ranks",
     "tests/train/test_sequence.py": "two ranks",
     "tests/train/test_train_resume.py": "two ranks",
     "tests/train/test_faults.py": "a finished run",

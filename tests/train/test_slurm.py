@@ -165,10 +165,10 @@ def starts_again(job: int, number: int) -> None:
     """SLURM keeps what is handed in again waiting for two minutes; tests do not."""
 
     def runs() -> bool:
-        reason, _, state = said("squeue", "-h", "-o", "%r %T", f"--jobs={job}").partition(" ")
-        if state.strip() == "PENDING" and reason == "BeginTime":
+        state = said("squeue", "-h", "-o", "%T", f"--jobs={job}").strip()
+        if state == "PENDING":
             said("scontrol", "update", f"jobid={job}", "starttime=now")
-        return state.strip() == "RUNNING" and f"Restarts={number}" in said("scontrol", "show", "job", job)
+        return state == "RUNNING" and f"Restarts={number}" in said("scontrol", "show", "job", job)
 
     until(runs, 90, lambda: said("scontrol", "show", "job", job) + said("sinfo", "-N"))
 

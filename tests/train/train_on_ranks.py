@@ -11,7 +11,7 @@ import torch
 from unity.config import MODELS
 from unity.data.shards import read_about
 from unity.encoders import Encoders
-from unity.train import loop
+from unity.train import loop, preflight
 from unity.train.config import resolve
 from unity.train.folder import checkpoints
 from unity.train.optim import OptimConfig
@@ -85,4 +85,21 @@ def check_signal(world: World, data: Path, folder: Path):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-CHECKS = (check_resume, check_non_finite, check_signal)
+def check_preflight(world: World, data: Path, folder: Path):
+    """A rank with other code is named on both ranks, before a byte is written."""
+    digest, said = preflight.digest, []
+    config = resolve(short_run(data, folder / "other"), read_about(data), world.size)
+    preflight.preflight(config, world, said.append)
+    assert "2 ranks on 1 machine" in said[0] and "GB/s a rank" in said[0], said
+    preflight.digest = lambda: "another" if world.rank else digest()
+    try:
+        loop.train(short_run(data, folder / "other"), world)
+        raise AssertionError("two codes trained together")
+    except ValueError as error:
+        assert "another code than the others" in str(error), error
+    finally:
+        preflight.digest = digest
+    assert not (folder / "other").exists()
+
+
+CHECKS = (check_resume, check_non_finite, check_signal, check_preflight)

@@ -12,6 +12,7 @@ from unity.typed import typed
 
 # settings that older runs did not keep: they spoke our words, adapted and recomputed nothing and cut no sequences
 _LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan"}
+_LATER |= {"preflight"}
 
 
 def to_plain(config: Options) -> dict:

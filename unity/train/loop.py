@@ -21,6 +21,7 @@ from unity.train.metrics import Journal
 from unity.train.options import MACHINES, SIMULATED, Options
 from unity.train.pictures import Pictures
 from unity.train.planner.auto import line as plan_line
+from unity.train.preflight import preflight
 from unity.train.run import Run, build, save
 from unity.train.signals import StopRequest, deaf_children
 from unity.train.step import train_step
@@ -34,6 +35,8 @@ def train(options: Options, world: World) -> Path:
     """
     say = partial(print, flush=True) if world.leads else lambda *_: None
     config = world.from_lead(lambda: prepare(options, world.size, say))
+    if world.size > 1 or config.preflight:
+        preflight(config, world, say)
     with StopRequest() as stop, _alone(world, config.out):
         run = build(config, world, say)
         if run.start >= config.steps:

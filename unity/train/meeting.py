@@ -1,10 +1,11 @@
-"""Where the processes of a run find each other, and what is said of those that never come."""
+"""How the processes of a run find their GPUs and each other, and what is said of those that never come."""
 
 import os
 import socket
 from datetime import timedelta
 from typing import NoReturn
 
+import torch
 import torch.distributed as dist
 
 from unity.command import say
@@ -13,6 +14,21 @@ from unity.command import say
 ARRIVAL = timedelta(minutes=10)
 # exit code of a run that failed for no mistake of its user's, and may do better when it is started again
 TEMPORARY = 75
+
+
+def check_gpus(local_rank: int) -> None:
+    """Raises ValueError where this machine has not the GPUs that its ranks are to use; before the ranks meet."""
+    found, asked = torch.cuda.device_count(), os.environ.get("UNITY_GPUS_PER_NODE", "")
+    if asked.isdigit() and int(asked) and found != int(asked):
+        raise ValueError(
+            f"{socket.gethostname()} has {found} GPUs that can be used, and the job asked for {asked}; look at "
+            f"nvidia-smi there, leave the node out (--sbatch exclude={socket.gethostname()}), or ask for {found}"
+        )
+    if found and local_rank >= found:
+        raise ValueError(
+            f"{socket.gethostname()} has {found} GPUs, and rank {local_rank} of this machine wants its own; "
+            f"start at most {found} ranks there"
+        )
 
 
 def meet(rank: int, size: int, patience: timedelta = ARRIVAL) -> dist.Store:

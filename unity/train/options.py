@@ -87,6 +87,8 @@ class Options:
     # --init
     codec_weights: Path | None = None
     text_weights: Path | None = None
+    # look over the machine first (unity.train.preflight), as runs of several ranks always do
+    preflight: bool = False
     # DeepSpeed's own settings; by default launchers/zero3.json
     deepspeed: Path | None = None
     # Python files with modalities of your own (unity.modality.plug_in), at their ids in this order

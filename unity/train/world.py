@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unity.command import sentence
-from unity.train.meeting import meet
+from unity.train.meeting import check_gpus, meet
 
 T = TypeVar("T")
 
@@ -126,6 +126,7 @@ def start_world() -> World:
     rank, size, local_rank = (
         int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
+    check_gpus(local_rank)
     if device_kind() == "cuda":
         torch.cuda.set_device(local_rank)
         device, backend = torch.device("cuda", local_rank), "nccl"
