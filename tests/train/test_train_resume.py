@@ -31,6 +31,8 @@ from unity.train.options import Options
 from unity.train.run import build
 
 ROOT = Path(__file__).parents[2]
+# of a record: what differs from run to run
+CLOCK = ("seconds", "tokens_per_second", "wait_seconds", "memory_gib")
 
 
 def complete(options: Options) -> TrainConfig:
@@ -86,7 +88,7 @@ def same_bytes(one: Path, other: Path) -> None:
 
 def metrics(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
 @pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16", "fp8"])

@@ -10,9 +10,12 @@ from unity.train import folder
 from unity.train.options import Options
 from unity.typed import typed
 
-# settings that older runs did not keep: they spoke our words, adapted and recomputed nothing and cut no sequences
-_LATER = {"type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan"}
-_LATER |= {"preflight"}
+# settings that older runs did not keep: they spoke our words, adapted and recomputed nothing, cut no sequences,
+# looked over no machines and watched no ranks
+_LATER = {
+    "type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan", "preflight",
+    "watchdog_minutes",
+}  # fmt: skip
 
 
 def to_plain(config: Options) -> dict:

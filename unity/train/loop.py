@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +19,16 @@ from unity.train import sequence
 from unity.train.config import TrainConfig, recipe, resolve, run_folder
 from unity.train.config_file import write_config
 from unity.train.folder import held
-from unity.train.metrics import Journal
+from unity.train.metrics import Journal, high_water
 from unity.train.options import MACHINES, SIMULATED, Options
 from unity.train.pictures import Pictures
+from unity.train.planner.auto import ideal_seconds
 from unity.train.planner.auto import line as plan_line
 from unity.train.preflight import preflight
 from unity.train.run import Run, build, save
 from unity.train.signals import StopRequest, deaf_children
 from unity.train.step import train_step
+from unity.train.watchdog import Watchdog, watched
 from unity.train.world import World, device_kind
 
 
@@ -44,31 +48,54 @@ def train(options: Options, world: World) -> Path:
             return config.out
         pictures = world.agree(lambda: Pictures(run)) if config.picture_every else None
         coming = world.agree(lambda: batches(run))
-        with _journal(run, say) as journal:
-            done = _go(run, coming, stop, journal, pictures)
+        with _journal(run, say) as journal, watched(world, config.out, config.watchdog_minutes) as dog:
+            done = _go(run, timed(coming), stop, Witnesses(journal=journal, pictures=pictures, dog=dog))
     if done < config.steps:
         say(f"asked to stop: saved step {done}; --stage {config.stage} --resume {config.out} goes on")
     say(f"weights for inference: {config.out}/model")
     return config.out
 
 
-def _go(
-    run: Run, coming: Iterator[dict], stop: StopRequest, journal: Journal | None, pictures: Pictures | None
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Witnesses:
+    """Who looks on at the steps."""
+
+    # on rank 0
+    journal: Journal | None
+    # where there are any
+    pictures: Pictures | None
+    dog: Watchdog
+
+
+def _go(run: Run, coming: Iterator[tuple[dict, float]], stop: StopRequest, by: Witnesses) -> int:
     """Every step that is left, with what it leaves behind; returns the last one done, after a save."""
-    config = run.config
-    for batch in coming:
-        done = batch["step"] + 1
+    config, dog = run.config, by.dog
+    for batch, waited in coming:
+        step, done = batch["step"], batch["step"] + 1
+        # the first one compiles, and takes as long as that takes
+        if step > run.start:
+            dog.at(step, "compute")
         record, leave = train_step(run, batch, stop)
-        if journal:
-            journal.write(batch["step"], record)
-        if pictures and (done % config.picture_every == 0 or done == config.steps):
-            pictures.draw(run, config.out / "pictures" / f"step-{done:08}.png")
+        if by.journal:
+            by.journal.write(step, record | {"wait_seconds": waited, "memory_gib": high_water(run.world.device)})
+        if by.pictures and (done % config.picture_every == 0 or done == config.steps):
+            dog.at(step, "draw")
+            by.pictures.draw(run, config.out / "pictures" / f"step-{done:08}.png")
         if leave or done % config.save_every == 0 or done == config.steps:
+            dog.at(step, "save")
             save(run, done)
         if leave:
             return done
+        dog.at(done, "read")
     return config.steps
+
+
+def timed(coming: Iterator[dict]) -> Iterator[tuple[dict, float]]:
+    """Batches, each with the seconds that it was waited for."""
+    start = time.perf_counter()
+    for batch in coming:
+        yield batch, time.perf_counter() - start
+        start = time.perf_counter()
 
 
 def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainConfig:
@@ -140,7 +167,8 @@ def _journal(run: Run, say: Callable[[str], None]) -> Iterator[Journal | None]:
         for name in ("checkpoints", "tensorboard", "pictures"):
             if (place := config.out / name).exists() and not place.is_dir():
                 raise ValueError(f"{place} is no folder; move it out of the way")
-        opened.append(Journal(config.out, run.start, config.steps, config.log_every, say))
+        ideal = ideal_seconds(config, run.world.size)
+        opened.append(Journal(config.out, run.start, config.steps, config.log_every, say, ideal))
         (config.out / "checkpoints").mkdir(exist_ok=True)
         write_config(config, config.out / "config.json")
 

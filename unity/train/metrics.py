@@ -2,9 +2,10 @@
 
 import json
 import math
+import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -75,16 +76,26 @@ def require_finite_norm(norm: float, step: int) -> None:
         )
 
 
+def high_water(device: torch.device) -> float:
+    """The most GiB that this process has held so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # in KiB on Linux, where training runs
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 class Journal:
     """metrics.jsonl and TensorBoard in the run folder, and the progress on the terminal; rank 0 keeps it.
 
+    `ideal`: seconds that a step would take at the peak of the GPUs, by which its MFU is known (docs/cluster.md).
     A resumed run drops what an earlier one wrote beyond the step it resumes from, and says what was damaged.
     """
 
     def __init__(
-        self, run: Path, start: int, steps: int, every: int, say: Callable[[str], None] = lambda line: None
-    ):
-        self.steps, self.every, self.last = steps, every, time.perf_counter()
+        self, run: Path, start: int, steps: int, every: int, say: Callable[[str], None] = lambda line: None,
+        ideal: float | None = None,
+    ):  # fmt: skip
+        self.steps, self.every, self.last, self.ideal = steps, every, time.perf_counter(), ideal
         self.path = run / "metrics.jsonl"
         _forget(self.path, start, say)
         self.file = self.path.open("a", buffering=1)
@@ -92,10 +103,16 @@ class Journal:
         self.bar = tqdm(total=steps, initial=start, unit="step") if sys.stderr.isatty() else None
 
     def write(self, step: int, record: dict[str, float]) -> None:
-        """One finished step: its losses, grad_norm, lr, and the tokens that all ranks worked through."""
+        """One finished step: its losses, grad_norm, lr, and the tokens that all ranks worked through.
+
+        May have `wait_seconds`, for data, and `memory_gib`, both of rank 0. Adds the step's seconds, saving and
+        drawing of the one before with them, tokens_per_second, and mfu where there are GPUs of a known kind.
+        """
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         record = {**record, "seconds": seconds, "tokens_per_second": record["tokens"] / seconds}
+        if self.ideal is not None:
+            record["mfu"] = self.ideal / seconds
         self.file.write(json_text({"step": step, **record}, indent=None) + "\n")
         for name, value in record.items():
             self.board.add_scalar(name, value, step)
@@ -109,13 +126,19 @@ class Journal:
             self.bar.update()
         elif (step + 1) % self.every == 0 or step + 1 == self.steps:
             speed = f"{record['seconds']:.2f} s {record['tokens_per_second']:.0f} tokens/s"
-            print(f"step {step + 1}/{self.steps} {line} {speed}", flush=True)
+            print(f"step {step + 1}/{self.steps} {line} {speed}{_cost(record)}", flush=True)
 
     def close(self) -> None:
         self.file.close()
         self.board.close()
         if self.bar is not None:
             self.bar.close()
+
+
+def _cost(record: Mapping[str, float]) -> str:
+    """What else is known of a step's time and memory."""
+    forms = {"mfu": "MFU {:.1%}", "wait_seconds": "waited {:.2f} s", "memory_gib": "{:.1f} GiB"}
+    return "".join(f" {form.format(record[name])}" for name, form in forms.items() if name in record)
 
 
 def _forget(path: Path, start: int, say: Callable[[str], None]) -> None:

@@ -89,6 +89,9 @@ class Options:
     text_weights: Path | None = None
     # look over the machine first (unity.train.preflight), as runs of several ranks always do
     preflight: bool = False
+    # minutes without the end of a step or of a checkpoint after which the run names the rank that holds it up,
+    # keeps all ranks' stacks and leaves with code 75; 0: it waits
+    watchdog_minutes: Annotated[float, real(0, 1440)] = 30.0
     # DeepSpeed's own settings; by default launchers/zero3.json
     deepspeed: Path | None = None
     # Python files with modalities of your own (unity.modality.plug_in), at their ids in this order

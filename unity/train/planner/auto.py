@@ -47,6 +47,15 @@ def line(config: Options, ranks: int) -> str:
     return f"plan: {describe(plan)}; GiB a rank: {memory_line(plan)}{time}"
 
 
+def ideal_seconds(config: Options, ranks: int) -> float | None:
+    """What a step would take at the dense bf16 peak, by the published FLOPs; None without GPUs of a known kind."""
+    gpu = here()
+    if gpu is None:
+        return None
+    choice = Choice(sequence_parallel=1, micro_batch=1, recompute="none")
+    return sum(Plan(job=_job(config, ranks), choice=choice).flops.values()) / (ranks * gpu.bf16)
+
+
 def trained(options: Options) -> Trained:
     """What of the model a run trains."""
     adapters = options.lora
