@@ -220,7 +220,7 @@ def test_a_node_that_never_comes_up_ends_with_a_sentence(cluster, dataset, tmp_p
     """The daemon of the second node dies when the job has it already."""
     run = tmp_path / "run"
     psutil.Process(pid(cluster, "slurmd-n2")).kill()
-    job = submit(run, dataset, "--retries", 0)
+    submit(run, dataset, "--retries", 0)
     # SLURM itself waits for the node for minutes more
     until(lambda: "not handed in again" in log(run), told=lambda: log(run))
     assert "on node n2" in log(run) and "has ended before its first step" in log(run), log(run)
