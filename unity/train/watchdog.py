@@ -121,9 +121,9 @@ class Watchdog:
             last.start()
             self._dump()
             with suppress(dist.DistError, RuntimeError):
-                self.store.set(_ALARM, b"1")
+                self.store.set(_ALARM, "1")
                 self._say_where()
-                self.store.set(_alive(self.world.rank), b"1")
+                self.store.set(_alive(self.world.rank), "1")
                 if self.world.leads:
                     self._accuse()
             # the others hear of it within a period, and rank 0 holds the store for them
@@ -141,7 +141,7 @@ class Watchdog:
 
     def _say_where(self) -> None:
         if self.place is not None:
-            self.store.set(f"watchdog/{self.world.rank}", json.dumps(vars(self.place)).encode())
+            self.store.set(f"watchdog/{self.world.rank}", json.dumps(vars(self.place)))
 
     def _accuse(self) -> None:
         # time for the others to hear of the alarm
