@@ -205,7 +205,7 @@ def test_the_script_starts_goes_on_and_stops_by_itself(dataset, cluster, tmp_pat
         f"mkdir -p {run}/checkpoints/step-0000000$((steps + 1))",
     )  # fmt: skip
     program(cluster, "scontrol", f'echo "$*" >>{tmp_path}/asked; echo NodeAddr=127.0.0.1')
-    environment = os.environ | {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n1"}
+    environment = os.environ | {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n1", "SLURM_CPUS_PER_TASK": "8"}
     script = ["bash", run / "slurm/job.sh"]
     first = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert "has saved and left after 1 of 2 steps" in first.stdout, first

@@ -92,6 +92,8 @@ def _variables(submission: Submission, run: Path) -> list[str]:
         'MASTER_ADDR=$(scontrol show node --oneliner "$first" | grep -o "NodeAddr=[^ ]*" | cut -d = -f 2)',
         "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
         "export MASTER_ADDR MASTER_PORT PYTHONUNBUFFERED=1",
+        "# since SLURM 22.05, srun does not take this over from sbatch",
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         f"export UNITY_RANKS_PER_NODE={submission.ranks_per_node} UNITY_GPUS_PER_NODE={submission.gpus_per_node}",
     ]
 
