@@ -13,8 +13,8 @@ from unity.typed import typed
 # settings that older runs did not keep: they spoke our words, adapted and recomputed nothing, cut no sequences,
 # looked over no machines and watched no ranks
 _LATER = {
-    "type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan", "preflight",
-    "watchdog_minutes",
+    "type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan",
+    "preflight", "watchdog_minutes",
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import torch
 from unity.data.shards import read_about
 from unity.files import remove, write_json, write_text
 from unity.train import loop
-from unity.train.config import TrainConfig, parse, resolve, to_plain
+from unity.train.config import TrainConfig, parse, resolve
+from unity.train.config_file import to_plain
 from unity.train.folder import held
 from unity.train.options import SIMULATED
 from unity.train.revision import difference, revision
