@@ -55,7 +55,7 @@ def jumps(values: np.ndarray) -> tuple[float, float]:
 def scene() -> np.ndarray:
     """A ball that comes nearer in front of a floor and a sky."""
     t, y, x = np.mgrid[:FRAMES, :32, :48].astype(np.float32)
-    depth = np.where(y < 8, np.inf, 40 / (y - 6.0))
+    depth = np.where(y < 8, np.inf, 40 / np.maximum(y - 6, 1))
     ball = (y - 20) ** 2 + (x - 8 - 0.7 * t) ** 2 < (4 + 0.1 * t) ** 2
     return np.where(ball, 3 - 0.03 * t, depth).astype(np.float32)
 

@@ -29,6 +29,8 @@ FPS = 16.0
 PACKAGES = ("torch", "numpy", "av")
 
 Video = UInt8[np.ndarray, "t h w 3"]
+# as the model draws it, border and all
+Drawn = UInt8[np.ndarray, "b t rows columns 3"]
 # called after each step with its number, from 1, and what draws the videos, by stream, that it would end in there
 Watch = Callable[[int, Callable[[], dict[str, Video]]], object]
 
@@ -137,7 +139,7 @@ def _footage(plan: Plan, frames: Video | None, generator: Generator) -> Footage:
     return Footage(**given, frames=plan.window, size=plan.canvas.model)
 
 
-def _named(plan: Plan, frames: Video | None, modality: str, videos: tuple[Frames, Frames]) -> dict[str, Video]:
+def _named(plan: Plan, frames: Video | None, modality: str, videos: tuple[Drawn, Drawn]) -> dict[str, Video]:
     """One clip by its streams, in the size of the picture."""
     video = {name: plan.canvas.crop(one[0]) for name, one in zip(("rgb", modality), videos, strict=True)}
     if frames is not None:
