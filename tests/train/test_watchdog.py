@@ -73,6 +73,7 @@ def test_a_rank_that_is_stuck_is_named_and_every_stack_is_kept(tmp_path, kind, g
         assert re.search(f"the run waits for rank 1 on {socket.gethostname()}, {where}", said[0]), said
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_or_has_not_begun_is_left_alone(tmp_path):
     ranks = start("goes", tmp_path)
     said = [rank.communicate(timeout=90) for rank in ranks]
