@@ -155,20 +155,23 @@ def _seen(
     canvas, seen = plan.canvas, []
     for name in clips[0]:
         videos = [clip[name] for clip in clips]
-        if name == "rgb" or plan.streams[name] == "given":
-            whole = videos[0] if film is None or plan.streams[name] != "given" else film.frames
-            seen.append(Seen(name=name, video=whole))
+        if plan.streams[name] == "given" and film is not None:
+            seen.append(Seen(name=name, video=film.frames))
+            continue
+        if name == "rgb":
+            # of one window: films are what comes in several
+            seen.append(Seen(name=name, video=videos[0]))
             continue
         row = generator.card.modality(name)
         values = [row.decode(video, row.unknown_constants(*canvas.model)) for video in videos]
         if len(clips) == 1:
-            drawn, constants = row.redrawn(videos[0], canvas.widening), row.unknown_constants(*canvas.picture)
-            seen.append(Seen(name=name, video=drawn, row=row, values=values[0], constants=constants))
-            continue
-        joined = join(row, values, starts)
-        constants = row.constants(joined, canvas.picture)
-        video = row.encode(joined, constants)
-        seen.append(Seen(name=name, video=video, row=row, values=joined, constants=constants))
+            whole, constants = values[0], row.unknown_constants(*canvas.picture)
+            video = row.redrawn(videos[0], canvas.widening)
+        else:
+            whole = join(row, values, starts)
+            constants = row.constants(whole, canvas.picture)
+            video = row.encode(whole, constants)
+        seen.append(Seen(name=name, video=video, row=row, values=whole, constants=constants))
     return seen
 
 

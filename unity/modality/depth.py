@@ -106,12 +106,16 @@ def align(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -
     """`scale·disparity + shift` nearest to `wanted` in the mean square; the mean of `wanted` for a constant."""
     # the scale means nothing, and squares of what is very near would be inf
     disparity = disparity / max(float(disparity.max()), 1e-300)
-    centred = disparity - disparity.mean()
+    return wanted.mean() + _slope(disparity, wanted) * (disparity - disparity.mean())
+
+
+def _slope(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Of the line over `x` that is nearest to `y` in the mean square; 0 for a constant `x`."""
+    centred = x - x.mean()
     spread = np.square(centred).sum()
-    # a constant has no scale; rounding leaves it a spread of about the square of the machine's precision
-    flat = spread <= 1e-20 * np.square(disparity).sum()
-    scale = 0.0 if flat else (centred * wanted).sum() / spread
-    return wanted.mean() + scale * centred
+    # rounding leaves a constant a spread of about the square of the machine's precision
+    flat = spread <= 1e-20 * np.square(x).sum()
+    return 0.0 if flat else float((centred * y).sum() / spread)
 
 
 def trivial(rgb: Video | None, truth: Depth) -> Depth:
@@ -133,7 +137,7 @@ def agree(earlier: Float32[np.ndarray, "shared h w"], later: Depth) -> Depth:
     if not seen.any():
         return later
     x, y = inverse[: len(earlier)][seen].astype(np.float64), wanted[seen].astype(np.float64)
-    scale = ((x - x.mean()) * (y - y.mean())).sum() / max(np.square(x - x.mean()).sum(), 1e-300)
+    scale = _slope(x, y)
     # where the two tell opposite shapes, or none, their means are all that can agree
     scale, shift = (scale, y.mean() - scale * x.mean()) if scale > 0 else (y.mean() / x.mean(), 0.0)
     fitted = np.maximum(scale * inverse + shift, 1e-3 * y.min())
