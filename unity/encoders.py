@@ -11,6 +11,7 @@ from torch import Tensor
 from unity.config import ModelConfig
 from unity.modality.table import MODALITIES
 from unity.model.codec import Codec, load_codec, to_frames, to_pixels
+from unity.model.strides import extent
 from unity.model.text import load_text
 
 # states [b, l, d] and lengths [b] of texts, as the model takes them
@@ -43,8 +44,7 @@ class Encoders:
 
     def latent_shape(self, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int, int]:
         """Shape b c u v x of the latents of `batch` clips with `frames` frames of `size` (h, w)."""
-        t, h, w = self.codec.stride
-        return batch, self.codec.channels, 1 + (frames - 1) // t, size[0] // h, size[1] // w
+        return batch, self.codec.channels, *extent(self.codec.stride, frames, size)
 
 
 def type_prompts(modality: Int[Tensor, " b"], words: Mapping[str, str]) -> list[str]:

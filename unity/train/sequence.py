@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unity.config import ModelConfig
 from unity.model.sequence import Peers
-from unity.model.strides import STRIDES
+from unity.model.strides import STRIDES, extent
 from unity.train.world import PATIENCE
 
 
@@ -85,6 +85,5 @@ def check(size: int, ranks: int, heads: int, tokens: int | None = None) -> None:
 
 def tokens(model: ModelConfig, frames: int, size: tuple[int, int]) -> int:
     """Of one stream of a clip with `frames` frames of `size` (h, w)."""
-    t, h, w = STRIDES[model.codec]
-    latent = 1 + (frames - 1) // t, size[0] // h, size[1] // w
+    latent = extent(STRIDES[model.codec], frames, size)
     return math.prod(edge // patch for edge, patch in zip(latent, model.patch, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from unity.config import ModelConfig
 from unity.model.names import TARGETS, is_factor, is_hidden, is_part
-from unity.model.strides import STRIDES
+from unity.model.strides import STRIDES, extent
 
 Shape = tuple[int, ...]
 STREAMS = 2
@@ -97,7 +97,7 @@ def sample(config: ModelConfig, frames: int, size: tuple[int, int], words: int) 
         raise ValueError(
             f"--size {size[0]}x{size[1]} does not divide into patches of {unit[0]}x{unit[1]}; {near} does"
         )
-    cells = (1 + (frames - 1) // stride[0]) * (size[0] // stride[1]) * (size[1] // stride[2])
+    cells = math.prod(extent(stride, frames, size))
     if words > config.text_len:
         raise ValueError(f"--words {words} is more than the model's {config.text_len}; give fewer")
     return Sample(tokens=cells // math.prod(config.patch), cells=cells, words=words)
