@@ -88,6 +88,7 @@ setup(
         "einops",
         "jaxtyping",
         "safetensors",
+        "tokenizers",
         "transformers>=4.57,<5",
         # which wants the hub below 1: said here, or an older pip tries every version of both for minutes
         "huggingface_hub<1",

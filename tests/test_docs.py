@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *GUIDES]
 # `make test-all` runs all of them
-QUICK = {"kernels", "weights"}
+QUICK = {"kernels"}
 
 
 class Block(NamedTuple):

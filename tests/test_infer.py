@@ -252,6 +252,7 @@ def digests(folder):
     }
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_two_processes_from_anywhere(checkpoint, tmp_path):
     """Nothing given but the model: the package's own video, from two working directories."""
     found = []

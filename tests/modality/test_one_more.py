@@ -2,7 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_modality_and_a_task_more_are_a_row_each(tmp_path):
     """They are stored, trained, examined and inferred with no other line of the project changed."""
     script = Path(__file__).with_name("one_more.py")

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_no_graph_break():
     script = Path(__file__).with_name("compiled.py")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True)

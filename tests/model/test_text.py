@@ -54,7 +54,7 @@ def test_minilm_knows_what_words_mean(minilm):
 def test_states_do_not_depend_on_the_batch(minilm):
     together, lengths = minilm(TEXTS)
     for index, (words, length) in enumerate(zip(TEXTS, lengths.tolist(), strict=True)):
-        fresh = text.TextEncoder(minilm.tokenizer, minilm.model, "cpu")
+        fresh = load_text("minilm")
         alone, _ = fresh([words])
         assert torch.equal(alone[0], together[index, :length])
         assert not together[index, length:].any()

@@ -79,7 +79,13 @@ def world():
 def two_ranks(dataset, run_on_ranks, tmp_path_factory) -> tuple[list[str], Path]:
     """What on_ranks.py says on two ranks, and the folder where it left its runs."""
     folder = tmp_path_factory.mktemp("ranks")
-    return run_on_ranks(2, "on_ranks.py", dataset, folder), folder
+    return run_on_ranks(2, "on_ranks.py", "quick", dataset, folder), folder
+
+
+@pytest.fixture(scope="session")
+def two_ranks_more(dataset, run_on_ranks, tmp_path_factory) -> list[str]:
+    """What on_ranks.py says of its slow checks."""
+    return run_on_ranks(2, "on_ranks.py", "slow", dataset, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +94,7 @@ def run_on_ranks():
     return _run_on_ranks
 
 
-def _run_on_ranks(size: int, script: str, *args: Path) -> list[str]:
+def _run_on_ranks(size: int, script: str, *args: str | Path) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

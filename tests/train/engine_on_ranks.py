@@ -139,17 +139,17 @@ def plain_torch(
     return norms, {n: p.detach() for n, p in named.items()}, average
 
 
-def check_against_torch(world: World):
+def check_against_torch(world: World, *_):
     engine, ema, average = against_torch(world, SHAPE, both, OPTIM)
     check_exchange(world, engine, ema, average)
 
 
-def check_streams_that_not_every_rank_wants(world: World):
+def check_streams_that_not_every_rank_wants(world: World, *_):
     """A rank that skips a stream still gives all of its parameters a gradient, as ZeRO-3 needs."""
     against_torch(world, replace(SHAPE, cross_attention="shared"), some, OPTIM)
 
 
-def check_muon(world: World):
+def check_muon(world: World, *_):
     """Matrices cut up over the ranks are orthogonalised as if they were whole."""
     against_torch(world, SMALL, some, replace(OPTIM, kind="muon"))
 
@@ -200,7 +200,7 @@ def check_exchange(world: World, engine, ema: Ema, average: dict | None):
             torch.testing.assert_close(inside, model(*arguments), rtol=1e-5, atol=1e-5)
 
 
-def check_bf16(world: World):
+def check_bf16(world: World, *_):
     """Built inside zero.Init, where every new tensor becomes bf16, the model equals a plain one cast to bf16."""
     engine = build(world, "bf16")
     arguments = inputs(0, 0, world.rank, world.size)
@@ -212,7 +212,7 @@ def check_bf16(world: World):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def check_initial_weights(world: World):
+def check_initial_weights(world: World, *_):
     """What starts at zero still does when parameters are cut up as soon as they are made."""
     settings = zero.settings(
         SETTINGS, precision="fp32", batch_size=world.size, micro_batch=1, world_size=world.size, clip=1.0
@@ -226,7 +226,7 @@ def check_initial_weights(world: World):
             torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=0, msg=name)
 
 
-def check_adapters(world: World):
+def check_adapters(world: World, *_):
     """Adapters and parts beside a frozen base, cut up over the ranks, against peft in plain torch."""
     lora = LoraConfig(rank=3, targets="all", parts=5.0)
     shape = replace(SHAPE, cross_attention="shared")
@@ -284,7 +284,7 @@ def plain_adapters(size: int, shape: ModelConfig, lora: LoraConfig, base: dict, 
     return model
 
 
-def check_recompute(world: World):
+def check_recompute(world: World, *_):
     """Weights come and go once more where blocks are computed again; the masters end in the same bits."""
     at_once = {name: 0 for name in SETTINGS["zero_optimization"] if name.startswith("stage3_")}
     base = SETTINGS | {"zero_optimization": SETTINGS["zero_optimization"] | at_once}
@@ -321,12 +321,5 @@ def _recomputed(
     return zero.masters(engine)
 
 
-CHECKS = (
-    check_initial_weights,
-    check_against_torch,
-    check_streams_that_not_every_rank_wants,
-    check_muon,
-    check_adapters,
-    check_bf16,
-    check_recompute,
-)
+QUICK = (check_initial_weights, check_against_torch, check_streams_that_not_every_rank_wants, check_bf16)
+SLOW = (check_muon, check_adapters, check_recompute)

@@ -1,4 +1,4 @@
-"""All that has to be checked on several ranks, run once by the fixture `two_ranks`; one line for each check."""
+"""What has to be checked on two ranks, run once by the fixtures `two_ranks` and `two_ranks_more`; a line each."""
 
 import sys
 from pathlib import Path
@@ -9,17 +9,19 @@ import train_on_ranks
 
 from unity.train.world import start_world, stop_world
 
+CHECKS = {
+    "quick": (*engine_on_ranks.QUICK, *train_on_ranks.CHECKS, *sequence_on_ranks.QUICK),
+    "slow": engine_on_ranks.SLOW,
+}
 
-def main(data: Path, folder: Path) -> None:
+
+def main(which: str, data: Path, folder: Path) -> None:
     world = start_world()
-    for check in engine_on_ranks.CHECKS:
-        check(world)
-        print(check.__name__, flush=True)
-    for check in (*train_on_ranks.CHECKS, *sequence_on_ranks.QUICK):
+    for check in CHECKS[which]:
         check(world, data, folder)
         print(check.__name__, flush=True)
     stop_world()
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

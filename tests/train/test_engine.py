@@ -11,15 +11,21 @@ BASE = json.loads((Path(__file__).parents[2] / "launchers/zero3.json").read_text
 SIZES = dict(precision="bf16", batch_size=8, micro_batch=2, world_size=2, clip=1.0)
 
 
-CHECKS = ("initial_weights", "against_torch", "streams_that_not_every_rank_wants", "muon", "adapters")
-CHECKS += ("bf16", "recompute")
+QUICK = ("initial_weights", "against_torch", "streams_that_not_every_rank_wants", "bf16")
+SLOW = ("muon", "adapters", "recompute")
 
 
-@pytest.mark.parametrize("check", [f"check_{name}" for name in CHECKS])
-def test_two_ranks(two_ranks, check):
+@pytest.mark.parametrize("name", QUICK)
+def test_two_ranks(two_ranks, name):
     """See engine_on_ranks.py: both ranks say the name of a check when it has passed."""
     said, _ = two_ranks
-    assert said.count(check) == 2
+    assert said.count(f"check_{name}") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_two_ranks_more(two_ranks_more, name):
+    assert two_ranks_more.count(f"check_{name}") == 2
 
 
 def test_settings_accumulate_what_does_not_fit_at_once():

@@ -91,7 +91,9 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16", "fp8"])
+@pytest.mark.parametrize(
+    "precision", ["bf16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp32", "fp8"))]
+)
 def test_resumed_run_equals_the_unbroken_one(finished, world, tmp_path, precision):
     """Pictures exchange weights and average, and must leave no trace either: only one of the runs draws them."""
     unbroken = finished(precision)
@@ -100,6 +102,7 @@ def test_resumed_run_equals_the_unbroken_one(finished, world, tmp_path, precisio
     same_bytes(unbroken.out, resumed.out)
 
 
+@pytest.mark.slow
 def test_eight_bits_are_said_and_stay_near_sixteen(finished, config, world, tmp_path):
     said = []
     build(complete(replace(config, precision="fp8", out=tmp_path)), world, said.append)

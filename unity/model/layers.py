@@ -239,6 +239,9 @@ def _expert_linear(x: Tensor, weight: Tensor, bias: Tensor, expert: Tensor) -> T
 
 
 def _initialise(weight: Tensor, std: float | None, fan_in: int | None = None) -> None:
+    if weight.is_meta:
+        # to draw nothing, torch would import its compiler
+        return
     if std == 0:
         nn.init.zeros_(weight)
     elif std is not None:

@@ -6,8 +6,8 @@ import importlib.util
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ftfy
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unity.model.minilm import DIM, load_minilm
 from unity.model.pretrained import load_pretrained
 
 MAX_TOKENS = 512
@@ -27,17 +28,26 @@ _UMT5_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
 
 class TextEncoder:
-    """Last hidden states of a tokenizer and an encoder of `transformers`, cached per text.
+    """Last hidden states of a text, cached per text.
+
+    `ids` gives all tokens of a text, with the one mark that ends it; `unknown` is the id of whatever it does not
+    know; `states` runs the model over ids [1, l] and gives [1, l, dim].
 
     Each text runs through the encoder alone, without padding: its states do not depend on its neighbours in the
     batch, to the last bit, and a resumed run repeats them.
     """
 
-    def __init__(self, tokenizer: Any, model: Any, device: str | torch.device):
-        self.tokenizer = tokenizer
-        self.model = model.eval().requires_grad_(False).to(device)
+    def __init__(
+        self,
+        ids: Callable[[str], list[int]],
+        states: Callable[[Tensor], Tensor],
+        *,
+        dim: int,
+        unknown: int | None,
+        device: str | torch.device,
+    ):
+        self.ids, self.states, self.unknown, self.dim = ids, states, unknown, dim
         self.device = torch.device(device)
-        self.dim: int = model.config.hidden_size
         self._cache: OrderedDict[str, Float[Tensor, "l d"]] = OrderedDict()
         self._said: set[str] = set()
         self._bytes = 0
@@ -59,21 +69,20 @@ class TextEncoder:
 
     @torch.no_grad()
     def _encode(self, text: str) -> Float[Tensor, "l d"]:
-        self._warn(text)
-        tokens = self.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        names = ("input_ids", "attention_mask")
-        output = self.model(**{name: tokens[name].to(self.device) for name in names})
-        return output.last_hidden_state[0].float().cpu()
+        ids = self.ids(text)
+        self._warn(text, ids)
+        if len(ids) > MAX_TOKENS:
+            ids = [*ids[: MAX_TOKENS - 1], ids[-1]]
+        return self.states(torch.tensor([ids], device=self.device))[0].float().cpu()
 
-    def _warn(self, text: str) -> None:
+    def _warn(self, text: str, ids: list[int]) -> None:
         """Say once what of a text the encoder will not read."""
-        found = self.tokenizer(text, verbose=False)["input_ids"]
-        if len(found) > MAX_TOKENS:
+        if len(ids) > MAX_TOKENS:
             self._say(
-                f"a text of {len(found)} tokens is cut after {MAX_TOKENS}; the rest is not read: {text[:60]}..."
+                f"a text of {len(ids)} tokens is cut after {MAX_TOKENS}; the rest is not read: {text[:60]}..."
             )
-        if (unknown := self.tokenizer.unk_token_id) is not None and unknown in found:
-            words = sorted({w for w in text.split() if unknown in self.tokenizer(w, verbose=False)["input_ids"]})
+        if self.unknown is not None and self.unknown in ids:
+            words = sorted({word for word in text.split() if self.unknown in self.ids(word)})
             self._say(
                 f"the text encoder does not know {' '.join(words)[:200]}, all the same to it: use other words"
             )
@@ -107,11 +116,15 @@ def load_text(name: str, weights: Path | None = None, device: str | torch.device
 def _load_minilm(weights: Path | None, device: str | torch.device) -> TextEncoder:
     folder = weights or _minilm_folder()
     check_sha256(folder / "model.safetensors", _MINILM_SHA256)
-    # transformers takes seconds to import
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return TextEncoder(tokenizer, AutoModel.from_pretrained(folder, local_files_only=True), device)
+    tokenizer, model = load_minilm(folder)
+    model.eval().requires_grad_(False).to(device)
+    return TextEncoder(
+        lambda text: tokenizer.encode(text).ids,
+        model,
+        dim=DIM,
+        unknown=tokenizer.token_to_id("[UNK]"),
+        device=device,
+    )
 
 
 def _minilm_folder() -> Path:
@@ -136,9 +149,17 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
+    # takes seconds to import
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     tokenizer = load_pretrained(AutoTokenizer, weights, _UMT5_REPO, "tokenizer")
     model = load_pretrained(UMT5EncoderModel, weights, _UMT5_REPO, "text_encoder", torch_dtype=dtype)
-    return TextEncoder(tokenizer, model, device)
+    model.eval().requires_grad_(False).to(device)
+    return TextEncoder(
+        lambda text: tokenizer(text, verbose=False)["input_ids"],
+        lambda ids: model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state,
+        dim=model.config.hidden_size,
+        unknown=tokenizer.unk_token_id,
+        device=device,
+    )

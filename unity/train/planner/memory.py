@@ -13,7 +13,7 @@ from unity.train.planner.count import STREAMS, Parameters, Sample, Trained
 PERSISTENT, LIVE, COMING, BUCKET, GROUP = 100_000, 10**9, 5 * 10**7, 5 * 10**8, 10**9
 # parameters of the frozen encoders, and bytes of one: their arithmetic is that of the run, but for MiniLM
 CODECS = {"cells": 0, "dct": 0, "wan2.1": 126_892_531, "wan2.2": 704_688_668}
-TEXTS = {"minilm": 22_713_216, "umt5": 5_680_910_336}
+TEXTS = {"minilm": 22_565_376, "umt5": 5_680_910_336}
 # an estimate: tensors a codec holds at once, of four frames at the width of its first layers, per pixel
 _CODEC_TENSORS, _CODEC_WIDTH = 8, {"cells": 0, "dct": 0, "wan2.1": 96, "wan2.2": 40}
 
