@@ -37,6 +37,8 @@ EXTRAS = {
         # fetches shards from buckets
         "mosaicml-streaming>=0.13",
         "tensorboard",
+        # copies of checkpoints
+        "fsspec",
         # adapters; it wants accelerate
         "peft>=0.19",
         # video decoding beside the training; the portable decoder is PyAV, of the core
@@ -45,6 +47,9 @@ EXTRAS = {
     "simulate": ["mujoco>=4", "numba>=0.62"],
     "report": ["matplotlib"],
     "app": ["fastapi>=0.116", "uvicorn"],
+    # checkpoints in buckets: S3 for fsspec, whose other file systems come by name (gcsfs, adlfs); not of dev, as
+    # it holds botocore, which streaming brings, too, to a few versions
+    "remote": ["s3fs"],
     # these two compile, or want a GPU: asked for by name only
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
 }
@@ -62,7 +67,8 @@ DEV = [
     "ruff",
     "triton>=3.6; sys_platform == 'linux'",
 ]
-EXTRAS["dev"] = [*DEV, *(package for name, extra in EXTRAS.items() if name != "cuda" for package in extra)]
+APART = ("cuda", "remote")
+EXTRAS["dev"] = [*DEV, *(package for name, extra in EXTRAS.items() if name not in APART for package in extra)]
 
 # A checkout without symlinks (Windows) holds a text file in place of unity/kernels.
 WITHOUT_SYMLINK = not (ROOT / "unity" / "kernels").is_dir()

@@ -76,6 +76,13 @@ def test_diffusers_opens_the_folder_and_gives_the_same_velocity(ours, tmp_path):
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
 
 
+def test_a_folder_of_ours_comes_out_narrower_in_one_file(ours, tmp_path):
+    export(Export(do="export", checkpoint=ours, to="unity", out=tmp_path / "out", dtype="bf16"))
+    found, expected = read(tmp_path / "out"), read(ours)
+    equal(found, {name: value.bfloat16() for name, value in expected.items()})
+    assert load_model(tmp_path / "out")[1] == load_model(ours)[1]
+
+
 def test_large_models_come_in_pieces_with_an_index(ours, tmp_path, monkeypatch):
     small = partial(exporting.split_torch_state_dict_into_shards, max_shard_size="50KB")
     monkeypatch.setattr(

@@ -1,6 +1,7 @@
 """Adapters against peft and diffusers: what they compute, what they write, and what they read of each other."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import peft
@@ -11,15 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from unity.config import ModelConfig
 from unity.model.adapter import Lora, read_adapter, save_adapter
-from unity.model.card import ModelCard
+from unity.model.card import NAME, ModelCard
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
-from unity.model.export import lora_state
+from unity.model.export import Export, export, lora_state
 from unity.model.fp8 import Fp8Config, Fp8Linear
 from unity.model.layouts import to_diffusers, to_wan
 from unity.model.lora import LoraConfig, inject
 from unity.model.names import is_factor, is_part
-from unity.model.weights import load_model, read_card, save_model
+from unity.model.weights import TENSORS, load_model, read_card, save_model
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
 CARD = ModelCard(model=SMALL, modalities=("depth",), stage=1, step=7, frames=9, size=(32, 48))
@@ -251,3 +252,14 @@ def test_adapters_stand_beside_linears_in_8_bits():
     for name, gradient in gradients[0].items():
         if gradient.norm() > 1e-6:
             assert (gradients[1][name] - gradient).norm() / gradient.norm() < 0.3, name
+
+
+def test_a_folder_for_anywhere_needs_its_base_no_more(trained, tmp_path):
+    base, adapter, _ = trained()
+    expected, card = load_model(adapter)
+    export(Export(do="export", checkpoint=adapter, to="unity", out=tmp_path / "out"))
+    shutil.rmtree(base)
+    found, own = load_model(tmp_path / "out")
+    assert own == replace(card, base="") and {p.name for p in (tmp_path / "out").iterdir()} == {TENSORS, NAME}
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name

@@ -13,6 +13,7 @@ import torch
 
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.shards import write_shards
+from unity.train.world import World
 
 HERE = Path(__file__).parent
 FRAMES, SIZE = 5, 32
@@ -51,6 +52,22 @@ def dataset(tmp_path_factory) -> Path:
 def plain_linear(monkeypatch):
     """torch's own, where an engine was built before: DeepSpeed leaves one in its place that counts differently."""
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+
+
+class Alone(World):
+    """A world of one that needs no process group, so that a forked process can work in it, too."""
+
+    def gather(self, value) -> list:
+        return [value]
+
+    def from_lead(self, make):
+        return make()
+
+
+@pytest.fixture(scope="session")
+def alone() -> World:
+    """What needs no DeepSpeed."""
+    return Alone(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

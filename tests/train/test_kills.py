@@ -14,8 +14,6 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from unity.train import checkpoint
-
 ROOT = Path(__file__).parents[2]
 STEPS, KILLS = 48, 20
 # of a record: what differs from run to run
@@ -31,6 +29,7 @@ def launch(dataset):
         command = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", port]
         command += [ROOT / "launchers/train.py", "--stage", 2, "--model", "debug", "--data", dataset]
         command += ["--steps", steps, "--batch-size", 4, "--picture-every", 0, "--save-every", 1, "--log-every", 1]
+        command += ["--save-beside", True]
         command += ["--out", out, "--resume", out]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         running.append(
@@ -103,9 +102,10 @@ def test_a_run_on_two_ranks_killed_at_many_moments_ends_as_one_that_was_not(laun
     print(f"killed at {kills} moments")
     assert kills >= KILLS / 2 and metrics(run) == metrics(tmp_path / "whole")
     last = f"checkpoints/step-{STEPS:08}"
-    for name in checkpoint._files(run / last):
-        if name.endswith(".safetensors"):
-            assert (run / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes(), name
+    names = [path.relative_to(run) for path in (run / last).rglob("*.safetensors")]
+    assert len(names) == 9
+    for name in names:
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert load_file(run / "model/model.safetensors")
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -12,15 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unity.train import checkpoint
+from unity.train import checkpoint, writer
+from unity.train.exchange import Exchange
+from unity.train.kept import Keep
 from unity.train.world import World
 from unity.train.zero import Fragment, _cut, _whole
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (1,), "d": (4, 4)}
 
 # a function that a save calls, and the call at which the process dies
-POINTS = [("save_file", 1), ("save_file", 2), ("_seal", 1), ("_digest", 1), ("_digest", 3), ("flush", 2)]
-POINTS += [("_publish", 1), ("_prune", 1)]
+POINTS = [("write_stream", 1), ("write_stream", 2), ("_write_rest", 1), ("digest", 1), ("digest", 2), ("flush", 1)]
+POINTS += [("_seal", 1), ("flush", 4), ("_publish", 1), ("point", 1), ("prune", 1)]
+
+
+@pytest.fixture
+def world(alone):
+    return alone
 
 
 class Crash(BaseException):
@@ -58,17 +66,21 @@ def values(seed: float) -> dict:
     }
 
 
-def write(world, run, step):
+def write(world, run, step, keep=None, loss=None):
     """A checkpoint of one rank whose weights say which step they are of."""
-    tensors = values(1000.0 * step)
+    shards = {"weight": flats_of(values(1000.0 * step), 0, 1), "ema": flats_of(values(-step), 0, 1)}
+    more = {"stage": 1, "loss": loss}
+    content = writer.Content(shards=shards, fragments=fragments(1), state=more, export=export)
+    over = threading.Event()
+    exchange = Exchange(store=world.store, rank=world.rank, size=world.size, name="test", over=over)
+    writer.write(exchange, run, step, content, keep or Keep(last=2))
+    return run / f"checkpoints/step-{step:08}"
 
-    def export(folder):
-        folder.mkdir()
-        save_file(tensors, folder / "model.safetensors")
 
-    shards = {"weight": flats_of(tensors, 0, 1), "ema": flats_of(values(-step), 0, 1)}
-    content = checkpoint.Content(shards=shards, fragments=fragments(1), state={"stage": 1}, export=export)
-    return checkpoint.save(world, run, step, content, keep=2)
+def export(average, folder) -> dict:
+    folder.mkdir()
+    save_file({name: average.whole(name) for name in average.shapes}, folder / "model.safetensors")
+    return {}
 
 
 def newest(world, run) -> tuple[int, list[str]]:
@@ -87,7 +99,8 @@ def test_newest_whole_checkpoint_wins_and_old_ones_go(world, tmp_path):
         write(world, tmp_path, step)
     assert newest(world, tmp_path) == (10, [])
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000002", "step-00000010"]
-    assert float(load_file(tmp_path / "model/model.safetensors")["c"]) == 10_000
+    found = load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in values(-10).items())
 
 
 @pytest.mark.parametrize("target", POINTS)
@@ -99,64 +112,50 @@ def test_a_save_cut_off_anywhere_leaves_a_checkpoint_that_loads(world, tmp_path,
     if again:
         broken = write(world, tmp_path, 2) / "weight-00000.safetensors"
         broken.write_bytes(broken.read_bytes()[:-1])
-    original, calls = getattr(checkpoint, name), []
+    original, calls = getattr(writer, name), []
 
-    def crash(*args):
+    def crash(*args, **more):
         calls.append(args)
         if len(calls) == occasion:
             raise Crash
-        return original(*args)
+        return original(*args, **more)
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(checkpoint, name, crash)
+        patch.setattr(writer, name, crash)
         write(world, tmp_path, 2)
     step, said = newest(world, tmp_path)
     # once it has been renamed into place, the new one is whole
-    assert step == (2 if name == "_prune" else 1)
-    assert bool(said) == (name != "_prune") and all("passing it over" in line for line in said)
+    placed = name in ("point", "prune")
+    assert step == (2 if placed else 1)
+    assert bool(said) != placed and all("passing it over" in line for line in said)
     # and the next save recovers everything
     write(world, tmp_path, 2)
     assert newest(world, tmp_path) == (2, [])
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-class Alone:
-    """A world of one that needs no process group, so that a forked process can write in it."""
-
-    rank, size, leads = 0, 1, True
-
-    def barrier(self) -> None:
-        pass
-
-    def gather(self, value) -> list:
-        return [value]
-
-    def from_lead(self, make):
-        return make()
-
-
-def save_for_ever(run: Path, first: int) -> None:
+def save_for_ever(world: World, run: Path, first: int) -> None:
     for step in range(first, 10**6):
-        write(Alone(), run, step)
+        write(world, run, step)
 
 
 @pytest.mark.slow
-def test_a_save_killed_at_ninety_moments_leaves_a_whole_checkpoint(tmp_path):
+def test_a_save_killed_at_ninety_moments_leaves_a_whole_checkpoint(world, tmp_path):
     """The newest whole checkpoint never goes back, and each next save recovers what was cut off."""
     draw, newest_step, cut_off, started = random.Random(0), 3, 0, time.monotonic()
     for step in (1, 2, 3):
-        write(Alone(), tmp_path, step)
+        write(world, tmp_path, step)
     duration = (time.monotonic() - started) / 3
     for _ in range(90):
         saving = multiprocessing.get_context("fork").Process(
-            target=save_for_ever, args=(tmp_path, newest_step + 1)
+            target=save_for_ever, args=(world, tmp_path, newest_step + 1)
         )
         saving.start()
         time.sleep(draw.uniform(0, 3 * duration))
         saving.kill()
         saving.join()
         cut_off += any((tmp_path / "checkpoints").glob("*.partial"))
-        step, _ = newest(Alone(), tmp_path)
+        step, _ = newest(world, tmp_path)
         assert step >= newest_step
         newest_step = step
     # the moments met saves, and saves got through between them

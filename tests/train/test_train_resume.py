@@ -44,7 +44,8 @@ def config(dataset) -> Options:
     """Six steps of stage 2 with the debug model, two micro-batches a step, checkpoints after 3 and 6."""
     return Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=dataset, steps=6, batch_size=8, micro_batch=4,
-        save_every=3, picture_every=0, keep=9, optim=OptimConfig(lr=3e-3), deepspeed=ROOT / "launchers/zero3.json",
+        save_every=3, picture_every=0, keep=9, save_beside=True, optim=OptimConfig(lr=3e-3),
+        deepspeed=ROOT / "launchers/zero3.json",
     )  # fmt: skip
 
 

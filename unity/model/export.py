@@ -3,11 +3,12 @@
 --to diffusers   a folder for WanTransformer3DModel.from_pretrained: the RGB half
 --to wan         the same half as Wan's own programs and ComfyUI have it
 --to release     both streams as the authors' 5B has them, where it can say them
+--to unity       a model folder of this project: one file and its card, adapters merged, of all that can be opened
 An adapter becomes a LoRA file of the first two, or with --merged the whole model.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,11 +22,12 @@ from unity.command import check_bounds, real
 from unity.config import ModelConfig
 from unity.files import check_folder_free, check_space, whole_folder, write_json
 from unity.model.adapter import Adapter, Lora, is_adapter, read_adapter
+from unity.model.card import ModelCard
 from unity.model.hub import local
 from unity.model.layouts import LAYOUTS, diffusers_modules, find_layout
 from unity.model.reader import Reader, block_of
 from unity.model.stored import Stored, model_folder
-from unity.model.weights import check_fit, open_weights, read_card
+from unity.model.weights import check_fit, open_weights, read_card, stream_model
 
 # what is asked for → the row of LAYOUTS, what stands before the names of a LoRA, and its file
 _LAYOUT = {"diffusers": "diffusers", "wan": "Wan", "release": "the 5B release"}
@@ -44,7 +46,7 @@ class Export:
     # what --checkpoint of unity.infer takes
     checkpoint: tyro.conf.Positional[Path]
     # the layout
-    to: Literal["diffusers", "wan", "release"] = "diffusers"
+    to: Literal["diffusers", "wan", "release", "unity"] = "diffusers"
     # a new folder
     out: Path = Path("export")
     # adapter to merge into them first
@@ -63,11 +65,14 @@ def export(options: Export, say: Callable[[str], None] = print) -> list[Path]:
     path = local(options.checkpoint)
     folder = model_folder(path) if path.is_dir() else path
     check_folder_free(options.out)
-    if folder.is_dir() and is_adapter(folder) and not (options.merged or options.lora):
+    apart = not (options.merged or options.lora or options.to == "unity")
+    if folder.is_dir() and is_adapter(folder) and apart:
         return _export_adapter(options, folder)
     lora = options.lora and Lora(options.lora, options.lora_strength)
     stored, card = open_weights(path, lora=lora)
     check_fit(stored, card.model)
+    if options.to == "unity":
+        return _export_ours(stored, card, options, say)
     target = _target(stored, card.model, options)
     check_space(options.out, sum(value.numel() * value.element_size() for value in target.shapes.values()))
     with whole_folder(options.out) as part:
@@ -130,6 +135,18 @@ def _export_adapter(options: Export, folder: Path) -> list[Path]:
         tensors = {name: value.to(dtype or value.dtype) for name, value in state.items()}
         save_file(tensors, part / LORA_FILE, metadata={"format": "pt"})
     return [options.out / LORA_FILE]
+
+
+def _export_ours(stored: Stored, card: ModelCard, options: Export, say: Callable[[str], None]) -> list[Path]:
+    """A tensor in memory at a time."""
+    reader, wide = Reader(stored, card.model), _DTYPES[options.dtype] if options.dtype else None
+    hollow = reader.hollow()
+    shapes = {name: hollow[name].to(wide or hollow[name].dtype) for name in sorted(hollow, key=block_of)}
+    check_space(options.out, sum(value.nbytes for value in shapes.values()))
+    card = replace(card, base="")
+    stream_model(shapes, lambda name: [reader(name).to(shapes[name].dtype)], card, options.out)
+    say(f"{options.out}: {len(shapes)} tensors and their card, for unity.infer --checkpoint {options.out}")
+    return sorted(options.out.iterdir())
 
 
 def _target(stored: Stored, config: ModelConfig, options: Export) -> Stored:

@@ -3,7 +3,7 @@
 A folder of ours holds `model.safetensors` and `config.json`, the model card.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from unity.model.reader import Reader, block_of
 from unity.model.rows import grown
 from unity.model.sniff import stranger
 from unity.model.stored import Stored, model_folder, open_stored
+from unity.model.streamed import write_stream
 from unity.model.widen import widened
 
 TENSORS = "model.safetensors"
@@ -35,6 +36,20 @@ def save_model(state: State, card: ModelCard, folder: Path | str, dtype: torch.d
         save_file(tensors, part / TENSORS)
         write_card(card, part)
     return folder
+
+
+def stream_model(
+    shapes: Mapping[str, Tensor], parts: Callable[[str], Iterable[Tensor]], card: ModelCard, folder: Path | str
+) -> dict[str, dict]:
+    """The same, of tensors that are never whole in memory; returns the file's size and SHA-256, by its name.
+
+    See `unity.model.streamed`.
+    """
+    folder = Path(folder)
+    with whole_folder(folder, last=NAME, mine=lambda name: name in (TENSORS, NAME)) as part:
+        row = write_stream(part / TENSORS, shapes, parts)
+        write_card(card, part)
+    return {TENSORS: row}
 
 
 def load_model(

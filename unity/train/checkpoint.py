@@ -7,67 +7,22 @@
                                      model/              the averaged weights, ready for inference
     runs/x/model -> checkpoints/step-00000100/model
 
-A checkpoint is written under a name ending in `.partial`, flushed to the disk and renamed only when its manifest
-is there. DeepSpeed's own format is not used: it marks a checkpoint as the latest before all ranks have written
-theirs, keeps no average, and cannot be loaded on another number of ranks.
+A checkpoint is written (`unity.train.writer`) under a name ending in `.partial`, flushed to the disk and renamed
+only when its manifest is there. DeepSpeed's own format is not used: it marks a checkpoint as the latest before all
+ranks have written theirs, keeps no average, and cannot be loaded on another number of ranks.
 """
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from unity.files import flush, point, put, write_json
 from unity.train.world import World
+from unity.train.writer import digest, shard
 from unity.train.zero import Flats, Fragment
-
-
-@dataclass(frozen=True, kw_only=True)
-class Content:
-    """What a rank puts into a checkpoint."""
-
-    # kind (weights, average, …) → this rank's flats
-    shards: Mapping[str, Flats]
-    # parameter → where in the flats it lies
-    fragments: Mapping[str, Fragment]
-    # what else JSON can say
-    state: Mapping
-    # writes the model for inference into a folder; all ranks call it
-    export: Callable[[Path], None]
-
-
-def save(world: World, run: Path, step: int, content: Content, keep: int) -> Path:
-    """Write a checkpoint of all ranks' shards and keep the newest `keep`; all ranks must call it."""
-    final = run / "checkpoints" / f"step-{step:08}"
-    partial = final.with_name(final.name + ".partial")
-    if world.leads:
-        for left_over in (partial, final.with_name(f".{final.name}")):
-            shutil.rmtree(left_over, ignore_errors=True)
-        partial.mkdir(parents=True)
-    world.barrier()
-    for kind, flats in content.shards.items():
-        tensors = {str(i): flat.cpu() for i, flat in enumerate(flats)}
-        save_file(tensors, _shard(partial, kind, world.rank))
-    content.export(partial / "model")
-    if world.leads:
-        layout = {name: asdict(fragment) for name, fragment in content.fragments.items()}
-        kinds = list(content.shards)
-        about = {**content.state, "step": step, "ranks": world.size, "kinds": kinds, "layout": layout}
-        write_json(partial / "state.json", about, indent=None)
-    world.barrier()
-    _seal(world, partial)
-    if world.leads:
-        _publish(partial, final)
-        _prune(final.parent, keep)
-    world.barrier()
-    return final
 
 
 def newest_whole(world: World, path: Path, say: Callable[[str], None]) -> Path:
@@ -103,7 +58,7 @@ def load(world: World, checkpoint: Path, shards: Mapping[str, Flats], fragments:
         differing = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
         raise ValueError(f"{checkpoint} holds another model: {differing[:4]} differ; give the same --model")
     for kind, flats in shards.items():
-        files = [safe_open(_shard(checkpoint, kind, rank), "pt") for rank in range(state["ranks"])]
+        files = [safe_open(shard(checkpoint, kind, rank), "pt") for rank in range(state["ranks"])]
         for name, piece in fragments.items():
             # an optimizer need not keep every kind for every flat
             if not flats[piece.flat].numel():
@@ -126,31 +81,6 @@ def _read(files: list, saved: Fragment, start: int, numel: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, numel - len(values)))
 
 
-def _seal(world: World, folder: Path) -> None:
-    """Flush every file to the disk and write the manifest; the ranks share the hashing."""
-    mine = {}
-    for name in _files(folder)[world.rank :: world.size]:
-        flush(folder / name)
-        mine[name] = _digest(folder / name)
-    rows = world.gather(mine)
-    if world.leads:
-        write_json(folder / "manifest.json", {k: v for row in rows for k, v in row.items()}, indent=1)
-        for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
-            flush(path)
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Put the whole checkpoint into place, over a broken one of the same step if need be."""
-    put(partial, final, aside=final.with_name(f".{final.name}"))
-    point(final.parent.parent / "model", Path("checkpoints") / final.name / "model")
-
-
-def _prune(folder: Path, keep: int) -> None:
-    finished = sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
-    for path in [*finished[:-keep], *folder.glob("*.partial"), *folder.glob(".step-*")]:
-        shutil.rmtree(path)
-
-
 def _fault(world: World, checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, if anything; the ranks share the hashing."""
     # rank 0 reads it for all, so that all leave here together
@@ -168,7 +98,7 @@ def _file_fault(checkpoint: Path, name: str, row: dict) -> str | None:
         return f"{name} is missing"
     if path.stat().st_size != row["bytes"]:
         return f"{name} has {path.stat().st_size} of {row['bytes']} bytes"
-    return None if _digest(path) == row else f"the SHA-256 of {name} differs"
+    return None if digest(path) == row else f"the SHA-256 of {name} differs"
 
 
 def _manifest(path: Path) -> dict[str, dict] | str:
@@ -184,16 +114,3 @@ def _manifest(path: Path) -> dict[str, dict] | str:
     )
     inside = whole and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in rows)
     return rows if inside and "state.json" in rows else "its manifest.json is damaged"
-
-
-def _shard(folder: Path, kind: str, rank: int) -> Path:
-    return folder / f"{kind}-{rank:05}.safetensors"
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _digest(path: Path) -> dict:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -18,6 +18,7 @@ from unity.train.config_file import read_config
 from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.planner.auto import recommended
+from unity.train.remote import address_of, bring
 from unity.train.world import computes_bf16, device_kind
 
 
@@ -40,6 +41,7 @@ class TrainConfig(Options):
     save_every: int = field()
     picture_every: int = field()
     log_every: int = field()
+    save_beside: bool = field()
     deepspeed: Path = field()
     optim: SetOptim = field()
 
@@ -56,6 +58,8 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     check_bounds(given)
     if given.resume is not None and given.init is not None:
         raise ValueError("--resume and --init both name weights to start from; give one of them")
+    if given.resume is not None and (address := address_of(given.resume)):
+        given = replace(given, resume=bring(address, given.out))
     base = Options() if given.resume is None else _resumed(given, given.resume, ranks)
     found = None if given.init is None else heritage(given.init, given.model, _asked(given, args, talkative))
     base = _inheriting(base, found, given) if found else replace(base, architecture=_architecture(given, base))
@@ -63,6 +67,7 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     if row.stem and (given.resume is None or base.model is None):
         base = replace(base, time=SMALL_TIMES)
     options = tyro.cli(Options, args=args, default=base, console_outputs=talkative)
+    options = replace(options, resume=given.resume)
     check_bounds(options)
     if found:
         found.check(options.architecture)
@@ -103,6 +108,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         save_every=options.save_every or min(1000, max(1, steps // 2)),
         picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,
         log_every=options.log_every or min(50, max(1, steps // 20)),
+        save_beside=device_kind() == "cuda" if options.save_beside is None else options.save_beside,
         deepspeed=options.deepspeed or _settings_beside_the_launcher(),
         **_by_modality(options),
         optim=SetOptim(

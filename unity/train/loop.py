@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
@@ -19,13 +20,16 @@ from unity.train import sequence
 from unity.train.config import TrainConfig, recipe, resolve, run_folder
 from unity.train.config_file import write_config
 from unity.train.folder import held
+from unity.train.kept import Keep
 from unity.train.metrics import Journal, high_water
 from unity.train.options import MACHINES, SIMULATED, Options
 from unity.train.pictures import Pictures
 from unity.train.planner.auto import ideal_seconds
 from unity.train.planner.auto import line as plan_line
 from unity.train.preflight import preflight
-from unity.train.run import Run, build, save
+from unity.train.remote import open_remote
+from unity.train.run import Run, build, content
+from unity.train.saver import Manner, Saver, saving
 from unity.train.signals import StopRequest, deaf_children
 from unity.train.step import train_step
 from unity.train.watchdog import Watchdog, watched
@@ -48,8 +52,13 @@ def train(options: Options, world: World) -> Path:
             return config.out
         pictures = world.agree(lambda: Pictures(run)) if config.picture_every else None
         coming = world.agree(lambda: batches(run))
-        with _journal(run, say) as journal, watched(world, config.out, config.watchdog_minutes) as dog:
-            done = _go(run, timed(coming), stop, Witnesses(journal=journal, pictures=pictures, dog=dog))
+        with (
+            _journal(run, say) as journal,
+            watched(world, config.out, config.watchdog_minutes) as dog,
+            saving(world, manner(config), say) as saver,
+        ):
+            witnesses = Witnesses(journal=journal, pictures=pictures, dog=dog, saver=saver)
+            done = _go(run, timed(coming), stop, witnesses)
     if done < config.steps:
         say(f"asked to stop: saved step {done}; --stage {config.stage} --resume {config.out} goes on")
     say(f"weights for inference: {config.out}/model")
@@ -65,17 +74,21 @@ class Witnesses:
     # where there are any
     pictures: Pictures | None
     dog: Watchdog
+    saver: Saver
 
 
 def _go(run: Run, coming: Iterator[tuple[dict, float]], stop: StopRequest, by: Witnesses) -> int:
-    """Every step that is left, with what it leaves behind; returns the last one done, after a save."""
-    config, dog = run.config, by.dog
+    """Every step that is left, with what it leaves behind; returns the last one done, whose save has begun."""
+    config, dog, losses = run.config, by.dog, []
     for batch, waited in coming:
         step, done = batch["step"], batch["step"] + 1
         # the first one compiles, and takes as long as that takes
         if step > run.start:
             dog.at(step, "compute")
+        # the ranks leave together, and hear there why
+        stop.asked |= by.saver.failed
         record, leave = train_step(run, batch, stop)
+        losses.append(record["loss"])
         if by.journal:
             by.journal.write(step, record | {"wait_seconds": waited, "memory_gib": high_water(run.world.device)})
         if by.pictures and (done % config.picture_every == 0 or done == config.steps):
@@ -83,11 +96,19 @@ def _go(run: Run, coming: Iterator[tuple[dict, float]], stop: StopRequest, by: W
             by.pictures.draw(run, config.out / "pictures" / f"step-{done:08}.png")
         if leave or done % config.save_every == 0 or done == config.steps:
             dog.at(step, "save")
-            save(run, done)
-        if leave:
+            by.saver.save(done, content(run, done, fmean(losses)))
+            losses.clear()
+        if leave or done == config.steps:
             return done
         dog.at(done, "read")
     return config.steps
+
+
+def manner(config: TrainConfig) -> Manner:
+    """How a run's checkpoints are written."""
+    keep = Keep(last=config.keep, best=config.keep_best)
+    remote = None if config.remote is None else open_remote(config.remote)
+    return Manner(run=config.out, keep=keep, beside=config.save_beside, remote=remote)
 
 
 def timed(coming: Iterator[dict]) -> Iterator[tuple[dict, float]]:
@@ -130,6 +151,8 @@ def refuse(options: Options, ranks: int) -> None:
         fp8.require(options.fp8)
     if options.lora.rank:
         peft_config(options.lora)
+    if options.remote is not None:
+        open_remote(options.remote).try_out()
     run_folder(options)
 
 

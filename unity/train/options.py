@@ -50,7 +50,8 @@ class Options:
     # (wan2.1-1.3b, wan2.1-14b, wan2.2-5b, unityvideo-5b, owner/repository); size, conventions, learning rate,
     # words and colours follow them
     init: Path | None = None
-    # a run folder, or one of its checkpoints: the same stage goes on exactly, another one starts from its weights
+    # a run folder, or one of its checkpoints: the same stage goes on exactly, another one starts from its weights;
+    # an address as of --remote is brought here first, into --out
     resume: Path | None = None
     # every random draw is a function of it and of where it is used
     seed: Annotated[int, whole(0)] = 0
@@ -81,8 +82,14 @@ class Options:
     save_every: Count | None = None
     picture_every: CountOrNone | None = None
     log_every: Count | None = None
-    # checkpoints that are kept
+    # checkpoints that are kept: the newest ones, and those with the least mean loss since the save before them
     keep: Count = 2
+    keep_best: Annotated[int, whole(0, 10**9)] = 0
+    # write checkpoints beside the steps, from a copy of the rank's share in the host's memory; by default where
+    # GPUs hold that, while on a CPU it would take memory and cores from the steps
+    save_beside: bool | None = None
+    # a second place for each checkpoint when it is whole, by an address that fsspec knows, such as s3://bucket/run
+    remote: str | None = None
     # weights of the codec and of the text encoder, where the embedded ones are not used; by default those beside
     # --init
     codec_weights: Path | None = None

@@ -21,7 +21,7 @@ from unity.model.lora import plain_name
 from unity.model.names import is_factor
 from unity.model.reader import Reader
 from unity.model.stored import model_folder
-from unity.model.weights import check_fit, open_weights, read_card, save_model
+from unity.model.weights import check_fit, open_weights, read_card, stream_model
 from unity.tasks import TASKS
 from unity.train import checkpoint, folder, sequence, zero
 from unity.train.config import TrainConfig
@@ -31,6 +31,7 @@ from unity.train.optim import optimizer
 from unity.train.recompute import recompute
 from unity.train.sequence import SequenceGroup
 from unity.train.world import World
+from unity.train.writer import Content, Weights
 from unity.train.zero import Engine, Flats
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
@@ -125,8 +126,8 @@ def _has_saved(path: Path) -> bool:
     return path.name.startswith("step-") or (path / "state.json").exists() or bool(folder.checkpoints(path))
 
 
-def save(run: Run, step: int) -> None:
-    """A checkpoint after `step` steps, with the averaged model for inference in it."""
+def content(run: Run, step: int, loss: float | None = None) -> Content:
+    """What a checkpoint after `step` steps holds, the averaged model for inference too; `loss` goes with it."""
     config, fragments = run.config, zero.layout(run.engine)
     card = ModelCard(
         model=config.architecture, modalities=_learnt(config), stage=config.stage, step=step,
@@ -134,23 +135,22 @@ def save(run: Run, step: int) -> None:
         learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
         schedules=schedules(config.time), base=_base(config),
     )  # fmt: skip
+    state = {"stage": config.stage, "ema_updates": run.ema.updates, "loss": loss, "config": to_plain(config)}
+    return Content(
+        shards=run.shards, fragments=fragments, state=state, export=partial(_export, config, card),
+        frozen={} if config.only is None else zero.frozen(run.engine),
+    )  # fmt: skip
 
-    def export(folder: Path) -> None:
-        whole = {
-            name: tensor.to(_DTYPES[config.precision])
-            for name, tensor in zero.gather(run.world, fragments, run.ema.flats)
-            if tensor is not None
-        }
-        if config.only is not None:
-            whole |= {n: value for n, value in zero.gather_frozen(run.world, run.engine) if value is not None}
-        if run.world.leads and config.lora.rank:
-            save_adapter(whole, config.lora, card, folder)
-        elif run.world.leads:
-            save_model(whole, card, folder)
 
-    state = {"stage": config.stage, "ema_updates": run.ema.updates, "config": to_plain(config)}
-    content = checkpoint.Content(shards=run.shards, fragments=fragments, state=state, export=export)
-    checkpoint.save(run.world, config.out, step, content, config.keep)
+def _export(config: TrainConfig, card: ModelCard, average: Weights, folder: Path) -> dict[str, dict]:
+    """Write the averaged weights for inference, in the precision of the training; see `Content.export`."""
+    dtype = _DTYPES[config.precision]
+    if config.lora.rank:
+        # which is small
+        save_adapter({name: average.whole(name).to(dtype) for name in average.shapes}, config.lora, card, folder)
+        return {}
+    shapes = {name: like.to(dtype) for name, like in average.shapes.items()}
+    return stream_model(shapes, lambda name: (part.to(dtype) for part in average.parts(name)), card, folder)
 
 
 def schedules(time: TimeConfig) -> dict[str, Schedule]:

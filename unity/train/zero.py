@@ -208,17 +208,10 @@ def gather(world: World, fragments: Mapping[str, Fragment], flats: Flats) -> Ite
         yield name, None if parts is None else _whole(parts, piece).cpu()
 
 
-@torch.no_grad()
-def gather_frozen(world: World, engine: Engine) -> Iterator[tuple[str, Tensor | None]]:
-    """Each parameter that is not trained, on rank 0's CPU (None elsewhere); all ranks must take part."""
-    from deepspeed import zero as deepspeed_zero
-
-    for name, parameter in engine.module.named_parameters():
-        if not parameter.requires_grad:
-            with deepspeed_zero.GatheredParameters([parameter]):
-                whole = parameter.data.to("cpu", copy=True) if world.leads else None
-            yield name, whole
-    refresh(engine)
+def frozen(engine: Engine) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """Name of a parameter that is not trained → this rank's fragment of it, and the shape of the whole."""
+    parameters = engine.module.named_parameters()
+    return {name: (cast(Any, p).ds_tensor.data, _shape(p)) for name, p in parameters if not p.requires_grad}
 
 
 @torch.no_grad()
