@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from unity.config import StageConfig
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.endings import Failure, ending, shared, start
+from unity.data.latents.batch import check_wanted, collate
 from unity.data.plan import Plan, Row, window_start
 from unity.data.shards import Shards, open_shards
 from unity.data.shards.index import MOST_PIXELS
@@ -67,23 +68,24 @@ def training_batches(
     """This rank's share b = batch_size / world of every global batch from `start_step` on, without end.
 
     A batch is a dict: step int; slot int64 [b] (places in the global batch); rgb and aux uint8 [b, t, h, w, 3];
-    modality and source int64 [b] (ids); caption and name, lists of str. It depends on (seed, step) alone, so
+    modality and source int64 [b] (ids); caption and name, lists of str. Of latents, rgb and aux are float32
+    [b, c, u, v, x], and `states` lists each caption's float32 [l, d]. It depends on (seed, step) alone, so
     `start_step` resumes bit for bit, also with other `workers`; the ranks' shares join to the same global batch
     for every `world`.
 
     Raises ValueError where a dataset, a source or a modality is missing, or where the batch cannot be shared
     equally by sources and ranks.
     """
-    dali = _use_dali(reading.decode)
     shards = open_shards(folder, reading.remote)
+    dali = _use_dali(reading.decode) and shards.latents is None
     sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
     plan = Plan(stage, batch_size, seed, sizes, shards.available)
     local = _local(batch_size, len(stage.sources), share)
-    collate = _Collate(shards.about, reading, seed)
+    together = _Collate(shards, reading, seed)
     loader = DataLoader(
         _Samples(shards),
         batch_sampler=(plan.batch(step)[share.rank * local :][:local] for step in itertools.count(start_step)),
-        collate_fn=list if dali else collate,
+        collate_fn=list if dali else together,
         num_workers=reading.workers,
         worker_init_fn=_settle_in,
         pin_memory=torch.cuda.is_available(),
@@ -92,8 +94,8 @@ def training_batches(
     received = start(loader)
     if not dali:
         return ending(received, received)
-    collate.decode = DaliDecoder(2 * local, threads=max(1, reading.workers)).decode
-    return ending(_one_ahead(collate, received), received)
+    together.decode = DaliDecoder(2 * local, threads=max(1, reading.workers)).decode
+    return ending(_one_ahead(together, received), received)
 
 
 class _Samples(Dataset):
@@ -108,13 +110,20 @@ class _Samples(Dataset):
         except ValueError as error:
             return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
-        return {"row": row, "caption": sample["caption"], "name": sample["name"], **videos}
+        return {
+            "row": row,
+            **videos,
+            **{key: sample[key] for key in ("caption", "name", "words") if key in sample},
+        }
 
 
 class _Collate:
     """Samples to a batch: decodes the frames that each sample shows, fits and stacks them."""
 
-    def __init__(self, about: dict, reading: Reading, seed: int):
+    def __init__(self, shards: Shards, reading: Reading, seed: int):
+        about, self.latents = shards.about, shards.latents
+        if self.latents:
+            check_wanted(self.latents, about, reading.frames, reading.size, reading.encodings)
         self.stored, self.seed = (about["frames"], *about["size"]), seed
         self.frames, self.size = reading.frames or self.stored[0], reading.size or self.stored[1:]
         self.decode, self.encodings = decode_all, reading.encodings
@@ -133,7 +142,7 @@ class _Collate:
                 return sample
             whole.append(sample)
         try:
-            return self._batch(whole)
+            return self._batch(whole) if self.latents is None else collate(whole, self.latents)
         except ValueError as error:
             names = ", ".join(sample["name"] for sample in whole)
             return Failure(f"cannot decode one of the clips {names}: {error}")
@@ -147,23 +156,27 @@ class _Collate:
         # a frame's own header may differ from its container's
         if wrong := {v.shape[:3] for v in decoded} - {(self.frames, *self.stored[1:])}:
             raise ValueError(f"it decodes to {wrong.pop()}, not {self.frames} frames of {self.stored[1:]}")
-        for video, row, first in zip(decoded[len(rows) :], rows, starts, strict=True):
-            _begin_anew(video, row, first)
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
-        fitted = [
-            redraw(resize(v, self.size, n), n, self.encodings.get(n, OURS))
-            for v, n in zip(decoded, names, strict=True)
+        views = [
+            fitted(video, name, self.size, self.encodings, first)
+            for video, name, first in zip(decoded, names, starts * 2, strict=True)
         ]
-        rgb, aux = rearrange(shared(torch.from_numpy(np.stack(fitted))), "(s b) t h w c -> s b t h w c", s=2)
+        rgb, aux = rearrange(shared(torch.from_numpy(np.stack(views))), "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
         return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}
 
 
-def _begin_anew(video: np.ndarray, row: Row, first: int):
-    """In a window that starts late, map 0 would tell of a step before it; it repeats map 1, as in every clip."""
-    if first and len(video) > 1 and MODALITIES[MODALITY_NAMES[row.modality]].between_frames:
+def fitted(
+    video: np.ndarray, stream: str, size: tuple[int, int], encodings: Mapping[str, str], first: int
+) -> np.ndarray:
+    """Frames from the stored `first` one on as a model is shown them: of `size` (h, w), in the wanted encoding.
+
+    In a window that starts late, map 0 would tell of a step before it; it repeats map 1, as in every clip.
+    """
+    if first and len(video) > 1 and stream != "rgb" and MODALITIES[stream].between_frames:
         video[0] = video[1]
+    return redraw(resize(video, size, stream), stream, encodings.get(stream, OURS))
 
 
 def _use_dali(decode: str) -> bool:

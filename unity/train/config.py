@@ -9,11 +9,12 @@ import tyro
 
 from unity.command import check_bounds
 from unity.config import MODELS, STAGES, ModelConfig
+from unity.data.latents.facts import Facts
 from unity.modality.encodings import OURS
 from unity.modality.table import BUILT_IN, MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
-from unity.train import folder, sequence
+from unity.train import folder, latents, sequence
 from unity.train.config_file import read_config
 from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
@@ -77,9 +78,12 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
 def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     """Fill in all that was left out; `about` is what the dataset says of itself.
 
-    Raises ValueError for a run folder that is taken, and for samples that --sequence-parallel cannot cut.
+    Raises ValueError for a run folder that is taken, for samples that --sequence-parallel cannot cut, and for what
+    cannot be had of latents.
     """
     machine, cut = MACHINES[device_kind()], options.sequence_parallel or 1
+    options = replace(options, **_by_modality(options))
+    facts = latents.check(options, about)
     frames, (height, width) = options.frames or about["frames"], options.size or about["size"]
     shape = options.architecture
     sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, frames, (height, width)))
@@ -101,10 +105,9 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         size=(height, width),
         workers=machine.workers if options.workers is None else options.workers,
         save_every=options.save_every or min(1000, max(1, steps // 2)),
-        picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,
+        picture_every=_picture_every(steps, facts) if options.picture_every is None else options.picture_every,
         log_every=options.log_every or min(50, max(1, steps // 20)),
         deepspeed=options.deepspeed or _settings_beside_the_launcher(),
-        **_by_modality(options),
         optim=SetOptim(
             **vars(optim)
             | {
@@ -118,6 +121,10 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         asked = {name: getattr(options, name) for name in ("sequence_parallel", "micro_batch", "recompute")}
         filled |= vars(recommended(replace(options, **filled | asked), ranks))
     return TrainConfig(**vars(options) | filled)
+
+
+def _picture_every(steps: int, facts: Facts | None) -> int:
+    return 0 if facts else min(1000, max(1, steps // 3))
 
 
 def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from unity.data.latents.facts import read_facts
 from unity.data.loader import Reading, Share, training_batches
 from unity.data.shards import read_about
 from unity.extras import require
@@ -19,6 +20,7 @@ from unity.train import sequence
 from unity.train.config import TrainConfig, recipe, resolve, run_folder
 from unity.train.config_file import write_config
 from unity.train.folder import held
+from unity.train.latents import check_weights
 from unity.train.metrics import Journal, high_water
 from unity.train.options import MACHINES, SIMULATED, Options
 from unity.train.pictures import Pictures
@@ -112,7 +114,10 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
         flags = [str(part) for name, value in wanted.items() for part in (f"--{name}", value)]
         if subprocess.run([sys.executable, "-m", "unity.data.simulate", *flags]).returncode:
             raise ValueError(f"{SIMULATED} could not be simulated, see above; --data names another dataset")
-    config = resolve(options, read_about(data), ranks)
+    about = read_about(data)
+    config = resolve(options, about, ranks)
+    if facts := read_facts(about):
+        say(check_weights(config, facts))
     if options.plan == "auto":
         say(plan_line(config, ranks))
     if device_kind() == "cpu":

@@ -79,7 +79,10 @@ def encoded(run: Run, parts: Sequence[tuple[dict, Route]]) -> Iterator[Float[Ten
 
 
 def _encoded(run: Run, batch: dict, route: Route, stream: int) -> Float[Tensor, "b c t h w"]:
-    """Latents of a micro-batch's RGB (stream 0) or maps; RGB that is clean may be disturbed first."""
+    """Latents of a micro-batch's RGB (stream 0) or maps; RGB that is clean may be disturbed first.
+
+    What is read as latents comes as it is: `unity.train.latents` refuses an augmentation of it.
+    """
     if stream:
         return run.encoders.encode(batch["aux"], [list(MODALITIES)[m] for m in batch["modality"].tolist()])
     config, step, slots = run.config, batch["step"], batch["slot"].tolist()
@@ -94,7 +97,8 @@ def words(run: Run, batch: dict, route: Route) -> tuple[Tensor, ...]:
         (type_prompts(batch["modality"], run.config.type_prompts), route.prompt),
     )
     texts = ([t if kept else "" for t, kept in zip(*pair, strict=True)] for pair in pairs)
-    return tuple(part for text in texts for part in run.encoders.words(text))
+    known = dict(zip(batch["caption"], batch.get("states", ()), strict=False))
+    return tuple(part for text in texts for part in run.encoders.words(text, known))
 
 
 def micro_batches(batch: dict, size: int) -> list[dict]:

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from unity.data.clips import MODALITY_NAMES, SOURCES
+from unity.data.latents.facts import read_facts
 from unity.data.shards.columns import CHECKSUM, ENCODINGS, KNOWN, sizes
 
 FORMAT = 2
 _FACTS = {"frames", "size", "fps", "sources"}
+# of some datasets: of latents, and of clips that were shuffled by the shards of others
+_MORE = {"seed", "latents", "shuffled"}
 # a million clips that all differ in what they have take 90 MB
 _MOST_JSON = 1 << 27
 # MDS counts bytes in 32 bits; a sample has at least its offset and a head
@@ -148,7 +151,7 @@ def _tell_old(folder: str):
 
 def _check_about(about: dict):
     # a strange name may be a damaged one, of what makes it format 2 too
-    strange = (_FACTS ^ about.keys()) - {"seed"}
+    strange = (_FACTS ^ about.keys()) - _MORE
     _check(not strange, f"it lacks, or should not have, {sorted(strange)}")
     _check(_whole(about["frames"], 1, _MOST_FRAMES), f"its frames are {about['frames']!r}")
     size, fps, seed = about["size"], about["fps"], about.get("seed")
@@ -161,6 +164,19 @@ def _check_about(about: dict):
         _check(source in SOURCES, f"its source {source!r} is unknown")
         _check(isinstance(row, dict) and row.keys() == {"count", "modalities", "available"}, f"{source} has {row}")
         _check_source(source, row)
+    read_facts(about)
+    _check_shuffled(about.get("shuffled"), about["sources"])
+
+
+def _check_shuffled(shuffled: Any, sources: dict):
+    if shuffled is None:
+        return
+    _check(isinstance(shuffled, dict) and shuffled.keys() == sources.keys(), "it shuffles other sources")
+    for source, sizes in shuffled.items():
+        _check(
+            isinstance(sizes, list) and all(_whole(size, 1, _MOST_CLIPS) for size in sizes), f"{source}: {sizes!r}"
+        )
+        _check(sum(sizes) == sources[source]["count"], f"it shuffles {sum(sizes)} clips of {source}")
 
 
 def _check_source(source: str, row: dict):
