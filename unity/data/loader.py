@@ -3,9 +3,10 @@
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from einops import rearrange
 from torch.utils.data import DataLoader, Dataset
 
 from unity.config import StageConfig
+from unity.data.buckets import open_buckets
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.endings import Failure, ending, shared, start
 from unity.data.latents.batch import check_wanted, collate
-from unity.data.plan import Plan, Row, window_start
-from unity.data.shards import Shards, open_shards
+from unity.data.plan import Row, window_start
+from unity.data.shards import Shards
 from unity.data.shards.index import MOST_PIXELS
+from unity.data.turns import BucketPlan, Held
 from unity.data.video import DaliDecoder, decode_all, resize
 from unity.modality.encodings import OURS, redraw
 from unity.modality.table import MODALITIES
@@ -69,21 +72,26 @@ def training_batches(
 
     A batch is a dict: step int; slot int64 [b] (places in the global batch); rgb and aux uint8 [b, t, h, w, 3];
     modality and source int64 [b] (ids); caption and name, lists of str. Of latents, rgb and aux are float32
-    [b, c, u, v, x], and `states` lists each caption's float32 [l, d]. It depends on (seed, step) alone, so
+    [b, c, u, v, x], and `states` lists each caption's float32 [l, d]. Where a folder holds buckets
+    (`unity.data.buckets`), frames and size are theirs, and rgb and aux of a batch of several shapes are lists.
+
+    It depends on (seed, step) alone, so
     `start_step` resumes bit for bit, also with other `workers`; the ranks' shares join to the same global batch
     for every `world`.
 
     Raises ValueError where a dataset, a source or a modality is missing, or where the batch cannot be shared
     equally by sources and ranks.
     """
-    shards = open_shards(folder, reading.remote)
-    dali = _use_dali(reading.decode) and shards.latents is None
-    sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
-    plan = Plan(stage, batch_size, seed, sizes, shards.available)
+    buckets = open_buckets(folder, reading.remote)
+    if len(buckets) > 1:
+        reading = replace(reading, frames=None, size=None)
+    dali = _use_dali(reading.decode) and buckets[0].latents is None
+    plan = BucketPlan(stage, batch_size, seed, [_held(shards, stage) for shards in buckets])
     local = _local(batch_size, len(stage.sources), share)
-    together = _Collate(shards, reading, seed)
+    shapes = [_Collate(shards, reading, seed) for shards in buckets]
+    together = partial(_together, shapes)
     loader = DataLoader(
-        _Samples(shards),
+        _Samples(buckets),
         batch_sampler=(plan.batch(step)[share.rank * local :][:local] for step in itertools.count(start_step)),
         collate_fn=list if dali else together,
         num_workers=reading.workers,
@@ -94,19 +102,27 @@ def training_batches(
     received = start(loader)
     if not dali:
         return ending(received, received)
-    together.decode = DaliDecoder(2 * local, threads=max(1, reading.workers)).decode
+    decoder = DaliDecoder(2 * local, threads=max(1, reading.workers))
+    for one in shapes:
+        one.decode = decoder.decode
     return ending(_one_ahead(together, received), received)
+
+
+def _held(shards: Shards, stage: StageConfig) -> Held:
+    """What the plan is to know of a bucket."""
+    sources = [source for source in stage.sources if source in shards.counts]
+    return Held(sizes={source: shards.shard_sizes(source) for source in sources}, available=shards.available)
 
 
 class _Samples(Dataset):
     """Rows of the plan to samples, the two videos of the row still encoded."""
 
-    def __init__(self, shards: Shards):
-        self.shards = shards
+    def __init__(self, buckets: Sequence[Shards]):
+        self.buckets = buckets
 
     def __getitem__(self, row: Row) -> dict | Failure:
         try:
-            sample = self.shards.sample(SOURCES[row.source], row.clip)
+            sample = self.buckets[row.bucket].sample(SOURCES[row.source], row.clip)
         except ValueError as error:
             return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
@@ -117,8 +133,30 @@ class _Samples(Dataset):
         }
 
 
+def _together(shapes: Sequence["_Collate"], samples: list[dict | Failure]) -> dict | Failure:
+    """A batch of samples whose buckets lie together; of several, its videos are listed one by one."""
+    whole = [sample for sample in samples if not isinstance(sample, Failure)]
+    if len(whole) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, Failure))
+    batches = []
+    for bucket, rows in itertools.groupby(whole, key=lambda sample: sample["row"].bucket):
+        batch = shapes[bucket](list(rows))
+        if isinstance(batch, Failure):
+            return batch
+        batches.append(batch)
+    return batches[0] if len(batches) == 1 else _joined(batches)
+
+
+def _joined(batches: Sequence[dict]) -> dict:
+    """Batches of different shapes as one."""
+    joined = {key: torch.cat([batch[key] for batch in batches]) for key in ("slot", "modality", "source")}
+    listed = [key for key in batches[0] if key not in joined and key != "step"]
+    lists = {key: [item for batch in batches for item in batch[key]] for key in listed}
+    return {"step": batches[0]["step"], **joined, **lists}
+
+
 class _Collate:
-    """Samples to a batch: decodes the frames that each sample shows, fits and stacks them."""
+    """Samples of one shape to a batch: decodes the frames that each sample shows, fits and stacks them."""
 
     def __init__(self, shards: Shards, reading: Reading, seed: int):
         about, self.latents = shards.about, shards.latents
@@ -135,16 +173,11 @@ class _Collate:
         if not all(1 <= edge <= MOST_PIXELS for edge in self.size):
             raise ValueError(f"a size of {self.size} is no (height, width) of 1 to {MOST_PIXELS} pixels")
 
-    def __call__(self, samples: list[dict | Failure]) -> dict | Failure:
-        whole: list[dict] = []
-        for sample in samples:
-            if isinstance(sample, Failure):
-                return sample
-            whole.append(sample)
+    def __call__(self, samples: list[dict]) -> dict | Failure:
         try:
-            return self._batch(whole) if self.latents is None else collate(whole, self.latents)
+            return self._batch(samples) if self.latents is None else collate(samples, self.latents)
         except ValueError as error:
-            names = ", ".join(sample["name"] for sample in whole)
+            names = ", ".join(sample["name"] for sample in samples)
             return Failure(f"cannot decode one of the clips {names}: {error}")
 
     def _batch(self, samples: list[dict]) -> dict:

@@ -1,5 +1,6 @@
 """The complete configuration of a run: from a command line, the machine, the dataset, and the run that goes on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,12 +86,19 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     options = replace(options, **_by_modality(options))
     facts = latents.check(options, about)
     frames, (height, width) = options.frames or about["frames"], options.size or about["size"]
-    shape = options.architecture
-    sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, frames, (height, width)))
+    shape, buckets = options.architecture, about.get("buckets", ())
+    if buckets and (frames, height, width) != buckets[0]:
+        raise ValueError(
+            f"{options.data} holds buckets with frames and sizes of their own; leave --frames and --size out"
+        )
+    for t, h, w in buckets or [(frames, height, width)]:
+        sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, t, (h, w)))
     model = options.model or machine.model
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
     kind, rate = recipe(options)
+    # of a source's samples, which are of one bucket
+    share, local = batch_size // len(options.curriculum.sources), batch_size * cut // ranks
     filled: dict[str, Any] = dict(
         model=model,
         steps=steps,
@@ -98,7 +106,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         data=options.data or SIMULATED,
         precision=options.precision or ("bf16" if computes_bf16() else "fp32"),
         batch_size=batch_size,
-        micro_batch=options.micro_batch or _micro_batch(options, batch_size * cut // ranks),
+        micro_batch=options.micro_batch or _micro_batch(options, math.gcd(share, local) if buckets else local),
         sequence_parallel=cut,
         recompute=options.recompute or ("selective" if _is_large(options) else "none"),
         frames=frames,
@@ -120,6 +128,11 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     if options.plan == "auto":
         asked = {name: getattr(options, name) for name in ("sequence_parallel", "micro_batch", "recompute")}
         filled |= vars(recommended(replace(options, **filled | asked), ranks))
+    if buckets and share % filled["micro_batch"]:
+        raise ValueError(
+            f"--micro-batch {filled['micro_batch']} would mix buckets; give a divisor of the {share} clips that a "
+            f"step takes of each source"
+        )
     return TrainConfig(**vars(options) | filled)
 
 

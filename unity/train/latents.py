@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from unity.data.buckets import describe
 from unity.data.latents.batch import check_wanted
 from unity.data.latents.facts import Facts, read_facts
-from unity.data.shards import read_about
 from unity.model.fingerprint import fingerprint
 from unity.model.hub import beside
 from unity.train.options import Options
@@ -29,7 +29,7 @@ def check(options: Options, about: Mapping) -> Facts | None:
     for name, why in _NO_PIXELS.items():
         if getattr(options, name):
             raise ValueError(f"{options.data} holds latents: {why}")
-    check_wanted(facts, dict(about), options.frames, options.size, options.encodings)
+    check_wanted(facts, about, options.frames, options.size, options.encodings)
     shape = options.architecture
     if (facts.codec, facts.text) != (shape.codec, shape.text):
         raise ValueError(
@@ -71,7 +71,7 @@ def check_weights(options: Options, facts: Facts) -> str:
 def reads_latents(options: Options) -> bool:
     """Whether a run's dataset, where it is there already, holds latents."""
     there = options.data is not None and (options.data / "dataset.json").exists()
-    return there and read_facts(read_about(options.data)) is not None
+    return there and read_facts(describe(options.data)) is not None
 
 
 def encoder_weights(options: Options) -> tuple[Path | None, Path | None]:

@@ -69,14 +69,16 @@ class Pictures:
 
 
 def _one_of_each(config: TrainConfig) -> dict:
-    """The first clip of each modality in the first batches of the run's data."""
+    """The first clip of each modality in the first batches of the run's data, all of the first one's shape."""
     stage = config.curriculum
     reading = Reading(frames=config.frames, size=config.size, encodings=config.encodings)
     loader = training_batches(config.data, stage, config.batch_size, config.seed, reading=reading)
     found: dict[int, dict] = {}
     for _, batch in zip(range(8), loader, strict=False):
         for i, modality in enumerate(batch["modality"].tolist()):
-            found.setdefault(modality, {key: batch[key][i] for key in ("rgb", "aux", "modality", "caption")})
+            clip = {key: batch[key][i] for key in ("rgb", "aux", "modality", "caption")}
+            if all(clip["rgb"].shape == other["rgb"].shape for other in found.values()):
+                found.setdefault(modality, clip)
         if len(found) == len(stage.modalities):
             break
     rows = [found[modality] for modality in sorted(found)]

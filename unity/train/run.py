@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unity.data.buckets import open_buckets
 from unity.data.latents.texts import read_texts
-from unity.data.shards import open_shards
 from unity.encoders import Encoders, Kept, load_encoders
 from unity.flow_matching import TimeConfig
 from unity.modality.table import MODALITIES
@@ -93,8 +93,11 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
 
 def _encoders(config: TrainConfig, device: torch.device) -> Encoders | Kept:
     """What the run's clips are encoded with, or was before."""
-    if facts := open_shards(config.data).latents if reads_latents(config) else None:
-        return Kept(texts=read_texts(config.data, facts), device=device)
+    if reads_latents(config):
+        # all buckets have the same texts
+        shards = open_buckets(config.data)[0]
+        assert shards.latents
+        return Kept(texts=read_texts(shards.folder, shards.latents), device=device)
     weights = encoder_weights(config)
     return load_encoders(config.architecture, device, _DTYPES[config.precision], *weights)
 

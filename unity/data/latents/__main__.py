@@ -7,23 +7,26 @@ deepspeed launchers/train.py --stage 1 --data data/mine-latents ...
 Several processes share the work (--part 1/4 to 4/4); what is killed is gone on with by the same command.
 """
 
+import hashlib
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from unity.command import check_bounds, end, say, share_of, whole
-from unity.config import MODELS
+from unity.config import MODELS, ModelConfig
 from unity.data.latents.facts import Facts, Numbers
 
 if TYPE_CHECKING:
     from unity.data.latents.make import Making
     from unity.data.shards import Shards
-    from unity.model.card import ModelCard
 
 Side = Annotated[int, whole(1, 16_384)]
+# frames, and height and width
+Extent = tuple[int, tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +68,12 @@ def run(options: Options) -> None:
     share, shards = share_of(options.part), open_shards(options.shards)
     if shards.latents:
         raise ValueError(f"{options.shards} holds latents already; name a dataset of clips")
-    card = _card(options)
-    facts = _facts(options, shards, card)
+    wanted, extent = _wanted(options), _extent(options, shards)
+    facts = _facts(options, extent, wanted)
     if _is_there(options.out, facts):
         say(f"{options.out} is there already")
         return
-    if make(shards, options.out, _making(options, facts, shards, card), share, say):
+    if make(shards, options.out, _making(options, facts, extent, wanted), share, say):
         print(f"{options.out}: latents {facts.key} of {sum(shards.counts.values())} clips")
 
 
@@ -91,18 +94,28 @@ def _is_there(out: Path, facts: Facts) -> bool:
     return True
 
 
-def _card(options: Options) -> "ModelCard":
-    from unity.model.card import ModelCard
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the model that is to be trained works with: the size it has, and words and colours of its own."""
+
+    model: ModelConfig
+    type_prompts: Mapping[str, str] = field(default_factory=dict)
+    encodings: Mapping[str, str] = field(default_factory=dict)
+
+
+def _wanted(options: Options) -> Wanted:
     from unity.model.heritage import heritage
 
     if options.init is not None:
-        return heritage(options.init).card
+        card = heritage(options.init).card
+        return Wanted(model=card.model, type_prompts=card.type_prompts, encodings=card.encodings)
     if options.model not in MODELS:
         raise ValueError(f"there is no model {options.model!r}; choose one of {', '.join(MODELS)}")
-    return ModelCard(model=MODELS[options.model])
+    return Wanted(model=MODELS[options.model])
 
 
-def _frames(options: Options, shards: "Shards") -> tuple[int, tuple[int, int]]:
+def _extent(options: Options, shards: "Shards") -> Extent:
+    """Of what is encoded at once."""
     stored = shards.about["frames"]
     frames = options.frames or stored
     if not 1 <= frames <= stored or frames % 4 != 1:
@@ -116,21 +129,20 @@ def _frames(options: Options, shards: "Shards") -> tuple[int, tuple[int, int]]:
     return frames, (height, width)
 
 
-def _facts(options: Options, shards: "Shards", card: "ModelCard") -> Facts:
+def _facts(options: Options, pixels: Extent, wanted: Wanted) -> Facts:
     """All that is known before an encoder is loaded."""
-    import hashlib
-
+    from unity.modality.encodings import OURS
     from unity.modality.table import MODALITIES
     from unity.model.codec import check_size
     from unity.model.fingerprint import fingerprint
     from unity.model.strides import STRIDES, extent
 
-    model, (codec, text) = card.model, _weights(options)
-    frames, size = _frames(options, shards)
+    model, (codec, text) = wanted.model, _weights(options)
+    frames, size = pixels
     check_size(frames, *size, stride=STRIDES[model.codec])
     keys = fingerprint(model.codec, codec), fingerprint(model.text, text)
-    prompts = {**{name: row.type_prompt for name, row in MODALITIES.items()}, **card.type_prompts}
-    encodings = {name: card.encodings.get(name, "ours") for name in MODALITIES}
+    prompts = {**{name: row.type_prompt for name, row in MODALITIES.items()}, **wanted.type_prompts}
+    encodings = {name: wanted.encodings.get(name, OURS) for name in MODALITIES}
     texts = dict.fromkeys(["", *prompts.values(), *(row.type_prompt for row in MODALITIES.values())])
     clips = hashlib.sha256((options.shards / "dataset.json").read_bytes()).hexdigest()
     cuda = _device(options).startswith("cuda")
@@ -143,22 +155,27 @@ def _facts(options: Options, shards: "Shards", card: "ModelCard") -> Facts:
     )  # fmt: skip
 
 
-def _making(options: Options, facts: Facts, shards: "Shards", card: "ModelCard") -> "Making":
+def _making(options: Options, facts: Facts, pixels: Extent, wanted: Wanted) -> "Making":
     """With the encoders loaded, or the sentence that says where to get them."""
     import torch
 
     from unity.data.latents.make import Making
     from unity.data.latents.numbers import NUMBERS
     from unity.encoders import load_encoders
+    from unity.model.fingerprint import fingerprint
 
     device = torch.device(_device(options))
-    encoders = load_encoders(card.model, device, NUMBERS[facts.precision], *_weights(options))
-    frames, size = _frames(options, shards)
+    encoders = load_encoders(wanted.model, device, NUMBERS[facts.precision], *_weights(options))
+    if not (facts.codec_key and facts.text_key):
+        # some came from the hub only now
+        codec, text = _weights(options)
+        keys = fingerprint(facts.codec, codec), fingerprint(facts.text, text)
+        facts = replace(facts, codec_key=keys[0] or "", text_key=keys[1] or "")
 
     def words(text: str) -> torch.Tensor:
         return encoders.words([text])[0][0]
 
-    return Making(frames=frames, size=size, facts=facts, encode=encoders.encode, words=words)
+    return Making(frames=pixels[0], size=pixels[1], facts=facts, encode=encoders.encode, words=words)
 
 
 def _weights(options: Options) -> tuple[Path | None, Path | None]:

@@ -1,5 +1,7 @@
 """Samples of latents as training takes them."""
 
+from collections.abc import Mapping
+
 import torch
 
 from unity.data.clips import MODALITY_NAMES
@@ -22,7 +24,7 @@ def collate(samples: list[dict], facts: Facts) -> dict:
 
 
 def check_wanted(
-    facts: Facts, about: dict, frames: int | None, size: tuple[int, int] | None, encodings: dict
+    facts: Facts, about: Mapping, frames: int | None, size: tuple[int, int] | None, encodings: Mapping[str, str]
 ) -> None:
     """ValueError for what cannot be taken of latents: other frames, sizes or colours than they were made of."""
     made = (about["frames"], tuple(about["size"]))

@@ -49,6 +49,10 @@ class Shard:
     row: dict
 
 
+class _Buckets(Exception):
+    """A folder of datasets."""
+
+
 def read_about(folder: str | Path) -> dict:
     """What a dataset holds: frames, size (h, w), fps, seed, and per source count, modalities and who has what.
 
@@ -63,9 +67,13 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
     try:
         record = _load(_bytes(path, path.parent))
         _check(isinstance(record, dict), "it is no JSON object")
+        if "buckets" in record:
+            raise _Buckets(sorted(record["buckets"]))
         about, hashes = (_sealed if "format" in record else _unsealed)(record)
         _check_about(about)
         _check(hashes is None or hashes.keys() == about["sources"].keys(), "its hashes are of other sources")
+    except _Buckets as names:
+        raise ValueError(f"{folder} holds buckets, of clips of several shapes; name one of {names}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} is no dataset (it has no dataset.json); make one with "
@@ -84,6 +92,44 @@ def seal(folder: Path, about: dict) -> None:
     hashes = {source: _hash((folder / source / "index.json").read_bytes()) for source in about["sources"]}
     record = about | {"format": FORMAT, "indexes": hashes}
     text = json.dumps(record | {"sha256": _hash(_canonical(record))}, indent=1, allow_nan=False)
+    (folder / "dataset.json").write_text(text)
+
+
+def read_names(folder: str | Path) -> list[str] | None:
+    """The buckets that a folder's dataset.json names, None where it is that of a dataset (unity.data.buckets).
+
+    Raises ValueError where it is damaged, or a bucket is not the one that it names.
+    """
+    path = Path(folder) / "dataset.json"
+    record = _told(path)
+    if "buckets" not in record:
+        return None
+    try:
+        buckets, sha256 = record["buckets"], record.pop("sha256", None)
+        _check(record.get("format") == FORMAT and sha256 == _hash(_canonical(record)), "its own checksum differs")
+        _check(isinstance(buckets, dict) and buckets, "it names no buckets")
+        for name, sha256 in buckets.items():
+            _check(re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){2}", name), f"it names a bucket {name!r}")
+            about = Path(folder) / name / "dataset.json"
+            _check(_hash(_bytes(about, path.parent)) == sha256, f"the bucket {name} is not the one that it names")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); join the buckets again") from error
+    return sorted(buckets)
+
+
+def _told(path: Path) -> dict:
+    """What a dataset.json says, unchecked; {} where it says nothing, of which `read_record` tells."""
+    try:
+        record = _load(_bytes(path, path.parent))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def seal_names(folder: Path, buckets: dict[str, str]) -> None:
+    """Write the dataset.json of a folder of buckets, each with the SHA-256 of its own dataset.json."""
+    record = {"format": FORMAT, "buckets": buckets}
+    text = json.dumps(record | {"sha256": _hash(_canonical(record))}, indent=1)
     (folder / "dataset.json").write_text(text)
 
 
