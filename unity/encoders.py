@@ -52,8 +52,8 @@ class Encoders:
 class Kept:
     """In place of encoders where training reads latents: all was encoded before, and no weights are loaded."""
 
-    # text → its states, of the words that all clips share
-    texts: Mapping[str, Float[Tensor, "l d"]]
+    # text → its states [l, d], of the words that all clips share
+    texts: Mapping[str, Tensor]
     device: torch.device
 
     def encode(self, latents: Float[Tensor, "b c u v x"], streams: Sequence[str]) -> Float[Tensor, "b c u v x"]:

@@ -15,7 +15,7 @@ from unity.data.latents.texts import read_texts
 from unity.data.loader import Reading, training_batches
 from unity.data.shards import open_shards, write_shards
 
-FRAMES, SIZE, WIDTH = 9, (8, 12), 6
+FRAMES, SIZE, WIDTH = 9, (16, 24), 6
 ALL = slice(0, None, 1)
 
 
@@ -30,7 +30,7 @@ def _clip(number):
 def clips(tmp_path_factory):
     """24 clips in shards of one or two."""
     folder = tmp_path_factory.mktemp("clips") / "clips"
-    return open_shards(write_shards(map(_clip, range(24)), folder, size_limit=9000))
+    return open_shards(write_shards(map(_clip, range(24)), folder, size_limit=150_000))
 
 
 def encode(video, streams):

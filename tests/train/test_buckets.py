@@ -36,7 +36,7 @@ def buckets(dataset, tmp_path_factory):
 def options(buckets, tmp_path):
     return Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=buckets, steps=4, batch_size=8, save_every=2,
-        precision="fp32", picture_every=4, workers=0, keep=9, out=tmp_path / "unbroken",
+        precision="fp32", picture_every=4, workers=0, keep=9, out=tmp_path / "unbroken", seed=2,
         deepspeed=ROOT / "launchers/zero3.json",
     )  # fmt: skip
 
@@ -54,7 +54,9 @@ def test_a_resumed_run_on_buckets_equals_the_unbroken_one(options, world):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     lines = [json.loads(line) for line in (options.out / "metrics.jsonl").read_text().splitlines()]
     # of cells of 4 frames and 4x4 pixels, in patches of 4x4 cells
-    shapes = [[tuple(v.shape) for v in batch["rgb"]] for _, batch in zip(range(4), _batches(options), strict=False)]
+    shapes = [
+        [tuple(v.shape) for v in batch["rgb"]] for _, batch in zip(range(4), _batches(options), strict=False)
+    ]
     tokens = [sum(2 * (1 + (t - 1) // 4) * (h // 16) * (w // 16) for t, h, w, _ in step) for step in shapes]
     assert [line["tokens"] for line in lines] == tokens and len(set(tokens)) == 2
 

@@ -93,8 +93,9 @@ def _encoded(run: Run, batch: dict, route: Route, stream: int) -> Float[Tensor, 
     """
     if stream:
         return run.encoders.encode(batch["aux"], [list(MODALITIES)[m] for m in batch["modality"].tolist()])
-    config, step, slots = run.config, batch["step"], batch["slot"].tolist()
-    rgb = disturb(batch["rgb"], ~route.noisy[:, 0], config.augment, config.seed, step, slots)
+    config, rgb, slots = run.config, batch["rgb"], batch["slot"].tolist()
+    if config.augment:
+        rgb = disturb(rgb, ~route.noisy[:, 0], config.augment, config.seed, batch["step"], slots)
     return run.encoders.encode(rgb, ["rgb"] * len(slots))
 
 

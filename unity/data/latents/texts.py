@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,14 +14,14 @@ from unity.files import whole_file
 TEXTS = "texts.safetensors"
 
 
-def write_texts(path: Path, states: Sequence[Float[Tensor, "l d"]], facts: Facts) -> None:
-    """The states of `facts.texts`, in their order."""
+def write_texts(path: Path, states: Sequence[Tensor], facts: Facts) -> None:
+    """The states [l, d] of `facts.texts`, in their order."""
     with whole_file(path) as part:
         save_file({f"{n:03}": value.cpu().to(NUMBERS[facts.words]) for n, value in enumerate(states)}, part)
 
 
-def read_texts(folder: Path, facts: Facts) -> dict[str, Float[Tensor, "l d"]]:
-    """Each text's states, in fp32; ValueError where they are not those that the dataset names."""
+def read_texts(folder: Path, facts: Facts) -> dict[str, Tensor]:
+    """Each text's states [l, d], in fp32; ValueError where they are not those that the dataset names."""
     path = folder / TEXTS
     try:
         data = path.read_bytes()

@@ -218,11 +218,9 @@ def _check_shuffled(shuffled: Any, sources: dict):
     if shuffled is None:
         return
     _check(isinstance(shuffled, dict) and shuffled.keys() == sources.keys(), "it shuffles other sources")
-    for source, sizes in shuffled.items():
-        _check(
-            isinstance(sizes, list) and all(_whole(size, 1, _MOST_CLIPS) for size in sizes), f"{source}: {sizes!r}"
-        )
-        _check(sum(sizes) == sources[source]["count"], f"it shuffles {sum(sizes)} clips of {source}")
+    for source, counts in shuffled.items():
+        whole = isinstance(counts, list) and all(_whole(count, 1, _MOST_CLIPS) for count in counts)
+        _check(whole and sum(counts) == sources[source]["count"], f"it shuffles {counts!r:.80} clips of {source}")
 
 
 def _check_source(source: str, row: dict):
