@@ -70,8 +70,9 @@ def check_weights(options: Options, facts: Facts) -> str:
 
 def reads_latents(options: Options) -> bool:
     """Whether a run's dataset, where it is there already, holds latents."""
-    there = options.data is not None and (options.data / "dataset.json").exists()
-    return there and read_facts(describe(options.data)) is not None
+    if options.data is None or not (options.data / "dataset.json").exists():
+        return False
+    return read_facts(describe(options.data)) is not None
 
 
 def encoder_weights(options: Options) -> tuple[Path | None, Path | None]:
