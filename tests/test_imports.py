@@ -29,7 +29,15 @@ MAY = {
     "unity.objective": {"unity.ops", "unity.flow_matching", "unity.routing"},
     "unity.sampler": {"unity.flow_matching", "unity.routing", "unity.randomness", "unity.tasks"},
     "unity.model": {"unity.model", "unity.ops", "unity.config", "unity.modality", "unity.tasks"},
-    "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness"},
+    "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness", "unity.typed"},
+    # a command, which hands encoders to what does the work
+    "unity.data.latents.__main__": {
+        "unity.data",
+        "unity.config",
+        "unity.modality",
+        "unity.model",
+        "unity.encoders",
+    },
     "unity.infer": {"unity"},
     "unity.answer": {"unity"},
     "unity.plan": {"unity"},

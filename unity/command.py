@@ -68,6 +68,14 @@ def check_bounds(options: Any) -> None:
             _check(field.name, value, hints[field.name])
 
 
+def share_of(part: str) -> slice:
+    """What of a list the process with `--part i/n` does: every n-th from the i-th on; ValueError for no part."""
+    place, _, count = part.partition("/")
+    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count) <= 100_000):
+        raise ValueError(f"--part {part} is no share of the jobs; give 1/4 to 4/4 to four processes")
+    return slice(int(place) - 1, None, int(count))
+
+
 def end(name: str, main: Callable[[], object]) -> None:
     """Run a command's `main` and leave the process with what became of it, in one sentence on stderr.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unity.config import ModelConfig
 from unity.modality.table import MODALITIES
@@ -37,14 +38,33 @@ class Encoders:
         """Clips of latents, in main memory."""
         return to_frames(self.codec.decode(latent, streams)).cpu()
 
-    def words(self, texts: Sequence[str]) -> Text:
-        """States and lengths of texts, on the device."""
+    def words(self, texts: Sequence[str], known: Mapping[str, Tensor] = {}) -> Text:
+        """States and lengths of texts, on the device; none needs to be `known`."""
         states, length = self.text(list(texts))
         return states.to(self.device), length.to(self.device)
 
     def latent_shape(self, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int, int]:
         """Shape b c u v x of the latents of `batch` clips with `frames` frames of `size` (h, w)."""
         return batch, self.codec.channels, *extent(self.codec.stride, frames, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """In place of encoders where training reads latents: all was encoded before, and no weights are loaded."""
+
+    # text → its states [l, d], of the words that all clips share
+    texts: Mapping[str, Tensor]
+    device: torch.device
+
+    def encode(self, latents: Float[Tensor, "b c u v x"], streams: Sequence[str]) -> Float[Tensor, "b c u v x"]:
+        """The latents themselves, on the device."""
+        return latents.to(self.device, non_blocking=True)
+
+    def words(self, texts: Sequence[str], known: Mapping[str, Tensor] = {}) -> Text:
+        """States and lengths of texts that all clips share, or that are `known` from a batch, on the device."""
+        states = [self.texts[text] if text in self.texts else known[text] for text in texts]
+        lengths = torch.tensor([len(state) for state in states], device=self.device)
+        return pad_sequence(states, batch_first=True).to(self.device), lengths
 
 
 def type_prompts(modality: Int[Tensor, " b"], words: Mapping[str, str]) -> list[str]:

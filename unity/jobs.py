@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, get_type_hints
 import tyro
 from filelock import FileLock, Timeout
 
-from unity.command import end, say, sentence
+from unity.command import end, say, sentence, share_of
 from unity.files import check_writable, json_text, plain
 from unity.request import Request, command_line
 from unity.typed import typed
@@ -169,10 +169,7 @@ def _name(name: object) -> str:
 
 def share(jobs: list[Job], part: str) -> list[Job]:
     """Every n-th job of `part` "i/n", from the i-th on; ValueError for what is no part."""
-    place, _, count = part.partition("/")
-    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count) <= 100_000):
-        raise ValueError(f"--part {part} is no share of the jobs; give 1/4 to 4/4 to four processes")
-    return jobs[int(place) - 1 :: int(count)]
+    return jobs[share_of(part)]
 
 
 def run(options: Options) -> None:

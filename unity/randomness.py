@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     ORDER = 1
     MODALITY = 2
     WINDOW = 3
+    BUCKET = 13
     # of a training step (unity.routing, unity.flow_matching)
     TASK = 4
     TIME = 5

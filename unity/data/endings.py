@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -64,15 +63,15 @@ def ending(batches: Iterator[dict | Failure], received: Iterator) -> Iterator[di
         _end(received)
 
 
-def shared(video: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+def shared(values: Tensor) -> Tensor:
     """A tensor that a worker may send; ValueError where there is no room for it.
 
     Sent as it is, it would be copied by a thread of the queue, whose errors reach nobody: the batch never comes.
     """
     if get_worker_info() is None:
-        return video
+        return values
     try:
-        return video.share_memory_()
+        return values.share_memory_()
     except RuntimeError as error:
         raise ValueError(
             f"workers send batches through shared memory, and there is none left ({error}); "

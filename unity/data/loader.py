@@ -3,9 +3,10 @@
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from einops import rearrange
 from torch.utils.data import DataLoader, Dataset
 
 from unity.config import StageConfig
+from unity.data.buckets import open_buckets
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.endings import Failure, ending, shared, start
-from unity.data.plan import Plan, Row, window_start
-from unity.data.shards import Shards, open_shards
+from unity.data.latents.batch import check_wanted, collate
+from unity.data.plan import Row, window_start
+from unity.data.shards import Shards
 from unity.data.shards.index import MOST_PIXELS
+from unity.data.turns import BucketPlan, Held
 from unity.data.video import DaliDecoder, decode_all, resize
 from unity.modality.encodings import OURS, redraw
 from unity.modality.table import MODALITIES
@@ -67,23 +71,29 @@ def training_batches(
     """This rank's share b = batch_size / world of every global batch from `start_step` on, without end.
 
     A batch is a dict: step int; slot int64 [b] (places in the global batch); rgb and aux uint8 [b, t, h, w, 3];
-    modality and source int64 [b] (ids); caption and name, lists of str. It depends on (seed, step) alone, so
+    modality and source int64 [b] (ids); caption and name, lists of str. Of latents, rgb and aux are float32
+    [b, c, u, v, x], and `states` lists each caption's float32 [l, d]. Where a folder holds buckets
+    (`unity.data.buckets`), frames and size are theirs, and rgb and aux of a batch of several shapes are lists.
+
+    It depends on (seed, step) alone, so
     `start_step` resumes bit for bit, also with other `workers`; the ranks' shares join to the same global batch
     for every `world`.
 
     Raises ValueError where a dataset, a source or a modality is missing, or where the batch cannot be shared
     equally by sources and ranks.
     """
-    dali = _use_dali(reading.decode)
-    shards = open_shards(folder, reading.remote)
-    sizes = {source: shards.shard_sizes(source) for source in stage.sources if source in shards.counts}
-    plan = Plan(stage, batch_size, seed, sizes, shards.available)
+    buckets = open_buckets(folder, reading.remote)
+    if len(buckets) > 1:
+        reading = replace(reading, frames=None, size=None)
+    dali = _use_dali(reading.decode) and buckets[0].latents is None
+    plan = BucketPlan(stage, batch_size, seed, [_held(shards, stage) for shards in buckets])
     local = _local(batch_size, len(stage.sources), share)
-    collate = _Collate(shards.about, reading, seed)
+    shapes = [_Collate(shards, reading, seed) for shards in buckets]
+    together = partial(_together, shapes)
     loader = DataLoader(
-        _Samples(shards),
+        _Samples(buckets),
         batch_sampler=(plan.batch(step)[share.rank * local :][:local] for step in itertools.count(start_step)),
-        collate_fn=list if dali else collate,
+        collate_fn=list if dali else together,
         num_workers=reading.workers,
         worker_init_fn=_settle_in,
         pin_memory=torch.cuda.is_available(),
@@ -92,29 +102,66 @@ def training_batches(
     received = start(loader)
     if not dali:
         return ending(received, received)
-    collate.decode = DaliDecoder(2 * local, threads=max(1, reading.workers)).decode
-    return ending(_one_ahead(collate, received), received)
+    decoder = DaliDecoder(2 * local, threads=max(1, reading.workers))
+    for one in shapes:
+        one.decode = decoder.decode
+    return ending(_one_ahead(together, received), received)
+
+
+def _held(shards: Shards, stage: StageConfig) -> Held:
+    """What the plan is to know of a bucket."""
+    sources = [source for source in stage.sources if source in shards.counts]
+    return Held(sizes={source: shards.shard_sizes(source) for source in sources}, available=shards.available)
 
 
 class _Samples(Dataset):
     """Rows of the plan to samples, the two videos of the row still encoded."""
 
-    def __init__(self, shards: Shards):
-        self.shards = shards
+    def __init__(self, buckets: Sequence[Shards]):
+        self.buckets = buckets
 
     def __getitem__(self, row: Row) -> dict | Failure:
         try:
-            sample = self.shards.sample(SOURCES[row.source], row.clip)
+            sample = self.buckets[row.bucket].sample(SOURCES[row.source], row.clip)
         except ValueError as error:
             return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
-        return {"row": row, "caption": sample["caption"], "name": sample["name"], **videos}
+        return {
+            "row": row,
+            **videos,
+            **{key: sample[key] for key in ("caption", "name", "words") if key in sample},
+        }
+
+
+def _together(shapes: Sequence["_Collate"], samples: list[dict | Failure]) -> dict | Failure:
+    """A batch of samples whose buckets lie together; of several, its videos are listed one by one."""
+    whole = [sample for sample in samples if not isinstance(sample, Failure)]
+    if len(whole) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, Failure))
+    batches = []
+    for bucket, rows in itertools.groupby(whole, key=lambda sample: sample["row"].bucket):
+        batch = shapes[bucket](list(rows))
+        if isinstance(batch, Failure):
+            return batch
+        batches.append(batch)
+    return batches[0] if len(batches) == 1 else _joined(batches)
+
+
+def _joined(batches: Sequence[dict]) -> dict:
+    """Batches of different shapes as one."""
+    joined = {key: torch.cat([batch[key] for batch in batches]) for key in ("slot", "modality", "source")}
+    listed = [key for key in batches[0] if key not in joined and key != "step"]
+    lists = {key: [item for batch in batches for item in batch[key]] for key in listed}
+    return {"step": batches[0]["step"], **joined, **lists}
 
 
 class _Collate:
-    """Samples to a batch: decodes the frames that each sample shows, fits and stacks them."""
+    """Samples of one shape to a batch: decodes the frames that each sample shows, fits and stacks them."""
 
-    def __init__(self, about: dict, reading: Reading, seed: int):
+    def __init__(self, shards: Shards, reading: Reading, seed: int):
+        about, self.latents = shards.about, shards.latents
+        if self.latents:
+            check_wanted(self.latents, about, reading.frames, reading.size, reading.encodings)
         self.stored, self.seed = (about["frames"], *about["size"]), seed
         self.frames, self.size = reading.frames or self.stored[0], reading.size or self.stored[1:]
         self.decode, self.encodings = decode_all, reading.encodings
@@ -126,16 +173,11 @@ class _Collate:
         if not all(1 <= edge <= MOST_PIXELS for edge in self.size):
             raise ValueError(f"a size of {self.size} is no (height, width) of 1 to {MOST_PIXELS} pixels")
 
-    def __call__(self, samples: list[dict | Failure]) -> dict | Failure:
-        whole: list[dict] = []
-        for sample in samples:
-            if isinstance(sample, Failure):
-                return sample
-            whole.append(sample)
+    def __call__(self, samples: list[dict]) -> dict | Failure:
         try:
-            return self._batch(whole)
+            return self._batch(samples) if self.latents is None else collate(samples, self.latents)
         except ValueError as error:
-            names = ", ".join(sample["name"] for sample in whole)
+            names = ", ".join(sample["name"] for sample in samples)
             return Failure(f"cannot decode one of the clips {names}: {error}")
 
     def _batch(self, samples: list[dict]) -> dict:
@@ -147,23 +189,27 @@ class _Collate:
         # a frame's own header may differ from its container's
         if wrong := {v.shape[:3] for v in decoded} - {(self.frames, *self.stored[1:])}:
             raise ValueError(f"it decodes to {wrong.pop()}, not {self.frames} frames of {self.stored[1:]}")
-        for video, row, first in zip(decoded[len(rows) :], rows, starts, strict=True):
-            _begin_anew(video, row, first)
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
-        fitted = [
-            redraw(resize(v, self.size, n), n, self.encodings.get(n, OURS))
-            for v, n in zip(decoded, names, strict=True)
+        views = [
+            fitted(video, name, self.size, self.encodings, first)
+            for video, name, first in zip(decoded, names, starts * 2, strict=True)
         ]
-        rgb, aux = rearrange(shared(torch.from_numpy(np.stack(fitted))), "(s b) t h w c -> s b t h w c", s=2)
+        rgb, aux = rearrange(shared(torch.from_numpy(np.stack(views))), "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
         return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}
 
 
-def _begin_anew(video: np.ndarray, row: Row, first: int):
-    """In a window that starts late, map 0 would tell of a step before it; it repeats map 1, as in every clip."""
-    if first and len(video) > 1 and MODALITIES[MODALITY_NAMES[row.modality]].between_frames:
+def fitted(
+    video: np.ndarray, stream: str, size: tuple[int, int], encodings: Mapping[str, str], first: int
+) -> np.ndarray:
+    """Frames from the stored `first` one on as a model is shown them: of `size` (h, w), in the wanted encoding.
+
+    In a window that starts late, map 0 would tell of a step before it; it repeats map 1, as in every clip.
+    """
+    if first and len(video) > 1 and stream != "rgb" and MODALITIES[stream].between_frames:
         video[0] = video[1]
+    return redraw(resize(video, size, stream), stream, encodings.get(stream, OURS))
 
 
 def _use_dali(decode: str) -> bool:

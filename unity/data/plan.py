@@ -21,13 +21,14 @@ SHUFFLED_SHARDS = 16
 
 
 class Row(NamedTuple):
-    """One sample of a global batch; source and modality are ids, and clip its number in its source."""
+    """One sample of a global batch; source and modality are ids, and clip its number in its source and bucket."""
 
     step: int
     slot: int
     source: int
     clip: int
     modality: int
+    bucket: int = 0
 
 
 class Plan:
@@ -60,18 +61,26 @@ class Plan:
 
     def batch(self, step: int) -> list[Row]:
         """The samples of the global batch of a step, in the order of their slots."""
-        order = _random(Purpose.ORDER, self.seed, step).permutation(self.batch_size)
+        order = random_at(Purpose.ORDER, self.seed, step).permutation(self.batch_size)
         return [self._row(step, slot, int(item)) for slot, item in enumerate(order)]
 
+    @property
+    def share(self) -> int:
+        """Samples of each source in a global batch."""
+        return self.batch_size // len(self.stage.sources)
+
     def _row(self, step: int, slot: int, item: int) -> Row:
-        share = self.batch_size // len(self.stage.sources)
-        source = self.stage.sources[item // share]
+        source = self.stage.sources[item // self.share]
         sizes = self._sizes[source]
-        epoch, place = divmod(step * share + item % share, sum(sizes))
-        index = int(_epoch_order(self.seed, SOURCES.index(source), epoch, sizes)[place])
+        epoch, place = divmod(step * self.share + item % self.share, sum(sizes))
+        index = int(epoch_order(self.seed, (SOURCES.index(source), epoch), sizes)[place])
+        return Row(step, slot, SOURCES.index(source), index, self.modality(step, slot, source, index))
+
+    def modality(self, step: int, slot: int, source: str, index: int) -> int:
+        """The modality, by its id, that a source's clip of this number shows there."""
         chances = np.cumsum(self.table[self._pattern[source][index]])
         drawn = np.searchsorted(chances / chances[-1], uniform(Purpose.MODALITY, self.seed, step, slot), "right")
-        return Row(step, slot, SOURCES.index(source), index, int(self._ids[drawn]))
+        return int(self._ids[drawn])
 
 
 def balance(
@@ -95,17 +104,21 @@ def window_start(seed: int, step: int, slot: int, choices: int) -> int:
     return draw(Purpose.WINDOW, seed, step, slot) % choices
 
 
-@functools.lru_cache(maxsize=16)
-def _epoch_order(seed: int, source: int, epoch: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """A permutation of a source's clips: shards in random order, clips shuffled within groups of shards."""
-    random, starts = _random(Purpose.EPOCH, seed, source, epoch), np.cumsum((0, *sizes))
+@functools.lru_cache(maxsize=64)
+def epoch_order(seed: int, position: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
+    """A permutation of clips: shards of these sizes in random order, clips shuffled within groups of shards.
+
+    `position` is the source and the epoch.
+    """
+    random, starts = random_at(Purpose.EPOCH, seed, *position), np.cumsum((0, *sizes))
     shards = random.permutation(len(sizes))
     groups = [shards[i : i + SHUFFLED_SHARDS] for i in range(0, len(shards), SHUFFLED_SHARDS)]
     clips = [np.concatenate([np.arange(starts[s], starts[s + 1]) for s in group]) for group in groups]
     return np.concatenate([random.permutation(group) for group in clips])
 
 
-def _random(purpose: Purpose, seed: int, *position: int) -> np.random.Generator:
+def random_at(purpose: Purpose, seed: int, *position: int) -> np.random.Generator:
+    """A generator of its own for a position."""
     return np.random.Generator(np.random.Philox(draw(purpose, seed, *position)))
 
 

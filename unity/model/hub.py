@@ -62,6 +62,18 @@ def local(path: Path | str, part: str = TRANSFORMER) -> Path:
     return _fetched(f"{owner}/{name}", "/".join(inside), part)
 
 
+def here(path: Path | str, part: str) -> Path | None:
+    """The folder `part` of weights, or the one they are all in, if it is on this machine; the hub is not asked."""
+    if is_name(path):
+        words = Path(path).as_posix()
+        owner, name, *inside = (NAMES[words].parts if words in NAMES else words).split("/")
+        cached = _cached(f"{owner}/{name}")
+        found = None if cached is None else cached.joinpath(*inside, part)
+        return found if found and found.is_dir() else None
+    folder = Path(path)
+    return next((place for place in (folder / part, folder) if place.is_dir()), None)
+
+
 def beside(path: Path | str) -> Path | None:
     """Where VAE and text encoder of weights come from if nobody says so: the same repository, if it has them."""
     words = Path(path).as_posix()

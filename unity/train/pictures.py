@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from unity.data.loader import Reading, training_batches
-from unity.encoders import type_prompts
+from unity.encoders import Encoders, type_prompts
 from unity.files import whole_file
 from unity.modality.table import MODALITIES
 from unity.sampler import Guidance, Known, Sampling, Texts, sample
@@ -29,15 +29,17 @@ class Pictures:
     """One clip for each modality of the stage, kept for the whole run; every rank holds the same ones."""
 
     def __init__(self, run: Run):
-        self.clips = _one_of_each(run.config)
-        prompts, words = type_prompts(self.clips["modality"], run.config.type_prompts), run.encoders.words
+        # a run on latents has none, and is refused before it asks for pictures
+        assert isinstance(run.encoders, Encoders)
+        self.clips, self.encoders = _one_of_each(run.config), run.encoders
+        prompts, words = type_prompts(self.clips["modality"], run.config.type_prompts), self.encoders.words
         empty = words([""] * len(prompts))
         self.texts = Texts(caption=words(self.clips["caption"]), prompt=words(prompts), empty=empty)
 
     @torch.no_grad()
     def draw(self, run: Run, path: Path) -> None:
         """Sample the three tasks with the averaged weights and write a PNG; all ranks must take part."""
-        names, encoders = self._names(), run.encoders
+        names, encoders = self._names(), self.encoders
         streams = {"rgb": ["rgb"] * len(names), "aux": names}
         truth = {stream: encoders.encode(self.clips[stream], shown) for stream, shown in streams.items()}
         run.engine.module.eval()
@@ -67,14 +69,16 @@ class Pictures:
 
 
 def _one_of_each(config: TrainConfig) -> dict:
-    """The first clip of each modality in the first batches of the run's data."""
+    """The first clip of each modality in the first batches of the run's data, all of the first one's shape."""
     stage = config.curriculum
     reading = Reading(frames=config.frames, size=config.size, encodings=config.encodings)
     loader = training_batches(config.data, stage, config.batch_size, config.seed, reading=reading)
     found: dict[int, dict] = {}
     for _, batch in zip(range(8), loader, strict=False):
         for i, modality in enumerate(batch["modality"].tolist()):
-            found.setdefault(modality, {key: batch[key][i] for key in ("rgb", "aux", "modality", "caption")})
+            clip = {key: batch[key][i] for key in ("rgb", "aux", "modality", "caption")}
+            if all(clip["rgb"].shape == other["rgb"].shape for other in found.values()):
+                found.setdefault(modality, clip)
         if len(found) == len(stage.modalities):
             break
     rows = [found[modality] for modality in sorted(found)]

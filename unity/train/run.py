@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unity.encoders import Encoders, load_encoders
+from unity.data.buckets import open_buckets
+from unity.data.latents.texts import read_texts
+from unity.encoders import Encoders, Kept, load_encoders
 from unity.flow_matching import TimeConfig
 from unity.modality.table import MODALITIES
 from unity.model.adapter import save_adapter
 from unity.model.card import ModelCard, Schedule
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
-from unity.model.hub import beside, is_name
+from unity.model.hub import is_name
 from unity.model.lora import plain_name
 from unity.model.names import is_factor
 from unity.model.reader import Reader
@@ -27,6 +29,7 @@ from unity.train import checkpoint, folder, sequence, zero
 from unity.train.config import TrainConfig
 from unity.train.config_file import to_plain
 from unity.train.ema import Ema
+from unity.train.latents import encoder_weights, reads_latents
 from unity.train.optim import optimizer
 from unity.train.recompute import recompute
 from unity.train.sequence import SequenceGroup
@@ -45,7 +48,7 @@ class Run:
     world: World
     engine: Engine
     ema: Ema
-    encoders: Encoders
+    encoders: Encoders | Kept
     # the ranks that share this one's samples
     sequence: SequenceGroup = field(default_factory=SequenceGroup)
     # first step that is still to be done
@@ -67,11 +70,7 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     """
     settings = world.agree(lambda: engine_settings(config, world.size))
     # frozen, so outside of ZeRO
-    usual = None if config.init is None else beside(config.init)
-    weights = config.codec_weights or usual, config.text_weights or usual
-    dtype = _DTYPES[config.precision]
-    encoders = world.agree(lambda: load_encoders(config.architecture, world.device, dtype, *weights))
-
+    encoders, dtype = world.agree(lambda: _encoders(config, world.device)), _DTYPES[config.precision]
     only = None if config.only is None else list(MODALITIES).index(config.only)
 
     group = sequence.join(config.sequence_parallel)
@@ -91,6 +90,17 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
     run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders, sequence=group)
     _begin(run, say)
     return run
+
+
+def _encoders(config: TrainConfig, device: torch.device) -> Encoders | Kept:
+    """What the run's clips are encoded with, or was before."""
+    if reads_latents(config):
+        # all buckets have the same texts
+        shards = open_buckets(config.data)[0]
+        assert shards.latents
+        return Kept(texts=read_texts(shards.folder, shards.latents), device=device)
+    weights = encoder_weights(config)
+    return load_encoders(config.architecture, device, _DTYPES[config.precision], *weights)
 
 
 def engine_settings(config: TrainConfig, ranks: int) -> dict:

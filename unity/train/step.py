@@ -1,5 +1,6 @@
 """One optimizer step."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -36,14 +37,14 @@ def train_step(run: Run, batch: dict, stop: StopRequest) -> tuple[dict[str, floa
     for part, route in parts[:-1]:
         accumulate(run, part, route, next(coming), tally)
         engine.step()
-    latents = next(coming)
-    accumulate(run, *parts[-1], latents, tally)
+    accumulate(run, *parts[-1], next(coming), tally)
     record, leave = tally.reduce(step, stop.asked)
     engine.step()
     norm = float(engine.get_global_grad_norm())
     require_finite_norm(norm, step)
     run.ema.update()
-    tokens = 2 * config.batch_size * math.prod(latents.shape[-3:]) // math.prod(config.architecture.patch)
+    # ranks that share samples count the same ones
+    tokens = tally.places // (config.sequence_parallel * math.prod(config.architecture.patch))
     return record | {"grad_norm": norm, "lr": lr, "tokens": tokens}, leave
 
 
@@ -55,6 +56,7 @@ def accumulate(run: Run, part: dict, route: Route, latents: Float[Tensor, "b 2 c
     loss, losses = routed_loss(run.engine, latents, noise, route, modality, words(run, part, route))
     run.engine.backward(loss)
     tally.add(losses, route.noisy, route.task, modality)
+    tally.places += 2 * len(latents) * math.prod(latents.shape[-3:])
 
 
 def drawn(run: Run, part: dict) -> Route:
@@ -68,22 +70,32 @@ def encoded(run: Run, parts: Sequence[tuple[dict, Route]]) -> Iterator[Float[Ten
     """Latents of micro-batches, one after the other.
 
     Ranks that share samples need the same ones. Encoding is the dear part of that, so each of them encodes another
-    video, of as many micro-batches at once as there are ranks for.
+    video, of as many micro-batches of one shape at once as there are ranks for.
     """
-    together = max(1, run.sequence.size // 2)
-    for start in range(0, len(parts), together):
-        jobs = [partial(_encoded, run, *part, stream) for part in parts[start:][:together] for stream in range(2)]
+    for alike in _alike(parts, max(1, run.sequence.size // 2)):
+        jobs = [partial(_encoded, run, *part, stream) for part in alike for stream in range(2)]
         latents = iter(run.sequence.share_out(jobs))
         for rgb in latents:
             yield torch.stack((rgb, next(latents)), dim=1)
 
 
+def _alike(parts: Sequence[tuple[dict, Route]], most: int) -> Iterator[list[tuple[dict, Route]]]:
+    """Micro-batches of one shape that follow each other, at most so many."""
+    for _, run in itertools.groupby(parts, key=lambda part: part[0]["rgb"].shape):
+        same = list(run)
+        yield from (same[start:][:most] for start in range(0, len(same), most))
+
+
 def _encoded(run: Run, batch: dict, route: Route, stream: int) -> Float[Tensor, "b c t h w"]:
-    """Latents of a micro-batch's RGB (stream 0) or maps; RGB that is clean may be disturbed first."""
+    """Latents of a micro-batch's RGB (stream 0) or maps; RGB that is clean may be disturbed first.
+
+    What is read as latents comes as it is: `unity.train.latents` refuses an augmentation of it.
+    """
     if stream:
         return run.encoders.encode(batch["aux"], [list(MODALITIES)[m] for m in batch["modality"].tolist()])
-    config, step, slots = run.config, batch["step"], batch["slot"].tolist()
-    rgb = disturb(batch["rgb"], ~route.noisy[:, 0], config.augment, config.seed, step, slots)
+    config, rgb, slots = run.config, batch["rgb"], batch["slot"].tolist()
+    if config.augment:
+        rgb = disturb(rgb, ~route.noisy[:, 0], config.augment, config.seed, batch["step"], slots)
     return run.encoders.encode(rgb, ["rgb"] * len(slots))
 
 
@@ -94,11 +106,18 @@ def words(run: Run, batch: dict, route: Route) -> tuple[Tensor, ...]:
         (type_prompts(batch["modality"], run.config.type_prompts), route.prompt),
     )
     texts = ([t if kept else "" for t, kept in zip(*pair, strict=True)] for pair in pairs)
-    return tuple(part for text in texts for part in run.encoders.words(text))
+    known = dict(zip(batch["caption"], batch.get("states", ()), strict=False))
+    return tuple(part for text in texts for part in run.encoders.words(text, known))
 
 
 def micro_batches(batch: dict, size: int) -> list[dict]:
-    """A batch cut into parts of `size` samples; what is not per sample stays as it is."""
+    """A batch cut into parts of `size` samples; what is not per sample stays as it is.
+
+    Videos that are listed, as of several shapes, have one shape in each part (unity.data.turns).
+    """
     starts = range(0, len(batch["slot"]), size)
     per_sample = {key for key, value in batch.items() if not isinstance(value, int)}
-    return [{k: v[i : i + size] if k in per_sample else v for k, v in batch.items()} for i in starts]
+    parts = [{k: v[i : i + size] if k in per_sample else v for k, v in batch.items()} for i in starts]
+    if not isinstance(batch["rgb"], list):
+        return parts
+    return [part | {stream: torch.stack(part[stream]) for stream in ("rgb", "aux")} for part in parts]

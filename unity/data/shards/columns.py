@@ -22,6 +22,8 @@ from unity.modality.table import BUILT_IN
 STREAMS = ("rgb", *MODALITY_NAMES)
 TEXTS = ("name", "source", "caption")
 _VALUES = {f"{name}_values": "bytes" for name in MODALITY_NAMES}
+# of latents (unity.data.latents): the states of the caption's tokens
+_WORDS = {"words": "bytes"}
 # of datasets that were written without some of a user's own modalities
 _LATER = [MODALITY_NAMES[count:] for count in range(len(BUILT_IN), len(MODALITY_NAMES) + 1)]
 
@@ -30,7 +32,7 @@ CHECKSUM, OLD_CHECKSUM = "checksum", "crc"
 
 _BASE = {name: "str" for name in TEXTS} | {"fps": "float64", "constants": "json", "meta": "json"}
 _BASE |= {stream: "bytes" for stream in STREAMS}
-ENCODINGS: dict[str, str] = _BASE | _VALUES | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
+ENCODINGS: dict[str, str] = _BASE | _VALUES | _WORDS | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
 
 # the numbers behind a pixel: DensePose's part, U and V as float32; a skeleton's are far fewer
 _BYTES_PER_PIXEL, _MOST_HEADER = 12, 1 << 16
@@ -63,16 +65,16 @@ _CODE = {
 }
 
 
-def names(values: bool = False) -> tuple[str, ...]:
+def names(values: bool = False, words: bool = False) -> tuple[str, ...]:
     """The columns of a new shard, in the order that they have there."""
-    return tuple(sorted({*_BASE, CHECKSUM, *(_VALUES if values else ())}))
+    return tuple(sorted({*_BASE, CHECKSUM, *(_VALUES if values else ()), *(_WORDS if words else ())}))
 
 
 # whole sets of columns that a shard may have, and the checksum that each carries
 KNOWN: dict[tuple[str, ...], str] = {
     tuple(sorted({*_BASE, *more, check} - {*later, *(f"{name}_values" for name in later)})): check
     for later in _LATER
-    for more in ((), _VALUES)
+    for more in ((), _VALUES, _WORDS)
     for check in (CHECKSUM, OLD_CHECKSUM)
 }
 
@@ -95,9 +97,14 @@ def encode_clip(clip: Clip, values: bool = False) -> dict:
     if values:
         sample |= {f"{m}_values": _pack(clip.values.get(m)) for m in MODALITY_NAMES}
     try:
-        return sample | {CHECKSUM: _checksum(to_bytes(sample))}
+        return sealed(sample)
     except (TypeError, ValueError) as error:
         raise ValueError(f"clip {clip.name!r} cannot be written ({error}); JSON has no such value") from error
+
+
+def sealed(sample: Mapping[str, object]) -> dict:
+    """A sample with the checksum over all of it."""
+    return dict(sample) | {CHECKSUM: _checksum(to_bytes(sample))}
 
 
 def to_bytes(sample: Mapping[str, object]) -> dict[str, bytes]:

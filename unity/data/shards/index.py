@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from unity.data.clips import MODALITY_NAMES, SOURCES
+from unity.data.latents.facts import read_facts
 from unity.data.shards.columns import CHECKSUM, ENCODINGS, KNOWN, sizes
 
 FORMAT = 2
 _FACTS = {"frames", "size", "fps", "sources"}
+# of some datasets: of latents, and of clips that were shuffled by the shards of others
+_MORE = {"seed", "latents", "shuffled"}
 # a million clips that all differ in what they have take 90 MB
 _MOST_JSON = 1 << 27
 # MDS counts bytes in 32 bits; a sample has at least its offset and a head
@@ -46,6 +49,10 @@ class Shard:
     row: dict
 
 
+class _Buckets(Exception):
+    """A folder of datasets."""
+
+
 def read_about(folder: str | Path) -> dict:
     """What a dataset holds: frames, size (h, w), fps, seed, and per source count, modalities and who has what.
 
@@ -60,9 +67,13 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
     try:
         record = _load(_bytes(path, path.parent))
         _check(isinstance(record, dict), "it is no JSON object")
+        if "buckets" in record:
+            raise _Buckets(sorted(record["buckets"]))
         about, hashes = (_sealed if "format" in record else _unsealed)(record)
         _check_about(about)
         _check(hashes is None or hashes.keys() == about["sources"].keys(), "its hashes are of other sources")
+    except _Buckets as names:
+        raise ValueError(f"{folder} holds buckets, of clips of several shapes; name one of {names}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} is no dataset (it has no dataset.json); make one with "
@@ -81,6 +92,44 @@ def seal(folder: Path, about: dict) -> None:
     hashes = {source: _hash((folder / source / "index.json").read_bytes()) for source in about["sources"]}
     record = about | {"format": FORMAT, "indexes": hashes}
     text = json.dumps(record | {"sha256": _hash(_canonical(record))}, indent=1, allow_nan=False)
+    (folder / "dataset.json").write_text(text)
+
+
+def read_names(folder: str | Path) -> list[str] | None:
+    """The buckets that a folder's dataset.json names, None where it is that of a dataset (unity.data.buckets).
+
+    Raises ValueError where it is damaged, or a bucket is not the one that it names.
+    """
+    path = Path(folder) / "dataset.json"
+    record = _told(path)
+    if "buckets" not in record:
+        return None
+    try:
+        buckets, sha256 = record["buckets"], record.pop("sha256", None)
+        _check(record.get("format") == FORMAT and sha256 == _hash(_canonical(record)), "its own checksum differs")
+        _check(isinstance(buckets, dict) and buckets, "it names no buckets")
+        for name, sha256 in buckets.items():
+            _check(re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){2}", name), f"it names a bucket {name!r}")
+            about = Path(folder) / name / "dataset.json"
+            _check(_hash(_bytes(about, path.parent)) == sha256, f"the bucket {name} is not the one that it names")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); join the buckets again") from error
+    return sorted(buckets)
+
+
+def _told(path: Path) -> dict:
+    """What a dataset.json says, unchecked; {} where it says nothing, of which `read_record` tells."""
+    try:
+        record = _load(_bytes(path, path.parent))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def seal_names(folder: Path, buckets: dict[str, str]) -> None:
+    """Write the dataset.json of a folder of buckets, each with the SHA-256 of its own dataset.json."""
+    record = {"format": FORMAT, "buckets": buckets}
+    text = json.dumps(record | {"sha256": _hash(_canonical(record))}, indent=1)
     (folder / "dataset.json").write_text(text)
 
 
@@ -148,7 +197,7 @@ def _tell_old(folder: str):
 
 def _check_about(about: dict):
     # a strange name may be a damaged one, of what makes it format 2 too
-    strange = (_FACTS ^ about.keys()) - {"seed"}
+    strange = (_FACTS ^ about.keys()) - _MORE
     _check(not strange, f"it lacks, or should not have, {sorted(strange)}")
     _check(_whole(about["frames"], 1, _MOST_FRAMES), f"its frames are {about['frames']!r}")
     size, fps, seed = about["size"], about["fps"], about.get("seed")
@@ -161,6 +210,17 @@ def _check_about(about: dict):
         _check(source in SOURCES, f"its source {source!r} is unknown")
         _check(isinstance(row, dict) and row.keys() == {"count", "modalities", "available"}, f"{source} has {row}")
         _check_source(source, row)
+    read_facts(about)
+    _check_shuffled(about.get("shuffled"), about["sources"])
+
+
+def _check_shuffled(shuffled: Any, sources: dict):
+    if shuffled is None:
+        return
+    _check(isinstance(shuffled, dict) and shuffled.keys() == sources.keys(), "it shuffles other sources")
+    for source, counts in shuffled.items():
+        whole = isinstance(counts, list) and all(_whole(count, 1, _MOST_CLIPS) for count in counts)
+        _check(whole and sum(counts) == sources[source]["count"], f"it shuffles {counts!r:.80} clips of {source}")
 
 
 def _check_source(source: str, row: dict):

@@ -12,6 +12,7 @@ from filelock import FileLock
 from jaxtyping import Bool, UInt32
 
 from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.latents.facts import check_bytes, read_facts
 from unity.data.shards.columns import STREAMS, from_bytes, read_clip
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
 from unity.data.shards.ivf import check_video
@@ -29,6 +30,7 @@ class Shards:
         self.folder, self.remote = Path(folder), remote
         self._fetch("dataset.json")
         self.about, self._hashes = read_record(folder)
+        self.latents = read_facts(self.about)
         self._shards: dict[str, list[Shard]] = {}
         self._starts: dict[str, list[int]] = {}
         self._offsets: dict[tuple[str, int], UInt32[np.ndarray, " samples_and_1"]] = {}
@@ -50,8 +52,9 @@ class Shards:
         return table
 
     def shard_sizes(self, source: str) -> list[int]:
-        """How many clips each shard of a source holds."""
-        return [shard.samples for shard in self._open(source)]
+        """How many clips each shard of a source holds, or held where latents were made of them."""
+        sizes = [shard.samples for shard in self._open(source)]
+        return self.about["shuffled"][source] if "shuffled" in self.about else sizes
 
     def sample(self, source: str, index: int) -> dict:
         """The encoded sample; ValueError where its shard is missing or damaged."""
@@ -72,6 +75,8 @@ class Shards:
 
     def clip(self, source: str, index: int, streams: Sequence[str] = STREAMS) -> Clip:
         """The clip with the wanted streams decoded; ValueError where it is missing or damaged."""
+        if self.latents:
+            raise ValueError(f"{self.folder} holds latents, and no pictures; name the dataset they were made of")
         sample = self.sample(source, index)
         try:
             return read_clip(sample, streams)
@@ -88,9 +93,12 @@ class Shards:
         there = [bool(sample.get(name)) for name in MODALITY_NAMES]
         if there != self.available[source][index].tolist():
             raise ValueError("it has other modalities than dataset.json says")
-        for stream in STREAMS:
-            if sample.get(stream) or stream == "rgb":
-                check_video(sample[stream], about["frames"], about["size"])
+        streams = [stream for stream in STREAMS if sample.get(stream) or stream == "rgb"]
+        if self.latents:
+            check_bytes(sample, streams, self.latents)
+            return
+        for stream in streams:
+            check_video(sample[stream], about["frames"], about["size"])
 
     def _data(self, source: str, number: int, place: int) -> bytes:
         """A sample's bytes in its shard."""

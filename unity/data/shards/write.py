@@ -5,15 +5,18 @@ A folder of shards is whole or absent.
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unity.data.claim import dataset_folder, refuse_taken
-from unity.data.clips import SOURCES, Clip
+from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.shards.columns import encode_clip, names, to_bytes
 from unity.data.shards.index import read_about, read_index, seal, summary
 from unity.data.shards.mds import ShardWriter
 from unity.files import whole_folder
+
+# what all parts of a dataset have in common
+_SHARED = ("frames", "size", "fps", "latents")
 
 
 def write_shards(
@@ -35,16 +38,28 @@ def write_shards(
 
 def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26) -> Path:
     """Write one worker's share of a dataset; `merge_parts` joins them. A part that exists is whole."""
+    samples = ((encode_clip(clip, values), _facts(clip)) for clip in clips)
+    return write_samples(samples, folder, names(values), size_limit)
+
+
+def write_samples(
+    samples: Iterable[tuple[Mapping, dict]],
+    folder: str | Path,
+    columns: tuple[str, ...],
+    size_limit: int = 1 << 26,
+) -> Path:
+    """Write a part of samples with these `columns`, each beside what it says of the dataset: frames, size, ..."""
     refuse_taken(Path(folder))
     with whole_folder(folder, last="dataset.json") as new:
         writers, facts, rows = {}, {}, {}
-        for clip in clips:
-            if clip.source not in writers:
-                writers[clip.source] = ShardWriter(new / clip.source, names(values), size_limit)
-            writers[clip.source].write(to_bytes(encode_clip(clip, values)))
-            _same(facts, _facts(clip), f"clip {clip.name!r}")
-            facts = _facts(clip)
-            rows.setdefault(clip.source, []).append([1, list(clip.available)])
+        for sample, found in samples:
+            source = sample["source"]
+            if source not in writers:
+                writers[source] = ShardWriter(new / source, columns, size_limit)
+            writers[source].write(to_bytes(sample))
+            _same(facts, found, f"clip {sample['name']!r}")
+            facts = found
+            rows.setdefault(source, []).append([1, [name for name in MODALITY_NAMES if sample.get(name)]])
         for writer in writers.values():
             writer.finish()
         if not rows:
@@ -63,10 +78,15 @@ def merge_parts(parts: Sequence[str | Path], folder: str | Path, seed: int | Non
     return Path(folder)
 
 
-def join_parts(parts: Sequence[Path], new: Path, seed: int | None = None, keep: bool = False) -> None:
-    """Join parts, in the order given, into the folder `new`, and remove them unless `keep`."""
+def join_parts(
+    parts: Sequence[Path], new: Path, seed: int | None = None, keep: bool = False, more: Mapping = {}
+) -> None:
+    """Join parts, in the order given, into the folder `new`, and remove them unless `keep`.
+
+    `more` is what else dataset.json is to say.
+    """
     abouts = [read_about(part) for part in parts]
-    about = {key: abouts[0][key] for key in ("frames", "size", "fps")} | {"seed": seed, "sources": {}}
+    about = {key: abouts[0][key] for key in _SHARED if key in abouts[0]} | {"seed": seed, **more, "sources": {}}
     for part, other in zip(parts, abouts, strict=True):
         _same(about, other, str(part))
     for source in (s for s in SOURCES if any(s in other["sources"] for other in abouts)):
@@ -85,10 +105,10 @@ def _facts(clip: Clip) -> dict:
 
 
 def _same(about: dict, other: dict, what: str):
-    for key in ("frames", "size", "fps"):
-        if key in about and about[key] != other[key]:
+    for key in _SHARED:
+        if key in about and about[key] != other.get(key):
             raise ValueError(
-                f"{what} has {key} {other[key]}, the dataset has {about[key]}; "
+                f"{what} has {key} {other.get(key)}, the dataset has {about[key]}; "
                 f"all clips of a dataset share frames, size and fps: resize them, or write another dataset"
             )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from unity.train.latents import reads_latents
 from unity.train.options import Options
 from unity.train.planner.count import Trained, sample
 from unity.train.planner.gpus import GIB, GPUS, USABLE, Gpu, card
@@ -76,7 +77,7 @@ def _job(options: Options, ranks: int) -> Job:
     return Job(
         config=config, trained=trained(options), sample=sample(config, options.frames, options.size, Asked.words),
         pixels=options.size[0] * options.size[1], precision=options.precision, batch_size=options.batch_size,
-        gpu=_here(), gpus=ranks,
+        gpu=_here(), gpus=ranks, encoders=not reads_latents(options),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from unity.data.shards import read_about
+from unity.data.buckets import describe
 from unity.files import remove, write_json, write_text
 from unity.train import loop
 from unity.train.config import TrainConfig, parse, resolve
@@ -60,7 +60,7 @@ def checked(args: Sequence[str], ranks: int, train: Path) -> TrainConfig:
     if options.plan == "auto" and not torch.cuda.is_available():
         # it asks the GPUs, so it is for the nodes to say
         options = replace(options, plan="given")
-    config = resolve(options, read_about(data), ranks)
+    config = resolve(options, describe(data), ranks)
     engine_settings(config, ranks)
     return config
 
