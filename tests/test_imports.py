@@ -29,7 +29,7 @@ MAY = {
     "unity.objective": {"unity.ops", "unity.flow_matching", "unity.routing"},
     "unity.sampler": {"unity.flow_matching", "unity.routing", "unity.randomness", "unity.tasks"},
     "unity.model": {"unity.model", "unity.ops", "unity.config", "unity.modality", "unity.tasks"},
-    "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness"},
+    "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness", "unity.typed"},
     "unity.infer": {"unity"},
     "unity.answer": {"unity"},
     "unity.plan": {"unity"},

@@ -6,6 +6,7 @@ A folder of shards is whole or absent.
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from unity.data.claim import dataset_folder, refuse_taken
@@ -33,24 +34,53 @@ def write_shards(
     return Path(folder)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A clip as it lies in a shard, encoded already, wherever that was done."""
+
+    name: str
+    source: str
+    # frames, size, fps
+    facts: dict
+    available: list[str]
+    columns: dict[str, bytes]
+
+
+def write_samples(samples: Iterable[Sample], folder: str | Path, size_limit: int = 1 << 26) -> Path:
+    """What `write_shards` does, of clips that are encoded already, without exact values."""
+    with dataset_folder(Path(folder)) as new:
+        part = _write(samples, new / "part", False, size_limit)
+        join_parts([part], new)
+    return Path(folder)
+
+
 def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26) -> Path:
     """Write one worker's share of a dataset; `merge_parts` joins them. A part that exists is whole."""
-    refuse_taken(Path(folder))
+    return _write((_sample(clip, values) for clip in clips), Path(folder), values, size_limit)
+
+
+def _sample(clip: Clip, values: bool) -> Sample:
+    columns = to_bytes(encode_clip(clip, values))
+    return Sample(clip.name, clip.source, _facts(clip), list(clip.available), columns)
+
+
+def _write(samples: Iterable[Sample], folder: Path, values: bool, size_limit: int) -> Path:
+    refuse_taken(folder)
     with whole_folder(folder, last="dataset.json") as new:
         writers, facts, rows = {}, {}, {}
-        for clip in clips:
-            if clip.source not in writers:
-                writers[clip.source] = ShardWriter(new / clip.source, names(values), size_limit)
-            writers[clip.source].write(to_bytes(encode_clip(clip, values)))
-            _same(facts, _facts(clip), f"clip {clip.name!r}")
-            facts = _facts(clip)
-            rows.setdefault(clip.source, []).append([1, list(clip.available)])
+        for sample in samples:
+            if sample.source not in writers:
+                writers[sample.source] = ShardWriter(new / sample.source, names(values), size_limit)
+            writers[sample.source].write(sample.columns)
+            _same(facts, sample.facts, f"clip {sample.name!r}")
+            facts = sample.facts
+            rows.setdefault(sample.source, []).append([1, sample.available])
         for writer in writers.values():
             writer.finish()
         if not rows:
             raise ValueError("there are no clips to write; give at least one")
         seal(new, facts | {"sources": {source: summary(row) for source, row in rows.items()}})
-    return Path(folder)
+    return folder
 
 
 def merge_parts(parts: Sequence[str | Path], folder: str | Path, seed: int | None = None) -> Path:
