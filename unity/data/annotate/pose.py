@@ -3,12 +3,12 @@
 MediaPipe's package has had no models since 1.0; they are read out of the last wheel that carried them.
 """
 
-import atexit
+import contextlib
 import functools
 import io
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,25 @@ Person = tuple[Float32[np.ndarray, "18 3"], Bool[np.ndarray, "h w"]]
 
 def load_skeleton(weights: Weights, settings: Mapping[str, float], device: str) -> Callable[[Video], Annotation]:
     """Skeletons of up to four people, each at its own place throughout the clip."""
+    _check(weights["mediapipe"])
     return lambda video: Annotation(_people(weights["mediapipe"], settings["confidence"], video)[0])
 
 
 def load_masks(weights: Weights, settings: Mapping[str, float], device: str) -> Callable[[Video], Annotation]:
     """The mask of each person as an instance; things are background."""
+    _check(weights["mediapipe"])
     return lambda video: Annotation(_people(weights["mediapipe"], settings["confidence"], video)[1])
 
 
-def count_people(wheel: Path, confidence: float = 0.5) -> Callable[[UInt8[np.ndarray, "h w 3"]], int]:
-    """How many people a picture shows, four at most."""
-    find = _finder(wheel, confidence, video=False)
-    return lambda picture: len(find(picture, 0))
+def people_counter(wheel: Path, confidence: float = 0.5) -> Callable[[Video], list[int]]:
+    """How many people each of some pictures shows, four at most."""
+    _check(wheel)
+
+    def count(pictures: Video) -> list[int]:
+        with _finder(wheel, confidence, video=False) as find:
+            return [len(find(picture, 0)) for picture in pictures]
+
+    return count
 
 
 # skeletons and masks of a clip come from one pass; the last clip is kept
@@ -64,8 +71,8 @@ _LAST: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 def _people(wheel: Path, confidence: float, video: Video) -> tuple[np.ndarray, np.ndarray]:
     key = (wheel, confidence, video.shape, hash(video.tobytes()))
     if key not in _LAST:
-        find = _finder(wheel, confidence, video=True)
-        found = [find(frame, 33 * number) for number, frame in enumerate(video)]
+        with _finder(wheel, confidence, video=True) as find:
+            found = [find(frame, 33 * number) for number, frame in enumerate(video)]
         _LAST.clear()
         _LAST[key] = _placed(found, video.shape[1:3])
     return _LAST[key]
@@ -84,15 +91,24 @@ def _placed(found: list[list[Person]], size: tuple[int, ...]) -> tuple[np.ndarra
     return keypoints, labels
 
 
-def _finder(wheel: Path, confidence: float, video: bool) -> Callable[[Picture, int], list[Person]]:
+def _check(wheel: Path) -> None:
+    """Raises ValueError with the way out where MediaPipe or its models are missing."""
     # it tells of its inner life
     os.environ.setdefault("GLOG_minloglevel", "3")
     try:
-        import mediapipe
-        from mediapipe.tasks import python as tasks
-        from mediapipe.tasks.python import vision
+        import mediapipe  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; docs/data.md has the line that installs it") from error
+    task(wheel)
+
+
+@contextlib.contextmanager
+def _finder(wheel: Path, confidence: float, video: bool) -> Iterator[Callable[[Picture, int], list[Person]]]:
+    """What finds people in a picture at a time in milliseconds, which only grows in a `video`."""
+    import mediapipe  # pyright: ignore[reportMissingImports]
+    from mediapipe.tasks import python as tasks  # pyright: ignore[reportMissingImports]
+    from mediapipe.tasks.python import vision  # pyright: ignore[reportMissingImports]
+
     options = vision.PoseLandmarkerOptions(
         base_options=tasks.BaseOptions(model_asset_buffer=task(wheel)),
         running_mode=vision.RunningMode.VIDEO if video else vision.RunningMode.IMAGE,
@@ -101,8 +117,6 @@ def _finder(wheel: Path, confidence: float, video: bool) -> Callable[[Picture, i
         min_pose_detection_confidence=confidence,
     )
     landmarker = vision.PoseLandmarker.create_from_options(options)
-    # or it complains when Python has taken its own modules down
-    atexit.register(landmarker.close)
 
     def find(picture: Picture, milliseconds: int) -> list[Person]:
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
@@ -111,7 +125,9 @@ def _finder(wheel: Path, confidence: float, video: bool) -> Callable[[Picture, i
         people = zip(found.pose_landmarks, masks, strict=True)
         return [(_joints(marks, picture.shape[:2]), _mask(mask)) for marks, mask in people]
 
-    return find
+    # left to Python's end, it complains
+    with contextlib.closing(landmarker):
+        yield find
 
 
 def _mask(mask) -> Bool[np.ndarray, "h w"]:
@@ -143,8 +159,8 @@ def task(wheel: Path) -> bytes:
 
 def _described(model: bytes, mean: float, deviation: float) -> bytes:
     """A TFLite model with metadata that says how pixels are to be brought to its range."""
-    import flatbuffers
-    from mediapipe.tasks.metadata import schema_py_generated as schema
+    import flatbuffers  # pyright: ignore[reportMissingImports]
+    from mediapipe.tasks.metadata import schema_py_generated as schema  # pyright: ignore[reportMissingImports]
 
     # its generated classes start with None in all places
     whole: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
@@ -160,8 +176,8 @@ def _described(model: bytes, mean: float, deviation: float) -> bytes:
 
 
 def _metadata(mean: float, deviation: float, outputs: int) -> bytes:
-    import flatbuffers
-    from mediapipe.tasks.metadata import metadata_schema_py_generated as schema
+    import flatbuffers  # pyright: ignore[reportMissingImports]
+    from mediapipe.tasks.metadata import metadata_schema_py_generated as schema  # pyright: ignore[reportMissingImports]
 
     normal = schema.NormalizationOptionsT()
     normal.mean, normal.std = [mean], [deviation]

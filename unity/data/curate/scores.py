@@ -143,13 +143,13 @@ def load_aesthetic(weights: Mapping[str, Path]) -> Callable[[View], dict[str, fl
 
 
 def load_people(weights: Mapping[str, Path]) -> Callable[[View], dict[str, float]]:
-    """Most people that are seen at once in half of the pictures."""
-    from unity.data.annotate.pose import count_people
+    """The median of how many people are seen at once."""
+    from unity.data.annotate.pose import people_counter
 
     if "mediapipe" not in weights:
         raise ValueError("people are counted with --weights mediapipe=WHEEL; see docs/data.md")
-    count = count_people(weights["mediapipe"])
-    return lambda view: {"people": float(np.median([count(frame) for frame in view.whole]))}
+    count = people_counter(weights["mediapipe"])
+    return lambda view: {"people": float(np.median(count(view.whole)))}
 
 
 def _always(read: Callable[[View], dict[str, float]]) -> Callable:
