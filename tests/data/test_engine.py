@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 pytest.importorskip("ray", reason="extra data")
 pytestmark = pytest.mark.slow
@@ -75,3 +76,8 @@ def test_what_was_written_is_not_done_again(tmp_path):
     assert list(engine.results(folder)) == wanted
     with pytest.raises(ValueError, match="was begun with factor 2, and now it is 3"):
         engine.run(folder, {}, lambda: None, {"factor": 3, "pause": 1.0}, engine.Cluster())
+    with (
+        FileLock(folder / "lock"),
+        pytest.raises(ValueError, match="another job is at work"),
+    ):
+        engine.run(folder, {}, lambda: None, {"factor": 2, "pause": 1.0}, engine.Cluster())

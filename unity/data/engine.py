@@ -12,9 +12,12 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
 
 from unity.command import sentence, whole
 from unity.extras import extra
@@ -29,7 +32,7 @@ _NAME, _RECORD, _DATA = "name", "record", "data"
 _TOGETHER = 32
 # a row that ends its process this often and once more is left out: Ray Data itself would try forever
 _RETRIES = 2
-# shared memory of a cluster of this machine's own: with a quarter of it Ray Data finds no room to read, and waits
+# bytes of shared memory of a cluster of this machine's own; what does not fit goes to the disk
 _STORE = 1 << 30
 
 
@@ -76,13 +79,34 @@ def run(
     Raises ValueError where the folder holds results of other settings.
     """
     _agree(folder / "settings.json", settings)
+    with _alone(folder):
+        return _finish(folder, rows, make, settings, cluster)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Another job would take what this one is writing for what a killed one left."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another job is at work in {folder}; wait for it, or give another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finish(
+    folder: Path, rows: Mapping[str, Record], make: Callable[..., Work], settings: Record, cluster: Cluster
+) -> dict[str, str]:
     todo = rows.keys() - {name for name, *_ in _index(folder)}
-    if todo:
-        start(cluster)
-        fault = _run(folder, {name: rows[name] for name in sorted(todo)}, make, settings, cluster)
-        left = todo - {name for name, *_ in _index(folder)}
-        return {name: f"its worker ended ({fault}); the next run tries it again" for name in sorted(left)}
-    return {}
+    if not todo:
+        return {}
+    start(cluster)
+    fault = _run(folder, {name: rows[name] for name in sorted(todo)}, make, settings, cluster)
+    left = todo - {name for name, *_ in _index(folder)}
+    return {name: f"its worker ended ({fault}); the next run tries it again" for name in sorted(left)}
 
 
 def records(folder: Path) -> Iterator[tuple[str, Record]]:

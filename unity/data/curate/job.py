@@ -1,5 +1,6 @@
 """Curation: videos → clips → scores → a verdict for each, in a ledger."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +54,9 @@ def curate(options: Options) -> Summary:
     check_folder_free(options.out, lambda name: name in names_of() or name == _WORK)
     check_writable(options.out)
     work = options.out / _WORK
-    cuts, lost = _cut(work / "cuts", videos, options)
-    scores, missing, more = _score(work / "scores", cuts, rules, weights, options)
-    entries = list(_entries(cuts, scores, lost | more, options.source))
+    cuts = _cut(work / "cuts", videos, options)
+    scores, missing, lost = _score(work / "scores", cuts, rules, weights, options)
+    entries = list(_entries(cuts, scores, lost, options.source))
     return write_results(options.out, entries, rules, missing)
 
 
@@ -103,9 +104,11 @@ def scorer(names: Sequence[str], weights: Mapping[str, str]) -> Work:
     return work
 
 
-def _cut(folder: Path, videos: dict[str, Path], options: Options) -> tuple[dict[str, Record], dict[str, str]]:
+def _cut(folder: Path, videos: dict[str, Path], options: Options) -> dict[str, Record]:
+    """The clips of every video, or why it has none."""
     lost = engine.run(folder, {name: {} for name in videos}, cutter, {"longest": options.longest}, options.cluster)
-    return {name: record for name, record in engine.records(folder) if name in videos}, lost
+    done = {name: record for name, record in engine.records(folder) if name in videos}
+    return done | {name: {"error": why} for name, why in lost.items()}
 
 
 def _score(
@@ -124,8 +127,6 @@ def _score(
 
 
 def _clips(video: str, cut: Record) -> list[tuple[str, Record]]:
-    import hashlib
-
     # two files of one name in two folders
     stem = f"{Path(video).stem}-{hashlib.sha1(video.encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
     return [
@@ -138,8 +139,7 @@ def _entries(
     cuts: Mapping[str, Record], scores: Mapping[str, Record], lost: Mapping[str, str], source: str | None
 ) -> Iterator[Entry]:
     """One for every clip, and one for every video that has none."""
-    for video in sorted({*cuts, *(name for name in lost if name not in scores and "/" in name)}):
-        cut = cuts.get(video, {"error": lost.get(video)})
+    for video, cut in sorted(cuts.items()):
         if "error" in cut:
             yield Entry(video=video, fault=cut["error"])
             continue
