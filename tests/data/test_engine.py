@@ -53,7 +53,7 @@ def test_what_was_written_is_not_done_again(tmp_path):
     script.write_text(JOB.format(folder=str(folder), log=str(log), mended=str(mended)))
     first = _start(script)
     until = time.monotonic() + 300
-    while len(list((folder / "out").glob("*.parquet"))) < 2 and time.monotonic() < until:
+    while len(list((folder / "out").glob("*.parquet"))) < 2 and first.poll() is None and time.monotonic() < until:
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
@@ -63,13 +63,14 @@ def test_what_was_written_is_not_done_again(tmp_path):
     (folder / "out" / "torn.parquet").write_bytes(b"PAR1 and no end")
     log.write_text("")
     second = _start(script)
-    assert second.communicate(timeout=500)[0].splitlines()[-1] == "['r05']"
+    # Ray speaks between our lines
+    assert "['r05']" in second.communicate(timeout=500)[0].splitlines()
     again = log.read_text().split()
     assert not kept & set(again) and again.count("r05") == 3 and len(again) == len(set(again)) + 2
     mended.touch()
     log.write_text("")
     third = _start(script)
-    assert third.communicate(timeout=500)[0].splitlines()[-1] == "[]"
+    assert "[]" in third.communicate(timeout=500)[0].splitlines()
     assert log.read_text().split() == ["r05"]
     wanted = [(f"r{i:02}", {"twice": 2 * i}, f"r{i:02}".encode()) for i in range(8)]
     wanted[3] = ("r03", {"error": "it is bad"}, b"")
