@@ -45,6 +45,8 @@ EXTRAS = {
     "simulate": ["mujoco>=4", "numba>=0.62"],
     "report": ["matplotlib"],
     "app": ["fastapi>=0.116", "uvicorn"],
+    # average precision as COCO computes it, for benchmarks
+    "evaluate": ["pycocotools>=2.0.8"],
     # these two compile, or want a GPU: asked for by name only
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
 }

@@ -14,6 +14,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "simulate": ("mujoco", "numba"),
     "report": ("matplotlib",),
     "app": ("fastapi", "uvicorn"),
+    "evaluate": ("pycocotools",),
 }
 
 
