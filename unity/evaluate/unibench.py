@@ -13,10 +13,11 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from unity.command import say
@@ -112,7 +113,8 @@ def _tell(number: int, count: int, entry: dict) -> None:
 
 
 def _entries(contest: Contest, waiting: Sequence[Item]) -> Iterator[dict]:
-    @cache
+    # the next item is mostly of the same clip
+    @lru_cache(maxsize=1)
     def clip(track: str, place: int) -> tuple[Clip, str]:
         found = contest.bench.clip(track, place)
         return replace(found, name=contest.bench.names[place]), checksum(found)
@@ -121,9 +123,6 @@ def _entries(contest: Contest, waiting: Sequence[Item]) -> Iterator[dict]:
         begun = time.process_time()
         shown, digest = clip(item.track, item.place)
         scores = score(contest, item, shown)
-        # the next item is mostly of the same clip, and memory holds one
-        if item.modality == waiting[-1].modality:
-            clip.cache_clear()
         seconds = round(time.process_time() - begun, 2)
         yield {
             "item": asdict(item),
@@ -175,7 +174,7 @@ def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Scor
     return scores | {who: benchmark_scores(item.modality, values, truth, facts) for who, values in read.items()}
 
 
-def _check(clip: Clip, modality: str, values, truth) -> None:
+def _check(clip: Clip, modality: str, values: np.ndarray, truth: np.ndarray) -> None:
     """ValueError for an answer of another extent; people may be any number."""
     axes = 1 if modality == "skeleton" else 3
     if values.shape[:axes] != truth.shape[:axes]:
