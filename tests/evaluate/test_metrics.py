@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from unity.evaluate.metrics import clip_scores, mean_score, ratio, summary
+from unity.evaluate.metrics import benchmark_scores, clip_scores, mean_score, measures, ratio, summary
 from unity.evaluate.video import psnr
 from unity.modality.base import Measure
 from unity.modality.table import MODALITIES
@@ -55,6 +55,21 @@ def test_no_broken_prediction_improves_a_mean(modality):
         for name, measure in row.measures.items():
             assert summary(scores[name]).undefined == 0 and np.isfinite(scores[name]).all()
             assert measure.error(np.mean(scores[name])) > measure.error(alone[name])
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_no_broken_prediction_betters_a_benchmark(modality):
+    pytest.importorskip("pycocotools", reason="needs pip install pycocotools")
+    truth, rows = VALUES[modality], measures(modality)
+    right = benchmark_scores(modality, truth, truth, {})
+    kinds = [0] if truth.dtype == np.uint8 else [0, np.nan, np.inf, -np.inf, -1]
+    for kind in kinds:
+        broken = benchmark_scores(modality, np.full_like(truth, kind), truth, {})
+        assert list(broken) == list(rows)
+        for name, value in broken.items():
+            # undefined by the truth, or worse than right
+            assert np.isnan(right[name]) == np.isnan(value)
+            assert np.isnan(value) or rows[name].error(value) > rows[name].error(right[name])
 
 
 def test_a_score_that_fails_is_the_worst_there_is(monkeypatch):

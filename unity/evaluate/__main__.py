@@ -1,6 +1,10 @@
 """Examine a checkpoint on held-out clips that hold exact values (`python -m unity.data.simulate --values`).
 
 Writes the numbers as JSON, with 95% bootstrap intervals over clips, and prints them as a table.
+
+--bench unibench-sim                     UniBench in place of the exams: 200 simulated clips for each track
+--bench folder --data my_clips           the same of your own truth
+--bench ... --predictions FOLDER         of files that anybody wrote; --baseline classical: without learning
 """
 
 import sys
@@ -15,9 +19,9 @@ def main() -> None:
     from unity.modality.plug_in import use_arguments
 
     use_arguments(sys.argv[1:])
-    from unity.evaluate.options import Options, run
+    from unity.evaluate.options import Options, start
 
-    run(tyro.cli(Options, prog="python -m unity.evaluate", description=__doc__))
+    start(tyro.cli(Options, prog="python -m unity.evaluate", description=__doc__))
 
 
 if __name__ == "__main__":

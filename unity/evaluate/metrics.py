@@ -1,10 +1,11 @@
 """Scores of many clips; how a clip is scored, its modality knows (unity.modality)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from unity.modality.base import Facts, Measure
 from unity.modality.table import MODALITIES
 from unity.randomness import Purpose, draw
 
@@ -33,11 +34,33 @@ def clip_scores(modality: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -
     row = MODALITIES[modality]
     scores: dict[str, list[float]] = {name: [] for name in row.measures}
     for prediction, truth in pairs:
-        found, best = row.score(prediction, truth), row.score(truth, truth)
-        for name, measure in row.measures.items():
-            broken = np.isnan(found[name]) and not np.isnan(best[name])
-            scores[name].append(measure.worst if broken else np.nan if np.isnan(best[name]) else found[name])
+        for name, value in _fair(row.measures, row.score(prediction, truth), row.score(truth, truth)).items():
+            scores[name].append(value)
     return scores
+
+
+def measures(modality: str) -> dict[str, Measure]:
+    """All that a benchmark says of a modality."""
+    row = MODALITIES[modality]
+    return {**row.measures, **row.benchmark_measures}
+
+
+def benchmark_scores(modality: str, prediction: np.ndarray, truth: np.ndarray, facts: Facts) -> dict[str, float]:
+    """All numbers of one clip, NaN as in `clip_scores`."""
+    row = MODALITIES[modality]
+
+    def every(values: np.ndarray) -> dict[str, float]:
+        return row.score(values, truth) | (row.benchmark(values, truth, facts) if row.benchmark else {})
+
+    return _fair(measures(modality), every(prediction), every(truth))
+
+
+def _fair(rows: Mapping[str, Measure], found: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
+    """NaN where the truth against itself has no number, the worst there is where the prediction alone has none."""
+    return {
+        name: np.nan if np.isnan(best[name]) else measure.worst if np.isnan(found[name]) else found[name]
+        for name, measure in rows.items()
+    }
 
 
 def mean_score(modality: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from unity.command import check_bounds, real, whole
 from unity.data.clips import Clip
 from unity.data.shards import Shards, open_shards
+from unity.evaluate.contestants import BASELINES
 from unity.evaluate.exam import EXAMS, Effort, Exam, Result, sit
 from unity.evaluate.metrics import Mean
+from unity.evaluate.unibench import TRACKS, Track
 from unity.files import check_writable, write_json
 from unity.generate import Generator, load_generator
 from unity.modality.table import MODALITIES
@@ -20,29 +22,46 @@ from unity.request import SHIPPED
 
 if TYPE_CHECKING:
     Name = str
+    Baseline = str
 else:
-    # the rows of a table, which a type checker cannot read
-    Name = Literal[tuple(MODALITIES)]
+    # the rows of tables, which a type checker cannot read
+    Name, Baseline = Literal[tuple(MODALITIES)], Literal[BASELINES]
+
+Bench = Literal["unibench-sim", "folder"]
+# clips of each modality that the exams take
+EXAMINED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What is examined, on what, and at what cost."""
 
-    # dataset of clips that the checkpoint has not seen, with exact values
-    data: Path
+    # dataset of clips that the checkpoint has not seen, with exact values; or see --bench folder
+    data: Path | None = None
+    # a benchmark in place of the exams: of simulated clips, or of your own in --data
+    bench: Bench | None = None
+    # of a benchmark
+    tracks: tuple[Track, ...] = TRACKS
+    # folder of files that a benchmark scores in place of a model's answers, see docs/evaluate.md
+    predictions: Path | None = None
+    # what a benchmark scores in place of a model
+    baseline: Baseline | None = None
+    # which share of a benchmark this process does, 2/8 for the second of eight
+    part: str = "1/1"
+    # folder to write a benchmark's clips to, for other programs to answer, and nothing else
+    export: Path | None = None
     # model folder, run folder of launchers/train.py, or file of weights; by default the one in the package
     checkpoint: Path = SHIPPED
-    # JSON file of the numbers
-    out: Path = Path("runs/exam.json")
+    # JSON file of the numbers, by default runs/exam.json; of a benchmark, the folder, by default runs/unibench
+    out: Path | None = None
     # modalities to examine; by default all that the checkpoint has learnt and the dataset holds
     modality: tuple[Name, ...] = ()
     # Python files with modalities of your own (unity.modality.plug_in)
     modalities: tuple[Path, ...] = ()
     # estimate: against the truth; control: does a video follow; joint: do both streams agree; errors: of latents
     exams: tuple[Exam, ...] = EXAMS
-    # most clips of each modality, spread over the sources
-    clips: Annotated[int, whole(1)] = 64
+    # most clips of each modality, spread over the sources, by default 64; of a benchmark, of each track, 200
+    clips: Annotated[int, whole(1)] | None = None
     # sampling steps
     steps: Annotated[int, whole(1, 1000)] = Effort.steps
     # classifier-free guidance where a caption is read
@@ -59,9 +78,21 @@ class Options:
     text_weights: Path | None = None
 
 
+def start(options: Options) -> object:
+    """The benchmark that is asked for, or else the exams; ValueError for what cannot be done."""
+    if options.bench is None:
+        return run(options)
+    check_bounds(options)
+    from unity.evaluate.benchmark import run_bench
+
+    return run_bench(options)
+
+
 def run(options: Options) -> dict[str, Result]:
     """Examine, write and print; ValueError, before anything is loaded, for what cannot be done."""
     check_bounds(options)
+    options = _completed(options)
+    assert options.data is not None and options.out is not None and options.clips is not None
     if not options.exams:
         raise ValueError(f"--exams names none; give some of {', '.join(EXAMS)}")
     if options.out.is_dir():
@@ -83,6 +114,16 @@ def run(options: Options) -> dict[str, Result]:
     write_json(options.out, _record(options, generator, effort, results, seconds))
     print(f"wrote {options.out}")
     return results
+
+
+def _completed(options: Options) -> Options:
+    """With the exams' defaults. Raises ValueError without a dataset, and for what only a benchmark knows."""
+    idle = [name for name in ("predictions", "baseline", "export") if getattr(options, name) is not None]
+    if idle or options.part != "1/1":
+        raise ValueError(f"--{(idle or ['part'])[0]} belongs to a benchmark; give --bench unibench-sim, too")
+    if options.data is None:
+        raise ValueError("--data names no dataset for the exams; give one, or --bench unibench-sim")
+    return replace(options, out=options.out or Path("runs/exam.json"), clips=options.clips or EXAMINED)
 
 
 def table(modality: str, result: Result) -> str:

@@ -1,13 +1,16 @@
 """What a modality is: exact values ↔ a three-channel video, files of the values, and how they are scored."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 Constants = dict[str, float]
+# of a clip: true values of modalities by their names, and "camera" as the simulated world's meta has it
+Facts = Mapping[str, Any]
 Picture = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "t h w 3"]
 
@@ -36,6 +39,8 @@ class Baseline:
 
     # what it is, in words
     words: str
+    # whether it looks at the video: then it can read one that was generated, too
+    looks: bool = False
     # (rgb video, true values) → predicted values; of the truth it may use the shape alone
     predict: Callable[[Video, np.ndarray], np.ndarray]
 
@@ -62,6 +67,8 @@ class Modality:
                                       what both show: the first frames of `later`
         mix(a, b, weight)             values between two of the same frame, all of `b` at weight 1
         score(prediction, truth)      numbers by name, of the values of one clip; NaN where the truth defines none
+        benchmark(prediction, truth, facts)
+                                      more: they take longer, other facts of the clip or the extra `evaluate`
     """
 
     name: str
@@ -99,6 +106,8 @@ class Modality:
     score: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     # name in the score → what it means; the first is the one to look at
     measures: Mapping[str, Measure]
+    benchmark: Callable[[np.ndarray, np.ndarray, Facts], dict[str, float]] | None = None
+    benchmark_measures: Mapping[str, Measure] = field(default_factory=dict)
     # "trivial" is what knowing nothing would predict; "classical", where there is one, needs no learning
     baselines: Mapping[str, Baseline]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from unity.modality.base import Baseline, Measure, Modality, Video
+from unity.modality.base import Baseline, Facts, Measure, Modality, Video
 from unity.modality.files import check_video, save_images
 from unity.modality.overlap import iou_table
 from unity.modality.palette import COLOURS, nearest, paint
@@ -79,6 +79,21 @@ def score(prediction: Surface, truth: Surface) -> dict[str, float]:
     }
 
 
+def benchmark(prediction: Surface, truth: Surface, facts: Facts) -> dict[str, float]:
+    """`body_iou` of all parts as one, 1 where neither has any; `body_accuracy`, the mean accuracy of true parts.
+
+    The latter is NaN where the truth has nobody. A predicted part that is no number from 1 to PARTS is background.
+    """
+    wanted = np.rint(truth[..., 0])
+    parts = np.rint(prediction[..., 0])
+    body, found = wanted > 0, (parts >= 1) & (parts <= PARTS)
+    shares = [float((parts == part)[wanted == part].mean()) for part in np.unique(wanted[body])]
+    return {
+        "body_iou": float((body & found).sum() / (body | found).sum()) if body.any() else float(not found.any()),
+        "body_accuracy": float(np.mean(shares)) if shares else float("nan"),
+    }
+
+
 def trivial(rgb: Video | None, truth: Surface) -> Surface:
     """Nobody is there."""
     return np.zeros_like(truth)
@@ -102,6 +117,11 @@ DENSEPOSE = Modality(
     measures={
         "part_miou": Measure(words="mIoU of parts", more=True),
         "part_accuracy": Measure(words="accuracy on people", more=True),
+    },
+    benchmark=benchmark,
+    benchmark_measures={
+        "body_iou": Measure(words="IoU of bodies", more=True),
+        "body_accuracy": Measure(words="mean accuracy of parts", more=True),
     },
     baselines={"trivial": Baseline(words="nobody", predict=trivial)},
 )

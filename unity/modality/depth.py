@@ -1,20 +1,25 @@
 """Depth as a grey video: inverse depth, one range per clip, sky black."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from einops import repeat
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
-from unity.modality.base import Baseline, Measure, Modality, Video
+from unity.modality.base import Baseline, Facts, Measure, Modality, Video
 from unity.modality.files import check_video, save_arrays
 
 Depth = Float32[np.ndarray, "t h w"]
 # scored in float64, whatever it comes in
 Scored = Float[np.ndarray, "t h w"]
+Metres = Float[np.ndarray, "t h w"]
 
 # metres between which depth is scored, those of KITTI's split (Eigen et al., 2014)
 NEAR, CAP = 1e-3, 80.0
+# relative depth by which a still surface may differ between two frames, seen at neighbouring pixels
+_STILL = 0.05
 
 
 def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
@@ -86,20 +91,128 @@ def score(prediction: Scored, truth: Scored, aligned: bool = True) -> dict[str, 
     predicted inf is far away. A predicted NaN, zero or negative depth is none: the fit does not see it, and it
     counts as the worse of NEAR and CAP. Both numbers are NaN where the truth has no valid pixel, else finite.
     """
-    valid = (truth > 0) & (truth <= CAP)
+    found = _errors(prediction, truth, align if aligned else _as_it_is)
+    return {name: found[name] for name in ("abs_rel", "delta_125")}
+
+
+def benchmark(prediction: Scored, truth: Scored, facts: Facts) -> dict[str, float]:
+    """The same pixels by other protocols, and the temporal alignment error.
+
+    `rmse`, in metres, with the fit of `score`; `scaled_…` after one factor per clip, the ratio of the medians
+    (Zhou et al., 2017); `metric_…` as predicted. A predicted NaN, zero or negative depth counts as the worse of
+    NEAR and CAP. `temporal` needs the clip's camera, see `temporal_error`. All are NaN where the truth has no
+    valid pixel.
+    """
+    found = {f"scaled_{name}": value for name, value in _errors(prediction, truth, _scaled).items()}
+    found |= {f"metric_{name}": value for name, value in _errors(prediction, truth, _as_it_is).items()}
+    found["rmse"] = _errors(prediction, truth, align)["rmse"]
+    camera = facts.get("camera")
+    return found | {"temporal": temporal_error(prediction, truth, camera) if camera else float("nan")}
+
+
+def _errors(
+    prediction: Scored, truth: Scored, fit: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> dict[str, float]:
+    """Numbers of the valid pixels, the prediction's inverse depths fitted to the true ones."""
+    valid = _valid(truth)
     if not valid.any():
-        return {"abs_rel": float("nan"), "delta_125": float("nan")}
+        return dict.fromkeys(("abs_rel", "delta_125", "rmse"), float("nan"))
     wanted = truth[valid].astype(np.float64)
-    with np.errstate(divide="ignore", over="ignore"):
-        disparity = 1 / prediction[valid].astype(np.float64)
-    # a NaN compares as False
-    known = (disparity >= 0) & (disparity < np.inf)
-    error, close = np.maximum(CAP / wanted - 1, 1 - NEAR / wanted), np.zeros(wanted.shape, bool)
+    disparity = _disparity(prediction[valid])
+    known = ~np.isnan(disparity)
+    worst, close = np.maximum(CAP - wanted, wanted - NEAR), np.zeros(wanted.shape, bool)
+    off = worst.copy()
     if known.any():
-        fitted = align(disparity[known], 1 / wanted[known]) if aligned else disparity[known]
-        ratio = 1 / (fitted.clip(1 / CAP, 1 / NEAR) * wanted[known])
-        error[known], close[known] = np.abs(ratio - 1), np.maximum(ratio, 1 / ratio) < 1.25
-    return {"abs_rel": float(error.mean()), "delta_125": float(close.mean())}
+        depth = 1 / fit(disparity[known], 1 / wanted[known]).clip(1 / CAP, 1 / NEAR)
+        ratio = depth / wanted[known]
+        off[known], close[known] = np.abs(depth - wanted[known]), np.maximum(ratio, 1 / ratio) < 1.25
+    return {
+        "abs_rel": float((off / wanted).mean()),
+        "delta_125": float(close.mean()),
+        "rmse": float(np.sqrt(np.square(off).mean())),
+    }
+
+
+def _valid(truth: Scored) -> Bool[np.ndarray, "t h w"]:
+    # a NaN compares as False
+    return (truth > 0) & (truth <= CAP)
+
+
+def _disparity(depth: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+    """Inverse depth in float64, 0 for what is infinitely far and NaN for what is no depth."""
+    with np.errstate(divide="ignore", over="ignore"):
+        disparity = 1 / depth.astype(np.float64)
+    return np.where((disparity >= 0) & (disparity < np.inf), disparity, np.nan)
+
+
+def _as_it_is(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return disparity
+
+
+def _scaled(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """One factor, such that the median depths are equal; what is infinitely far has no part in it."""
+    near = disparity[disparity > 0]
+    return disparity * (np.median(1 / near) / np.median(1 / wanted)) if len(near) else disparity
+
+
+def temporal_error(prediction: Scored, truth: Scored, camera: Mapping[str, Any]) -> float:
+    """Temporal alignment error: depth carried to the next and the previous frame by the camera against theirs.
+
+    The mean of |p - q| / q, p a pixel's fitted depth seen from the other frame's camera and q the fitted depth
+    where it arrives there (Chen et al., 2025, Video Depth Anything, eq. 6), over both directions and the pixels
+    that stand still, by the truth: carried alike, it agrees to 5%. A pixel that arrives outside is off by 1. NaN
+    without such a pixel, as in a clip of one frame. `camera` has the focal length in pixels and per frame position
+    (metres) and rotation (rows right, down, forward).
+    """
+    near, wanted = _fitted(prediction, truth), np.where(_valid(truth), truth, np.nan).astype(np.float64)
+    errors = [
+        _carried(near, wanted, camera, frame, frame + step)
+        for step in (1, -1)
+        for frame in range(max(0, -step), len(truth) - max(0, step))
+    ]
+    return float(np.mean(np.concatenate(errors))) if sum(map(len, errors)) else float("nan")
+
+
+def _fitted(prediction: Scored, truth: Scored) -> Float[np.ndarray, "t h w"]:
+    """Depth in metres after the fit of `score`; NaN where the truth is not valid, CAP where there is no depth."""
+    valid, disparity = _valid(truth), _disparity(prediction)
+    known, depth = valid & ~np.isnan(disparity), np.where(valid, CAP, np.nan)
+    if known.any():
+        depth[known] = 1 / align(disparity[known], 1 / truth[known].astype(np.float64)).clip(1 / CAP, 1 / NEAR)
+    return depth
+
+
+def _carried(
+    near: Metres, wanted: Metres, camera: Mapping[str, Any], start: int, end: int
+) -> Float[np.ndarray, " n"]:
+    """Errors of one frame's still pixels, seen from another frame."""
+    seen, there = _seen_from(wanted[start], camera, start, end)
+    still = np.abs(seen / _at(wanted[end], there) - 1) <= _STILL
+    found, place = _seen_from(near[start], camera, start, end)
+    error = np.abs(found / _at(near[end], place) - 1)[still]
+    return np.where(np.isfinite(error), error, 1.0)
+
+
+def _seen_from(
+    depth: Float[np.ndarray, "h w"], camera: Mapping[str, Any], start: int, end: int
+) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w 2"]]:
+    """Depth of the pixels' surfaces as another frame's camera sees it, and where (row, column)."""
+    height, width = depth.shape
+    turn, place = (np.asarray(camera[name], np.float64) for name in ("rotation", "position"))
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    rays = np.stack([columns - width / 2, rows - height / 2, np.full(depth.shape, camera["focal"])], -1)
+    world = place[start] + (rays * (depth / camera["focal"])[..., None]) @ turn[start]
+    x, y, z = np.moveaxis((world - place[end]) @ turn[end].T, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        where = camera["focal"] * np.stack([y, x], -1) / z[..., None] + (height / 2, width / 2)
+    return np.where(z > 0, z, np.nan), where
+
+
+def _at(depth: Float[np.ndarray, "h w"], where: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "h w"]:
+    """Depth of the pixel that a place lies in, NaN outside."""
+    inside = ((where >= 0) & (where < depth.shape)).all(-1)
+    rows, columns = np.moveaxis(np.where(inside[..., None], where, 0).astype(int), -1, 0)
+    return np.where(inside, depth[rows, columns], np.nan)
 
 
 def align(disparity: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -168,6 +281,17 @@ DEPTH = Modality(
     measures={
         "abs_rel": Measure(words="AbsRel", more=False),
         "delta_125": Measure(words="δ<1.25", more=True),
+    },
+    benchmark=benchmark,
+    benchmark_measures={
+        "rmse": Measure(words="RMSE, metres", more=False),
+        "scaled_abs_rel": Measure(words="AbsRel, scale alone", more=False),
+        "scaled_delta_125": Measure(words="δ<1.25, scale alone", more=True),
+        "scaled_rmse": Measure(words="RMSE, scale alone", more=False),
+        "metric_abs_rel": Measure(words="AbsRel, metric", more=False),
+        "metric_delta_125": Measure(words="δ<1.25, metric", more=True),
+        "metric_rmse": Measure(words="RMSE, metric", more=False),
+        "temporal": Measure(words="temporal alignment error", more=False),
     },
     baselines={
         "trivial": Baseline(words="one depth", predict=trivial),

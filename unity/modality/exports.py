@@ -9,14 +9,8 @@ from jaxtyping import Float32, UInt8
 
 from unity.files import whole_folder, write_json
 from unity.modality.files import OURS, save_images
-from unity.modality.skeleton import JOINTS
+from unity.modality.skeleton import COCO_JOINTS, JOINTS
 
-# COCO's order of the joints that it shares with OpenPose
-COCO_JOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
 # KITTI's flow: value = 64·pixels + 2^15
 _KITTI_SCALE, _KITTI_ZERO = 64.0, 1 << 15
 _MOST = 65535

@@ -5,13 +5,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32, Integer, Shaped
 
 from unity.files import whole_folder
-from unity.modality.base import Baseline, Measure, Modality, Picture, Video
+from unity.modality.base import Baseline, Facts, Measure, Modality, Picture, Video
 from unity.modality.files import OURS, check_video, save_arrays
 
 Flow = Float32[np.ndarray, "t h w 2"]
+# MPI Sintel's borders of slow, middling and fast, in pixels of its width (Butler et al., 2012)
+_SPEEDS, _SINTEL = {"slow": (0, 10), "middling": (10, 40), "fast": (40, np.inf)}, 1024
 
 # Baker et al., A Database and Evaluation Methodology for Optical Flow (2011): six ramps between pure colours,
 # of 15, 6, 4, 11, 13 and 6 steps. Directions use 54 of the 55 steps, as in the published code and in RAFT's.
@@ -132,12 +134,67 @@ def score(prediction: Flow, truth: Flow) -> dict[str, float]:
     Map 0 is left out, as it repeats map 1, and so are vectors whose truth is no number. A predicted vector that is
     no number is off by the picture's diagonal. Both are NaN where nothing is left, as in a clip of one frame.
     """
-    known = np.isfinite(truth[1:]).all(-1)
-    if not known.any():
-        return {"epe": float("nan"), "off_1px": float("nan")}
+    distance = _distance(prediction, truth)
+    return {"epe": _mean(distance), "off_1px": _mean(distance >= 1)}
+
+
+def benchmark(prediction: Flow, truth: Flow, facts: Facts) -> dict[str, float]:
+    """The same vectors by other protocols; each number is NaN where the truth has no vector of its kind.
+
+    `fl_all`, the share off by 3 pixels or more and by 5% of the true speed or more (KITTI, Menze & Geiger, 2015);
+    `epe_slow`, `epe_middling`, `epe_fast` by true speed, MPI Sintel's borders as shares of the width;
+    `epe_scaled` after the one factor per clip that is best in the mean square, for predictions without a scale;
+    `epe_visible` and `epe_occluded`, for which the facts need the true segmentation: occluded is what leaves the
+    picture or arrives where another instance is seen.
+    """
+    distance, known = _distance(prediction, truth), _known(truth)
+    speed = np.linalg.norm(truth[1:][known].astype(np.float64), axis=-1)
+    share = speed * (_SINTEL / truth.shape[2])
+    found = {"fl_all": _mean((distance >= 3) & (distance >= 0.05 * speed))}
+    for name, (low, high) in _SPEEDS.items():
+        found[f"epe_{name}"] = _mean(distance[(share >= low) & (share < high)])
+    found["epe_scaled"] = _mean(_distance(_rescaled(prediction, truth), truth))
+    labels = facts.get("segmentation")
+    hidden = np.ones(0, bool) if labels is None else _occluded(truth, labels)[known]
+    return found | {
+        "epe_visible": _mean(distance[: len(hidden)][~hidden]),
+        "epe_occluded": _mean(distance[: len(hidden)][hidden]),
+    }
+
+
+def _known(truth: Flow) -> Bool[np.ndarray, "steps h w"]:
+    return np.isfinite(truth[1:]).all(-1)
+
+
+def _distance(prediction: Flow, truth: Flow) -> Float[np.ndarray, " n"]:
+    known = _known(truth)
     distance = np.linalg.norm(prediction[1:][known].astype(np.float64) - truth[1:][known], axis=-1)
     distance[~np.isfinite(distance)] = np.hypot(*truth.shape[1:3])
-    return {"epe": float(distance.mean()), "off_1px": float((distance >= 1).mean())}
+    return distance
+
+
+def _mean(values: Shaped[np.ndarray, " n"]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _rescaled(prediction: Flow, truth: Flow) -> Flow:
+    used = np.isfinite(truth).all(-1) & np.isfinite(prediction).all(-1)
+    used[0] = False
+    found, wanted = (flow[used].astype(np.float64) for flow in (prediction, truth))
+    power = float(np.square(found).sum())
+    return (prediction * np.float32((found * wanted).sum() / power if power else 1)).astype(np.float32)
+
+
+def _occluded(truth: Flow, labels: Integer[np.ndarray, "t h w"]) -> Bool[np.ndarray, "steps h w"]:
+    """Whether a pixel of a frame is not seen in the next one."""
+    _, height, width = labels.shape
+    rows, columns = np.mgrid[:height, :width]
+    where = np.nan_to_num(np.rint(truth[1:] + np.stack([columns, rows], -1)), nan=-1, posinf=-1, neginf=-1)
+    x, y = where[..., 0], where[..., 1]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = (np.where(inside, side, 0).astype(int) for side in (x, y))
+    arrived = labels[1:][np.arange(len(y))[:, None, None], y, x]
+    return ~inside | (arrived != labels[:-1])
 
 
 def trivial(rgb: Video | None, truth: Flow) -> Flow:
@@ -183,8 +240,18 @@ FLOW = Modality(
         "epe": Measure(words="EPE, pixels", more=False),
         "off_1px": Measure(words="off by ≥ 1 pixel", more=False),
     },
+    benchmark=benchmark,
+    benchmark_measures={
+        "fl_all": Measure(words="Fl-all", more=False),
+        "epe_slow": Measure(words="EPE, slow", more=False),
+        "epe_middling": Measure(words="EPE, middling", more=False),
+        "epe_fast": Measure(words="EPE, fast", more=False),
+        "epe_scaled": Measure(words="EPE, scale aligned", more=False),
+        "epe_visible": Measure(words="EPE, visible", more=False),
+        "epe_occluded": Measure(words="EPE, occluded", more=False),
+    },
     baselines={
         "trivial": Baseline(words="no motion", predict=trivial),
-        "classical": Baseline(words="dense inverse search", predict=classical),
+        "classical": Baseline(words="dense inverse search", looks=True, predict=classical),
     },
 )

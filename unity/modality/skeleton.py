@@ -1,12 +1,14 @@
 """Human skeletons as OpenPose's coloured joints and limbs, and back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from unity.files import write_json
-from unity.modality.base import Baseline, Measure, Modality, Video
+from unity.modality.base import Baseline, Facts, Measure, Modality, Video
+from unity.modality.coco import average_precision
 from unity.modality.overlap import best_pairs
 from unity.modality.people import JOINT_COLOURS, LIMB_COLOURS, LIMBS, find_people, joint_radius
 
@@ -22,6 +24,24 @@ JOINTS = (
     "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
     "right_eye", "left_eye", "right_ear", "left_ear",
 )  # fmt: skip
+
+# COCO's order of the joints that it shares with OpenPose
+COCO_JOINTS = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+# where the joints of single persons lie on average, as shares of width and height: 120 simulated clips
+_MEAN_POSE = np.array(
+    [
+        (0.51, 0.20), (0.51, 0.29), (0.48, 0.29), (0.46, 0.36), (0.45, 0.41), (0.54, 0.29),
+        (0.55, 0.37), (0.56, 0.42), (0.49, 0.49), (0.49, 0.66), (0.49, 0.82), (0.53, 0.49),
+        (0.53, 0.66), (0.53, 0.82), (0.51, 0.18), (0.51, 0.18), (0.49, 0.19), (0.53, 0.18),
+    ],
+    dtype=np.float32,
+)  # fmt: skip
+# pixels from everywhere
+_NOWHERE = -1e6
 
 # Fractional bits of the coordinates that OpenCV draws at.
 _BITS = 4
@@ -109,6 +129,38 @@ def score(prediction: Found, truth: Truth, threshold: float = 0.1) -> dict[str, 
     }
 
 
+def benchmark(prediction: Found, truth: Truth, facts: Facts) -> dict[str, float]:
+    """`oks_ap` and `oks_ap50`: people of all frames as detections, by COCO's tools; NaN where nobody is there.
+
+    COCO's 17 joints with its falloffs; a person's area is 0.53 of the box around their visible joints, as where
+    there are no masks (Li et al., 2019, CrowdPose). Whoever shows more joints comes first; a joint that is left
+    out is infinitely far away.
+    """
+    order = [JOINTS.index(name) for name in COCO_JOINTS]
+    true, found = ([*_detections(people[:, :, order])] for people in (truth, prediction))
+    precision = average_precision("keypoints", [{"id": frame} for frame in range(len(truth))], true, found)
+    return {f"oks_{name}": value for name, value in precision.items()}
+
+
+def _detections(people: Float[np.ndarray, "t p 17 3"]) -> Iterator[dict]:
+    """COCO's annotations of the people who show a joint."""
+    for frame, persons in enumerate(people):
+        seen_by_all = (persons[..., 2] > 0.5) & np.isfinite(persons).all(-1)
+        areas = 0.53 * _sides(persons, seen_by_all).clip(1).prod(-1)
+        for person, seen, area in zip(persons, seen_by_all, areas, strict=True):
+            if not seen.any():
+                continue
+            places = np.where(seen[:, None], person[:, :2], _NOWHERE)
+            yield {
+                "image_id": frame,
+                "keypoints": np.concatenate((places, 2.0 * seen[:, None]), -1).ravel().tolist(),
+                "num_keypoints": int(seen.sum()),
+                "area": float(area),
+                "bbox": [0.0, 0.0, 1.0, 1.0],
+                "score": float(seen.mean()),
+            }
+
+
 def _hits(
     prediction: Float[np.ndarray, "found 18 3"], truth: Frame, threshold: float
 ) -> Int[np.ndarray, "p found"]:
@@ -121,14 +173,26 @@ def _hits(
 
 def _sizes(people: Frame, seen: Bool[np.ndarray, "p 18"]) -> Float[np.ndarray, " p"]:
     """Longer side of the box around each person's visible joints, at least a pixel."""
+    return _sides(people, seen).max(-1).clip(1)
+
+
+def _sides(people: Float[np.ndarray, "p n 3"], seen: Bool[np.ndarray, "p n"]) -> Float[np.ndarray, "p 2"]:
+    """Width and height of the box around each person's visible joints, -inf where there is none."""
     low, high = (np.where(seen[..., None], people[..., :2], fill) for fill in (np.inf, -np.inf))
-    sides = high.max(1, initial=-np.inf) - low.min(1, initial=np.inf)
-    return sides.max(-1).clip(1)
+    return high.max(1, initial=-np.inf) - low.min(1, initial=np.inf)
 
 
 def trivial(rgb: Video | None, truth: People) -> Found:
     """Nobody is there."""
     return np.zeros_like(truth[:, :0])
+
+
+def mean_pose(rgb: Video, truth: Truth) -> Found:
+    """One person throughout, in the pose and place that people have on average."""
+    height, width = rgb.shape[1:3]
+    person = np.ones((len(rgb), 1, len(JOINTS), 3), np.float32)
+    person[..., :2] = _MEAN_POSE * (width, height) - np.float32(0.5)
+    return person
 
 
 def agree(
@@ -173,5 +237,13 @@ SKELETON = Modality(
         "pck": Measure(words="PCK@0.1", more=True),
         "precision": Measure(words="precision", more=True),
     },
-    baselines={"trivial": Baseline(words="nobody", predict=trivial)},
+    benchmark=benchmark,
+    benchmark_measures={
+        "oks_ap": Measure(words="OKS-AP", more=True),
+        "oks_ap50": Measure(words="OKS-AP50", more=True),
+    },
+    baselines={
+        "trivial": Baseline(words="nobody", predict=trivial),
+        "classical": Baseline(words="mean pose", predict=mean_pose),
+    },
 )

@@ -1,0 +1,112 @@
+"""Clips whose truth is known: the simulated ones of UniBench, and a user's own."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unity.data.clips import SOURCES, Clip
+from unity.data.shards import open_shards
+from unity.extras import require
+from unity.modality.base import Facts
+from unity.modality.readers import read_values
+from unity.modality.table import MODALITIES
+from unity.randomness import fold
+
+# what makes the clips of a track what they are: no training set of the project has these seeds
+_SEEDS = {"estimate": 14_000_001, "control": 14_000_002, "joint": 14_000_002}
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Clips by their place: a name at once, and all of one when it is asked for."""
+
+    names: tuple[str, ...]
+    # (track, place) → the clip
+    clip: Callable[[str, int], Clip]
+
+
+def simulated(count: int, frames: int, size: tuple[int, int], fps: float = 16.0) -> Bench:
+    """UniBench's clips: of all sources in turn, each a function of its track and place."""
+    require("simulate")
+
+    def clip(track: str, place: int) -> Clip:
+        # it compiles its kernels, and a light install lacks it
+        from unity.data.simulate.clip import simulate
+
+        source = SOURCES[place % len(SOURCES)]
+        return simulate(fold(_SEEDS[track], place), source, frames, size, fps)
+
+    return Bench(names=tuple(f"{place:04}" for place in range(count)), clip=clip)
+
+
+def own(folder: Path, most: int) -> Bench:
+    """A user's clips: a dataset with exact values, or a folder of folders, each with rgb.mp4 and values beside it.
+
+    Raises ValueError for what holds no clip.
+    """
+    if (folder / "dataset.json").is_file():
+        return _dataset(folder, most)
+    folders = sorted(path.parent for path in folder.glob("*/rgb.*") if path.suffix in VIDEOS)[:most]
+    if not folders:
+        raise ValueError(
+            f"{folder} holds no clip; give --data a folder of folders with rgb.mp4 and values such as depth.npz, "
+            f"or a dataset made with --values"
+        )
+    return Bench(names=tuple(path.name for path in folders), clip=lambda _, place: read_clip(folders[place]))
+
+
+def read_clip(folder: Path) -> Clip:
+    """The clip of a folder: rgb.mp4, values as `unity.modality.readers` reads them, words in caption.txt."""
+    video = read_rgb(folder)
+    if video is None:
+        raise ValueError(f"{folder} has no rgb.mp4")
+    rgb, size = video, video.shape[1:3]
+    found = {name: read_values(folder, name) for name in MODALITIES}
+    values = {name: array for name, array in found.items() if array is not None}
+    for name, array in values.items():
+        if len(array) != len(rgb) or name != "skeleton" and array.shape[1:3] != size:
+            raise ValueError(
+                f"{folder}: {name} is {list(array.shape)} and rgb {list(rgb.shape)}; make them one size"
+            )
+    constants = {name: MODALITIES[name].constants(array, size) for name, array in values.items()}
+    caption = folder / "caption.txt"
+    return Clip(
+        name=folder.name, source="general", fps=16.0, constants=constants, values=values,
+        caption=caption.read_text(errors="replace").strip() if caption.is_file() else "",
+        video={"rgb": rgb} | {name: MODALITIES[name].encode(v, constants[name]) for name, v in values.items()},
+    )  # fmt: skip
+
+
+def read_rgb(folder: Path) -> np.ndarray | None:
+    """The video rgb.mp4, or of another container, of a folder; None where there is none."""
+    from unity.data.video import read_video
+
+    paths = [folder / f"rgb{end}" for end in VIDEOS]
+    found = next((path for path in paths if path.is_file()), None)
+    return None if found is None else read_video(found)
+
+
+def facts_of(clip: Clip) -> Facts:
+    """What scores may ask of a clip beside the values themselves."""
+    return clip.values | ({"camera": clip.meta["camera"]} if "camera" in clip.meta else {})
+
+
+def checksum(clip: Clip) -> str:
+    """Of its videos, which are the same on every machine that simulates alike."""
+    digest = hashlib.sha256()
+    for name in sorted(clip.video):
+        digest.update(name.encode() + np.ascontiguousarray(clip.video[name]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _dataset(folder: Path, most: int) -> Bench:
+    shards = open_shards(folder)
+    places = [(source, index) for source, count in shards.counts.items() for index in range(count)][:most]
+    return Bench(
+        names=tuple(f"{source}-{index:04}" for source, index in places),
+        clip=lambda _, place: shards.clip(*places[place]),
+    )

@@ -1,0 +1,184 @@
+"""UniBench: answers to clips whose truth is known, scored clip by clip, resumable, by several processes.
+
+estimate  values of a clip's video against the exact ones, beside those of the modality's baselines
+control   a video made to follow a clip's exact modality: what is read from it anew, by the referee model and by
+          classical methods that look at the video, against that modality
+joint     a video and a modality made from words: the same against the modality that came with it
+
+A line of a journal holds what one clip, track and modality came to; what is there is not done again. Noise is a
+function of the seed and the clip's place, so that neither parts nor interruptions change a number.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from unity.command import say
+from unity.data.clips import Clip
+from unity.evaluate import video
+from unity.evaluate.contestants import Answer, Answers, estimate
+from unity.evaluate.exam import Effort
+from unity.evaluate.metrics import benchmark_scores
+from unity.evaluate.truth import Bench, checksum, facts_of
+from unity.files import json_text
+from unity.generate import Generator
+from unity.modality.table import MODALITIES
+from unity.randomness import fold
+
+Track = Literal["estimate", "control", "joint"]
+TRACKS: tuple[Track, ...] = get_args(Track)
+# who judged, or was judged
+Scores = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One clip of a track, looked at as one modality."""
+
+    track: str
+    modality: str
+    place: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Who answers to what, and who judges generated videos."""
+
+    bench: Bench
+    answers: Answers
+    # None: classical methods alone
+    referee: Generator | None
+    effort: Effort
+    # what makes answers the same as earlier ones, as JSON has it
+    asked: dict
+
+
+class Journal:
+    """Scores by item, of all parts of a folder. Lines of other questions and torn ones count as none."""
+
+    def __init__(self, folder: Path, asked: dict):
+        self.found: dict[Item, dict] = {}
+        self.asked = json.loads(json_text(asked))
+        for path in sorted(folder.glob("journal*.jsonl")):
+            for line in path.read_text(errors="replace").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            item = Item(**entry["item"])
+            known = entry["asked"] == self.asked and {"scores", "checksum", "seconds"} <= entry.keys()
+        except (ValueError, KeyError, TypeError):
+            return
+        if known:
+            self.found[item] = entry
+
+
+def items(contest: Contest, tracks: tuple[str, ...], modalities: tuple[str, ...]) -> list[Item]:
+    """All that is to be done, clip by clip."""
+    places = range(len(contest.bench.names))
+    return [Item(track=t, modality=m, place=p) for t in tracks for p in places for m in modalities]
+
+
+def run(contest: Contest, todo: Sequence[Item], folder: Path, part: str) -> None:
+    """Do the items of this process that are not in a journal yet; ValueError where another one does them."""
+    suffix = "" if part == "1/1" else "-" + part.replace("/", "-of-")
+    path = folder / f"journal{suffix}.jsonl"
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0), path.open("a") as file:
+            done = Journal(folder, contest.asked).found
+            waiting = [item for item in todo if item not in done]
+            say(f"unibench: {len(todo)} to do, of which {len(todo) - len(waiting)} are done already")
+            # whatever a killed process left of a line ends here
+            file.write("\n")
+            for number, entry in enumerate(_entries(contest, waiting), 1):
+                file.write(json_text(entry, indent=None) + "\n")
+                file.flush()
+                _tell(number, len(waiting), entry)
+    except Timeout:
+        raise ValueError("another process does this part; give each its own --part, or another --out") from None
+
+
+def _tell(number: int, count: int, entry: dict) -> None:
+    item = entry["item"]
+    name = f"{item['track']} {item['modality']} {item['place']}"
+    say(f"[{number}/{count}] {name}: {entry['seconds']:.1f} s" + ("" if entry["scores"] else ", nothing to score"))
+
+
+def _entries(contest: Contest, waiting: Sequence[Item]) -> Iterator[dict]:
+    # the next item is mostly of the same clip
+    @lru_cache(maxsize=1)
+    def clip(track: str, place: int) -> tuple[Clip, str]:
+        found = contest.bench.clip(track, place)
+        return replace(found, name=contest.bench.names[place]), checksum(found)
+
+    for item in waiting:
+        begun = time.process_time()
+        shown, digest = clip(item.track, item.place)
+        scores = score(contest, item, shown)
+        seconds = round(time.process_time() - begun, 2)
+        yield {
+            "item": asdict(item),
+            "checksum": digest,
+            "scores": scores,
+            "seconds": seconds,
+            "asked": contest.asked,
+        }
+
+
+def score(contest: Contest, item: Item, clip: Clip) -> Scores:
+    """What one item comes to; empty where the clip has no such values, or the contestant no answer."""
+    if item.track != "joint" and item.modality not in clip.values:
+        return {}
+    answer = contest.answers(item.track, item.modality, clip, fold(contest.effort.seed, item.place))
+    if answer is None:
+        return {}
+    if item.track == "estimate":
+        return _estimated(item.modality, clip, answer)
+    return _generated(contest, item, clip, answer)
+
+
+def _estimated(modality: str, clip: Clip, answer: Answer) -> Scores:
+    truth, facts = clip.values[modality], facts_of(clip)
+    found = {} if answer.values is None else {"answer": answer.values}
+    for name, guess in MODALITIES[modality].baselines.items():
+        found[name] = guess.predict(clip.video["rgb"], truth)
+    for values in found.values():
+        _check(clip, modality, values, truth)
+    return {who: benchmark_scores(modality, values, truth, facts) for who, values in found.items()}
+
+
+def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Scores:
+    """Scores of the generated video itself, and of what is read from it."""
+    if answer.rgb is None:
+        return {}
+    control, row = item.track == "control", MODALITIES[item.modality]
+    truth = clip.values[item.modality] if control else answer.values
+    scores: Scores = {"video": video.scores(answer.rgb)}
+    if truth is None:
+        return scores
+    read = {} if contest.referee is None else {
+        "referee": estimate(contest.referee, item.modality, answer.rgb, clip, contest.effort)
+    }  # fmt: skip
+    read |= {who: guess.predict(answer.rgb, truth) for who, guess in row.baselines.items() if guess.looks}
+    for values in read.values():
+        _check(clip, item.modality, values, truth)
+    facts = facts_of(clip) if control else {}
+    return scores | {who: benchmark_scores(item.modality, values, truth, facts) for who, values in read.items()}
+
+
+def _check(clip: Clip, modality: str, values: np.ndarray, truth: np.ndarray) -> None:
+    """ValueError for an answer of another extent; people may be any number."""
+    axes = 1 if modality == "skeleton" else 3
+    if values.shape[:axes] != truth.shape[:axes]:
+        raise ValueError(
+            f"{modality} of clip {clip.name} is {list(values.shape)} and the truth {list(truth.shape)}; "
+            f"bring it to the clip's frames and size"
+        )
