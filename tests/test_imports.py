@@ -137,6 +137,16 @@ def test_light_parts_load_nothing_heavy():
     assert [name for name in loaded if any(within(name, heavy) for heavy in HEAVY)] == []
 
 
+def test_the_shipped_model_is_there_without_what_takes_seconds_to_import():
+    """Weights, codec and words: `transformers`, or torch's compiler, would double the time to the first step."""
+    code = "import sys; from unity.generate import load_generator; from unity.request import SHIPPED\n"
+    code += "load_generator(SHIPPED, 'cpu').encoders.words(['a cat']); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "torch" in loaded and not {"transformers", "diffusers", "sklearn", "torch._dynamo"} & set(loaded)
+
+
 def test_help_is_there_at_once():
     """No torch for a question about flags."""
     code = "import sys, unity.infer; print(*sys.modules)"

@@ -45,6 +45,7 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda form, **_: form)
 
 
+@pytest.mark.slow
 def test_every_op_has_a_row_or_a_reason(tmp_path, uncompiled):
     found = kernel_bench.run(options(tmp_path))
     measured = {(row["op"], row["direction"]) for row in found["rows"]}

@@ -32,8 +32,9 @@ BUCKETS = (
 )
 
 
-def test_ten_thousand_batches_are_balanced_on_one_to_sixty_four_ranks():
-    plan, steps = BucketPlan(STAGES[2], 64, 0, BUCKETS), 10 * CYCLE
+@pytest.mark.parametrize("cycles", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_thousand_and_ten_thousand_batches_are_balanced_on_one_to_sixty_four_ranks(cycles):
+    plan, steps = BucketPlan(STAGES[2], 64, 0, BUCKETS), cycles * CYCLE
     layouts = [plan.layout(step) for step in range(steps)]
     items = np.array([order for order, _ in layouts])
     # every item once, so 16 of each source

@@ -42,6 +42,7 @@ def options(buckets, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_buckets_equals_the_unbroken_one(options, world):
     loop.train(options, world)
     shutil.copytree(options.out, options.out.with_name("cut"), symlinks=True)

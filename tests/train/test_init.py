@@ -225,7 +225,12 @@ def release(tmp_path, monkeypatch) -> Path:
 def spoken(monkeypatch) -> set[str]:
     """All that the text encoder is asked for."""
     said, words = set(), Encoders.words
-    monkeypatch.setattr(Encoders, "words", lambda self, texts: said.update(texts) or words(self, texts))
+
+    def heard(self, texts, known):
+        said.update(texts)
+        return words(self, texts, known)
+
+    monkeypatch.setattr(Encoders, "words", heard)
     return said
 
 

@@ -183,6 +183,7 @@ def test_kept_outputs_can_wait_in_main_memory():
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
+@pytest.mark.slow
 def test_under_zero_on_one_rank(world, monkeypatch):
     """On two: check_recompute of test_engine.py."""
     monkeypatch.syspath_prepend(HERE)

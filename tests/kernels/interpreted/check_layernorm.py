@@ -30,7 +30,12 @@ def rows_and_tables(op, g, n, d, dtype=torch.float32):
     return [*(torch.randn(g, n, d).add(3).to(dtype) for _ in range(rows)), *torch.randn(tables, g, d).unbind(0)]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+def _marked():
+    dear = SIZES[2], SIZES[3]
+    return [pytest.param(size, marks=[pytest.mark.slow] if size in dear else [], id=str(size)) for size in SIZES]
+
+
+@pytest.mark.parametrize("size", _marked())
 @pytest.mark.parametrize("op", OPS)
 def test_values_and_gradients(op, size, agree):
     ours, truth, *_ = OPS[op]

@@ -14,6 +14,8 @@ CASES = [
     (1, Rotary((1, 3, 1), 1, 5), 96),
     (1, Rotary((2, 3, 2), 2, 2, first=5, count=4), 48),
 ]
+# values of these in `make test`, of all of them in `make test-all`
+QUICK = CASES[1], CASES[3]
 SMALL = Rotary((1, 2, 2), 1, 2)
 
 
@@ -23,7 +25,11 @@ def inputs_of(batch, rotary, head, dtype=torch.float32):
     return [*packed.split(width, -1), *torch.randn(2, width).unbind(0)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+def _marked(quick):
+    return [pytest.param(case, marks=[] if case in quick else [pytest.mark.slow], id=str(case)) for case in CASES]
+
+
+@pytest.mark.parametrize("case", _marked(QUICK))
 def test_values_and_gradients(case, agree, monkeypatch):
     inputs = inputs_of(*case)
     assert refusal(*inputs, case[1]) is None
@@ -66,7 +72,7 @@ def test_bf16_with_bf16_weights(agree):
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", _marked(QUICK[:1]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_in_place_has_the_bits_of_new_tensors(case, dtype):
     q, k, *weights = inputs_of(*case, dtype)
