@@ -152,6 +152,7 @@ def test_depth_is_a_cloud_of_points(page, client):
     assert page.evaluate(seen) > 1
 
 
+@pytest.mark.slow
 def test_reloading_and_a_second_tab_show_the_same(page, client):
     job = result(client, seed=11)
     page.goto("/")
@@ -176,6 +177,7 @@ def test_settings_can_be_taken_from_an_earlier_job(page, client):
     assert page.locator("#modalities :checked").evaluate_all("all => all.map((one) => one.value)") == ["flow"]
 
 
+@pytest.mark.slow
 def test_two_jobs_are_compared(page, client):
     a, b = result(client, seed=21), result(client, seed=22)
     page.goto(f"/compare?a={a['id']}&b={b['id']}")

@@ -281,7 +281,8 @@ def told(done: subprocess.CompletedProcess) -> str:
 
 
 # each starts all that training loads; the loader's own tests have one worker, and none
-@pytest.mark.parametrize("workers", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_damaged_shard_ends_everything_within_seconds(dataset, tmp_path, workers):
     data = tmp_path / "data"
     shutil.copytree(dataset, data)
@@ -315,6 +316,7 @@ def test_interrupted_it_says_one_line(dataset, tmp_path):
     assert len([line for line in said.splitlines() if line.startswith("train: ")]) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_save_is_a_sentence_and_loses_nothing(again, world):
     """Files may grow no further than what a save needs: the system refuses the rest, as a full disk does."""
     from unity.train.loop import train

@@ -257,6 +257,7 @@ def start(dataset, tmp_path, world):
     return run
 
 
+@pytest.mark.slow
 def test_words_and_colours_go_on_from_run_to_run(release, start, spoken):
     prompts = RELEASE["type_prompts"]
     first = start("first", "--stage", 1, "--init", release, "--optim.lr", 1e-3)

@@ -47,9 +47,8 @@ def start(kind: str, run: Path) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "kind, guilty", [("reads", 1), *(pytest.param("stops", rank, marks=pytest.mark.slow) for rank in (1, 0))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, guilty", [("reads", 1), ("stops", 1), ("stops", 0)])
 def test_a_rank_that_is_stuck_is_named_and_every_stack_is_kept(tmp_path, kind, guilty):
     """Ranks that do nothing but say where they are: one reads for ever, or its process is stopped."""
     ranks = start(kind, tmp_path)

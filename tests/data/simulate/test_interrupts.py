@@ -68,6 +68,7 @@ def test_an_end_from_outside_is_a_sentence_and_leaves_nothing(running, session, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_leaves_goes_with_the_next(running, session, tmp_path):
     running.kill()
     running.wait()
