@@ -24,7 +24,7 @@ import unity
 from unity.data.clips import SOURCES, Clip
 from unity.data.simulate.clip import simulate
 from unity.data.video import read_video
-from unity.evaluate.metrics import METRICS, mean_score
+from unity.evaluate.metrics import mean_score
 from unity.evaluate.video import psnr
 from unity.modality.table import MODALITIES
 from unity.model import dct
@@ -112,7 +112,7 @@ def measured_table(options: Options) -> str:
         for clip in simulated(options, size):
             for kind, video in clip.video.items():
                 kinds[kind, size].append(pixels(video))
-    film = [key for key in kinds if key[0] not in METRICS]
+    film = [key for key in kinds if key[0] not in MODALITIES]
     weight = {True: FILM / len(film), False: (1 - FILM) / (len(kinds) - len(film))}
     mean, rows = dct.measure({key: (weight[key in film], videos) for key, videos in kinds.items()})
     lines = [", ".join(map(str, rows[start : start + 4])) for start in range(0, len(rows), 4)]
