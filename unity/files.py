@@ -6,6 +6,7 @@ it the folders of results that a second run may replace.
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,12 @@ CLUTTER = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
 # how names of what is being written begin: hidden, and short enough for every file system
 PART = ".part-"
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ comes last: a folder with a record is whole, and what a crash interrupts in betw
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from unity.files import PART, check_space, check_writable, flush, json_text, names, write_json
+from unity.files import PART, check_space, check_writable, flush, json_text, names, sha256, write_json
 
 _STAGE = f"{PART}results-"
 
@@ -86,7 +85,7 @@ class Results:
         return sorted(self.path / name for name in tops | {self.record})
 
     def _seal(self, new: Path, about: dict) -> None:
-        digests = {name: _digest(new / name) for name in sorted(_files(new))}
+        digests = {name: sha256(new / name) for name in sorted(_files(new))}
         (new / self.record).write_text(json_text({"program": self.program} | about | {"files": digests}) + "\n")
         for path in (*new.rglob("*"), new):
             flush(path)
@@ -133,7 +132,7 @@ class Results:
         for name in owned:
             path = self.folder / name
             there = os.path.realpath(path) == str(path) and path.is_file()
-            if path.is_symlink() or path.exists() and not (there and owned[name] in ("", _digest(path))):
+            if path.is_symlink() or path.exists() and not (there and owned[name] in ("", sha256(path))):
                 raise ValueError(
                     f"{self.path / name} was changed after this program wrote it; move it away, or give "
                     f"another --out"
@@ -159,11 +158,6 @@ def _is_inside(name: str) -> bool:
     """A name in a record leads nowhere else."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove_empty(folder: Path, top: Path) -> None:

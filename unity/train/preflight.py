@@ -1,6 +1,5 @@
 """Look over the machines before training: what would end a run after hours is said within seconds."""
 
-import hashlib
 import json
 import platform
 import socket
@@ -13,7 +12,7 @@ from importlib import metadata
 import torch
 import torch.distributed as dist
 
-from unity.files import check_space
+from unity.files import check_space, sha256
 from unity.train.config import TrainConfig
 from unity.train.planner.auto import here, trained
 from unity.train.planner.count import parameters
@@ -72,7 +71,7 @@ def facts(config: TrainConfig) -> Facts:
     """Of this rank, now."""
     now = time.time()
     try:
-        data = hashlib.sha256((config.data / "dataset.json").read_bytes()).hexdigest()
+        data = sha256(config.data / "dataset.json")
     except OSError as error:
         data = f"cannot be read ({error.strerror})"
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}

@@ -5,7 +5,6 @@ its shards piece by piece; rank 0 reads the averaged weights for inference back 
 fragment. So no rank ever holds more than its own share, and a piece of what it is writing.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from unity.files import flush, point, put, write_json
+from unity.files import flush, point, put, sha256, write_json
 from unity.model.streamed import write_stream
 from unity.train.exchange import Exchange
 from unity.train.kept import Keep, prune
@@ -83,8 +82,7 @@ def shard(folder: Path, kind: str, rank: int) -> Path:
 
 def digest(path: Path) -> dict:
     """Size and SHA-256 of a file, as a manifest has them."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _write_shards(partial: Path, content: Content, rank: int) -> dict[str, dict]:

@@ -7,7 +7,6 @@ deepspeed launchers/train.py --stage 1 --data data/mine-latents ...
 Several processes share the work (--part 1/4 to 4/4); what is killed is gone on with by the same command.
 """
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ import tyro
 from unity.command import check_bounds, end, say, share_of, whole
 from unity.config import MODELS, ModelConfig
 from unity.data.latents.facts import Facts, Numbers
+from unity.files import sha256
 
 if TYPE_CHECKING:
     from unity.data.latents.make import Making
@@ -144,7 +144,7 @@ def _facts(options: Options, pixels: Extent, wanted: Wanted) -> Facts:
     prompts = {**{name: row.type_prompt for name, row in MODALITIES.items()}, **wanted.type_prompts}
     encodings = {name: wanted.encodings.get(name, OURS) for name in MODALITIES}
     texts = dict.fromkeys(["", *prompts.values(), *(row.type_prompt for row in MODALITIES.values())])
-    clips = hashlib.sha256((options.shards / "dataset.json").read_bytes()).hexdigest()
+    clips = sha256(options.shards / "dataset.json")
     cuda = _device(options).startswith("cuda")
     return Facts(
         codec=model.codec, codec_key=keys[0] or "", text=model.text, text_key=keys[1] or "",

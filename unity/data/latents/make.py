@@ -4,7 +4,6 @@ Beside the folder to be grows `<out>.parts`: what was asked for, the states of t
 a part for each shard of the clips, whole or absent. Whoever finishes the last part joins them.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -29,7 +28,7 @@ from unity.data.shards import Shards
 from unity.data.shards.columns import names, sealed
 from unity.data.shards.write import Sample, encoded, join_parts, write_samples
 from unity.data.video import decode
-from unity.files import check_writable, write_json
+from unity.files import check_writable, sha256, write_json
 
 Frames = UInt8[Tensor, "b t h w 3"]
 
@@ -116,7 +115,7 @@ def _agreed(folder: Path, making: Making) -> Making:
         raise ValueError(
             f"{folder} holds parts of other latents (in {', '.join(other)}); ask for the same ones, or delete it"
         )
-    key = hashlib.sha256((folder / TEXTS).read_bytes()).hexdigest()
+    key = sha256(folder / TEXTS)
     return replace(making, facts=replace(making.facts, texts_key=key))
 
 
