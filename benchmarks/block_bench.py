@@ -32,6 +32,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
 DIRECTIONS = ["forward", "backward", "both", "both, checkpointed"]
 SECONDS = {"cpu": 1.0, "cuda": 0.3}
+# on a CPU eight bits are emulated: right, and slow
+DEFAULTS = {"cpu": [one for one in CONTESTANTS if not one.endswith("fp8")], "cuda": [*CONTESTANTS]}
 COLUMNS = (
     "shape  tokens  contestant           direction                   ms      ±  TFLOP/s    MFU   kept GB  peak GB"
 )
@@ -188,27 +190,25 @@ def _print(row: dict) -> None:
 
 
 def command_line(
-    name: str, about: str, device: str, shapes: dict, tokens: dict, seconds: dict, contestants: Iterable[str]
+    name: str, about: str, device: str, contestants: Iterable[str], **defaults: dict[str, object]
 ) -> argparse.ArgumentParser:
-    """The options that the benchmarks of blocks and of steps share; the tables hold a default for each device."""
+    """The options that the benchmarks of blocks and of steps share; `defaults` holds some for each device."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", choices=MODELS, default=shapes[device])
-    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=tokens[device])
-    # on a CPU eight bits are emulated: right, and slow
-    default = [one for one in contestants if device == "cuda" or not one.endswith("fp8")]
-    words = "default: all, fp8 on a GPU only"
-    parser.add_argument("--contestant", nargs="+", choices=contestants, default=default, help=words)
+    parser.add_argument("--shape", nargs="+", choices=MODELS)
+    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS)
+    parser.add_argument("--contestant", nargs="+", choices=contestants, help="default: those that suit the device")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
-    parser.add_argument("--seconds", type=at_least(0, float), default=seconds[device], help="spent on each timing")
+    parser.add_argument("--seconds", type=at_least(0, float), help="spent on each timing")
     parser.add_argument(
         "--limit", type=at_least(0, float), default=1e9, help="seconds after which nothing new is started"
     )
     parser.add_argument("--json", type=result_file, default=RESULTS / f"{name}_{device}.json")
+    parser.set_defaults(**{option: table[device] for option, table in defaults.items()})
     return parser
 
 
 def measure_cases(
-    args: argparse.Namespace, device: str, measure: Callable[[str, int, float], list[dict]], **about: object
+    args: argparse.Namespace, device: str, measure: Callable[[str, int, float], Iterable[dict]], **about: object
 ) -> None:
     """Write the rows that `measure(shape, tokens, end)` gives of every case asked for, after each of them."""
     end = time.perf_counter() + args.limit
@@ -220,19 +220,29 @@ def measure_cases(
             if time.perf_counter() > end:
                 print(f"{name:6} {tokens:6}  not measured: the time is up")
                 continue
-            rows += measure(name, tokens, end)
-            # after every case, so that a run cut short keeps what it has
-            path = write_result(args.json.stem, rows, device, args.json.parent, **about)
+            for row in measure(name, tokens, end):
+                rows.append(row)
+                # after every row, so that a run cut short keeps what it has
+                write_result(args.json.stem, rows, device, args.json.parent, **about)
             gc.collect()
     if rows:
-        print(path)
+        print(args.json)
 
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # a graph whose backward is timed again and again must keep its buffers
     torch._functorch.config.donated_buffer = False
-    parser = command_line("block_bench", __doc__, device, SHAPES, TOKENS, SECONDS, CONTESTANTS)
+    parser = command_line(
+        "block_bench",
+        __doc__,
+        device,
+        CONTESTANTS,
+        shape=SHAPES,
+        tokens=TOKENS,
+        seconds=SECONDS,
+        contestant=DEFAULTS,
+    )
     parser.add_argument("--direction", nargs="+", choices=DIRECTIONS, default=DIRECTIONS)
     args = parser.parse_args()
 

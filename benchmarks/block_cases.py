@@ -14,8 +14,8 @@ from unity.model.fp8 import Fp8Config, convert
 from unity.model.layers import Block
 from unity.model.layout import Conditioning, Layout, Pending
 
-# Tokens of a sample → grid of one stream.
-GRIDS = {288: (2, 12, 6), 1152: (4, 12, 12), 37440: (12, 30, 52), 65520: (21, 30, 52)}
+# Tokens of a sample → grid of one stream. 1152: the authors' release, 33 frames of 256×256; 65520: the paper.
+GRIDS = {288: (2, 12, 6), 1152: (9, 8, 8), 37440: (12, 30, 52), 65520: (21, 30, 52)}
 WORDS, PADDED = 64, 512
 GRAPH = "unity, CUDA graph"
 

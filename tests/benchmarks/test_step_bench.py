@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import step_bench as bench
 import step_plan
+from step_cases import Contestant
 
 from unity import ops
 from unity.config import MODELS
 from unity.train.planner.gpus import GPUS
+
+SMALL = ["--shape", "debug", "--tokens", "288", "--layers", "1", "--contestant", "unity full", "--seconds", "0"]
 
 
 @pytest.fixture
@@ -24,12 +27,19 @@ def case():
 
 @pytest.fixture
 def truth(case):
-    return bench.gradients(bench.plain(bench.twin(case.model)), case)
+    return bench.gradients(bench.TRUTH.loss(bench.twin(case.model)), case, case.batch())
 
 
-def test_contestants_agree_and_every_parameter_has_a_gradient(case, truth):
+def off(case, contestant, truth, tolerance=2e-5):
+    """How far a contestant is off, if it is."""
+    found = bench.gradients(contestant.loss(bench.twin(case.model)), case, case.batch(padded=contestant.padded))
+    return bench.deviation(("loss", "gradient norm"), found, truth, tolerance)
+
+
+@pytest.mark.parametrize("name", ["unity full", "unity selective", "release recipe"])
+def test_contestants_agree_and_every_parameter_has_a_gradient(case, truth, name):
     assert truth[1].min() > 0
-    assert bench.wrong(bench.ours(bench.twin(case.model)), truth, case, 2e-5) is None
+    assert off(case, bench.CONTESTANTS[name], truth) is None
 
 
 def test_plain_torch_is_plain_also_where_it_is_recomputed(case, monkeypatch):
@@ -42,49 +52,81 @@ def test_plain_torch_is_plain_also_where_it_is_recomputed(case, monkeypatch):
         return found
 
     monkeypatch.setattr(ops, "choose", watched)
-    bench.gradients(bench.plain(bench.twin(case.model)), case)
+    bench.gradients(bench.TRUTH.loss(bench.twin(case.model)), case, case.batch())
     assert seen == {"reference"}
 
 
 def test_eight_bits_are_near_but_not_equal(case, truth):
-    loss = bench.eight_bits(bench.twin(case.model))
-    assert bench.wrong(loss, truth, case, bench.FP8_TOLERANCE) is None
-    assert "is off by" in bench.wrong(loss, truth, case, 1e-4)
+    eight = bench.CONTESTANTS["unity full fp8"]
+    assert off(case, eight, truth, bench.FP8_TOLERANCE) is None
+    assert "is off by" in off(case, eight, truth, 1e-4)
 
 
-def test_a_wrong_gradient_is_seen(case, truth):
-    model = bench.twin(case.model)
-    model.stem_head.weight.register_hook(lambda gradient: 1.01 * gradient)
-    assert "gradient norm is off" in bench.wrong(bench.ours(model), truth, case, 1e-5)
+def test_a_wrong_gradient_is_seen(case, truth, monkeypatch):
+    handle = case.model.stem_head.weight.register_hook(lambda gradient: 1.01 * gradient)
+    assert "gradient norm is off" in off(case, Contestant(), truth, 1e-5)
+    handle.remove()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(Contestant):
+    def loss(self, model):
+        loss = super().loss(model)
+        return lambda *batch: (1.01 * loss(*batch)[0], None)
 
 
 def test_a_wrong_contestant_gets_no_speed(case, monkeypatch, capsys):
-    def scaled(model):
-        loss = bench.ours(model)
-        return lambda *batch: (1.01 * loss(*batch)[0], None)
-
-    monkeypatch.setitem(bench.CONTESTANTS, "unity", scaled)
-    assert bench.bench(case, ["unity"], 0.0, "cpu", float("inf")) == []
+    monkeypatch.setitem(bench.CONTESTANTS, "unity full", Wrong())
+    assert list(bench.bench(case, ["unity full"], 0.0, "cpu", float("inf"))) == []
     assert "not measured: loss is off by 1.0e-02" in capsys.readouterr().out
+
+
+def test_two_samples_are_twice_one():
+    """The loss is the mean over samples, each with its own noise and texts."""
+    case = bench.make_case("debug", 288, 1, "cpu", torch.float32, samples=2)
+    loss = Contestant().loss(bench.twin(case.model))
+    both, first = (loss(*case.batch(samples))[0].item() for samples in (2, 1))
+    turned = replace(
+        case, latents=case.latents.flip(0), noise=case.noise.flip(0), texts=tuple(t.flip(0) for t in case.texts)
+    )
+    assert both == pytest.approx((first + loss(*turned.batch(1))[0].item()) / 2, rel=1e-5)
+
+
+def test_what_was_measured_before_the_time_is_up_is_written(tmp_path, monkeypatch):
+    def cut_short(*_):
+        yield {"contestant": "first"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "bench", cut_short)
+    monkeypatch.setattr(sys, "argv", ["step_bench.py", *SMALL, "--json", str(tmp_path / "rows.json")])
+    with pytest.raises(KeyboardInterrupt):
+        bench.main()
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"] == [{"contestant": "first"}]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_step_trains(dtype):
-    case = bench.make_case("debug", 288, 1, "cpu", dtype)
-    loss = bench.ours(bench.twin(case.model))
-    before = bench.gradients(loss, case)[0]
+    case = bench.make_case("debug", 288, 1, "cpu", dtype, lr=5e-5)
+    loss, batch = Contestant().loss(bench.twin(case.model)), case.batch()
+    before = bench.gradients(loss, case, batch)[0]
     for _ in range(3):
-        bench.step(loss, case)
-    assert bench.gradients(loss, case)[0] < before
+        bench.step(loss, case, batch)
+    assert bench.gradients(loss, case, batch)[0] < before
     assert all(p.grad is None for p in case.model.parameters())
 
 
+def test_a_timed_step_leaves_the_weights_to_the_next_contestant(case, truth):
+    list(bench.bench(case, ["unity full"], 0.0, "cpu", float("inf")))
+    again = bench.gradients(bench.TRUTH.loss(bench.twin(case.model)), case, case.batch())
+    assert all(map(torch.equal, again, truth))
+
+
 def test_rows_say_how_many_layers_ran(tmp_path, monkeypatch, capsys):
-    words = ["--shape", "debug", "--tokens", "288", "--layers", "1", "--contestant", "unity"]
-    monkeypatch.setattr(sys, "argv", ["step_bench.py", *words, "--json", str(tmp_path / "rows.json")])
+    monkeypatch.setattr(sys, "argv", ["step_bench.py", *SMALL, "--json", str(tmp_path / "rows.json")])
     bench.main()
     row = json.loads((tmp_path / "rows.json").read_text())["rows"][0]
-    assert (row["layers"], row["tokens"], row["contestant"]) == (1, 288, "unity")
+    assert (row["layers"], row["tokens"], row["contestant"]) == (1, 288, "unity full")
+    assert row["samples_per_s"] == pytest.approx(1e3 / row["ms"]) and row["loss"] > 0
     assert row["tokens_per_s"] == pytest.approx(288e3 / row["ms"]) and row["mfu"] is None
     # the planner knows cards alone
     assert row["planned_ms"] is None and row["planned_bytes"] is None
@@ -102,8 +144,8 @@ def test_what_fits_on_a_card():
 def test_what_the_planner_has_for_a_step():
     """Of 4 layers of 10b on an H100: recomputing less takes less time and more memory."""
     config = replace(MODELS["10b"], num_layers=4)
-    found = {name: step_plan.figures(name, config, 65520, GPUS["H100"]) for name in step_plan.PLANNED}
-    full, selective, eight = found.values()
+    rows = (Contestant(), Contestant(recompute="selective"), Contestant(fp8=True))
+    full, selective, eight = (step_plan.figures(row, config, 65520, GPUS["H100"]) for row in rows)
     assert selective["planned_ms"] < full["planned_ms"] and selective["planned_bytes"] > full["planned_bytes"]
     # a block that keeps nothing saves nothing by 8 bits: measured, its peak is 3% higher
     assert eight["planned_ms"] < full["planned_ms"]
