@@ -160,7 +160,7 @@ def make_case(
                 nn.init.normal_(parameter, std=0.02)
         t, h, w = (size * p for size, p in zip(GRIDS[tokens], config.patch, strict=True))
         latents, noise = (torch.randn(samples, 2, config.latent_channels, t, h, w) for _ in range(2))
-        texts = (torch.randn(samples, WORDS, config.text_dim).to(dtype) for _ in range(2))
+        texts = [torch.randn(samples, WORDS, config.text_dim).to(dtype) for _ in range(2)]
     return Case(name, model, tokens, Update(model, lr), latents, noise, tuple(texts))
 
 

@@ -150,3 +150,12 @@ def test_what_the_planner_has_for_a_step():
     # a block that keeps nothing saves nothing by 8 bits: measured, its peak is 3% higher
     assert eight["planned_ms"] < full["planned_ms"]
     assert eight["planned_bytes"] == pytest.approx(full["planned_bytes"], rel=0.03)
+
+
+def test_a_case_is_whole_on_its_device():
+    # what forgets to say where it belongs lands here
+    with torch.device("meta"):
+        case = bench.make_case("debug", 288, 1, "cpu", torch.float32)
+        given = case.batch()
+    tensors = [*case.model.parameters(), case.latents, case.noise, *case.texts, *given[4], given[3]]
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from unity.modality import densepose, segmentation
-from unity.modality.palette import COLOURS, nearest
+from unity.modality.palette import COLOURS, nearest, nearest_hue
 
 
 def labels(count, seed=0):
@@ -39,6 +39,30 @@ def test_nearest_is_nearest_except_within_a_cell_of_the_border():
     clear = np.sqrt(distance[..., 1]) - np.sqrt(distance[..., 0]) > 14
     np.testing.assert_array_equal(nearest(video, COLOURS)[clear], truth[clear])
     assert clear.mean() > 0.6
+
+
+def test_the_nearest_hue_is_the_nearest_colour_to_the_brightened_pixel():
+    video = np.random.default_rng(4).integers(110, 256, (1, 200, 200, 3)).astype(np.uint8)
+    brightened = video * (255 / video.max(-1, keepdims=True))
+    truth, distance = brute_force(brightened.round(), densepose.PALETTE[1:])
+    clear = np.sqrt(distance[..., 1]) - np.sqrt(distance[..., 0]) > 32
+    np.testing.assert_array_equal(nearest_hue(video, densepose.PALETTE)[clear], 1 + truth[clear])
+    assert clear.mean() > 0.3
+
+
+def test_a_part_that_fades_into_the_background_stays_itself():
+    parts = np.arange(1, densepose.PARTS + 1)
+    for share, wanted in ((1.0, parts), (0.6, parts), (0.45, parts), (0.3, 0 * parts)):
+        video = (share * densepose.PALETTE[parts]).round().astype(np.uint8)[None, None]
+        np.testing.assert_array_equal(densepose.decode(video, {})[0, 0, :, 0], wanted)
+
+
+def test_a_model_that_is_nearly_sure_of_front_or_back_says_so():
+    for front, back in ((2, 1), (9, 7), (10, 8), (13, 11), (14, 12), (17, 15), (18, 16), (22, 20)):
+        for likely, other in ((front, back), (back, front)):
+            colour = 0.75 * densepose.PALETTE[likely] + 0.25 * densepose.PALETTE[other]
+            found = densepose.decode(colour.round().astype(np.uint8)[None, None, None], {})[..., 0].item()
+            assert found == likely, (likely, other, found)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 2.0, 5.0, 10.0])

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -85,6 +86,16 @@ def test_a_small_person_at_128_pixels():
     found = skeleton.decode(noisy(skeleton.encode(truth, constants), 5.0), constants)
     error, both = distances(found, truth)
     assert both.mean() > 0.95 and error.mean() < 0.6 and error.max() < 2
+
+
+def test_blurred_joints_are_found_at_64_pixels():
+    constants = skeleton.unknown_constants(64, 64)
+    truth = walk(3, starts=(30,), speeds=(0,), scale=0.27)
+    truth[..., 1] += 28 - 120
+    video = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.0) for frame in skeleton.encode(truth, constants)])
+    found = skeleton.score(skeleton.decode(video, constants), truth)
+    # limbs are two pixels wide, and the nose hides the eyes
+    assert found["pck"] > 0.75 and found["precision"] > 0.9
 
 
 def test_nobody_and_noise_only():

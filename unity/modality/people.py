@@ -4,14 +4,15 @@ from itertools import combinations, product
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from unity.modality.files import check_video
-from unity.modality.palette import nearest
+from unity.modality.palette import nearest, nearest_hue
+from unity.modality.tracks import Person, Track, follow, gap, unite
 
 People = Float32[np.ndarray, "t p 18 3"]
-# One person in one frame: joint → (x, y).
-Person = dict[int, np.ndarray]
+# a joint, and where (x, y) it is
+Joint = tuple[int, np.ndarray]
 
 # OpenPose's 18 colours, and its limbs in those colours at 0.6 of the brightness.
 JOINT_COLOURS: UInt8[np.ndarray, "18 3"] = np.array(
@@ -34,18 +35,28 @@ _FACE = (0, 14, 15, 16, 17)
 
 # A blob smaller than this share of a joint's disc is noise.
 _MIN_AREA = 0.2
+# A faint joint is a place that holds so many times the light that an upright limb of its hue has there, however
+# blurred; a slanting one has up to 1.4 times as much.
+_FAINT = 1.6
+# Pixels darker than this share of full brightness are background.
+_DARK = 0.2
 # Where along a limb its colour is looked for.
 _SAMPLES = np.linspace(0.1, 0.9, 9)[:, None]
-# Mean evidence that two joints are one limb: 1 for its own colour, less for any other that may cover it.
+# Mean evidence that two joints are one limb: 1 for its own hue, less for any other that may cover it.
 _COVERED, _ACCEPTED = 0.5, 0.4
 # Parts without a limb between them are one person when this near, as a share of the picture's smaller side.
 _REACH = 0.25
+# Two sightings of a joint are of one person within this share.
+_NEAR = 0.1
 # Fewer joints than these are no person but noise.
 _MIN_JOINTS = 3
 # A frame shows no more people than these; noise would show hundreds.
 _MOST_PEOPLE = 8
-# Sightings that a person's motion is taken from.
-_MEMORY = 6
+
+
+def limb_thickness(height: int, width: int) -> int:
+    """Pixels across a limb."""
+    return 1 + round(0.7 * float(joint_radius(height, width)[1]))
 
 
 def joint_radius(height: int, width: int) -> Float32[np.ndarray, "18"]:
@@ -58,13 +69,22 @@ def joint_radius(height: int, width: int) -> Float32[np.ndarray, "18"]:
 def find_people(video: UInt8[np.ndarray, "t h w 3"]) -> People:
     """Joints in pixels with visibility 0 or 1; p is the largest number of people in a frame, or 0.
 
-    One or two joints that no limb and no nearby person explains are taken for noise.
+    Joints are looked for as blobs of their colour and, where a model was not sure and so drew them blurred, as
+    places that hold more light of their hue than a limb. One or two joints that no limb and no nearby
+    person explains are taken for noise.
     """
     check_video(video)
-    labels = nearest(video, _PALETTE)
-    frames = [_group(label, joints) for label, joints in zip(labels, _find_joints(labels), strict=True)]
-    tracks = _track(frames)
-    people = np.zeros((len(frames), len(tracks), 18, 3), np.float32)
+    sharp = _find_joints(nearest(video, _PALETTE))
+    hues = nearest_hue(video, _PALETTE[:_FIRST_LIMB], _DARK)
+    radius, faint = joint_radius(*video.shape[1:3]), _faint_joints(hues, video.max(-1))
+    joints = [_together(*found, radius) for found in zip(sharp, faint, strict=True)]
+    frames = [_group(hue, found) for hue, found in zip(hues, joints, strict=True)]
+    side = min(video.shape[1:3])
+    return _placed(unite(follow(frames, _NEAR * side), _NEAR * side, _REACH * side), len(video))
+
+
+def _placed(tracks: list[Track], frames: int) -> People:
+    people = np.zeros((frames, len(tracks), 18, 3), np.float32)
     for index, track in enumerate(tracks):
         for time, person in track.items():
             for joint, position in person.items():
@@ -72,7 +92,7 @@ def find_people(video: UInt8[np.ndarray, "t h w 3"]) -> People:
     return people
 
 
-def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.ndarray]]]:
+def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[Joint]]:
     """Per frame, (joint, (x, y)) of every blob of a joint's colour."""
     # only decoding needs it; the table is read where OpenCV is not
     import cv2
@@ -97,6 +117,59 @@ def _find_joints(labels: UInt8[np.ndarray, "t h w"]) -> list[list[tuple[int, np.
     return found
 
 
+def _faint_joints(hues: UInt8[np.ndarray, "t h w"], brightness: UInt8[np.ndarray, "t h w"]) -> list[list[Joint]]:
+    """Per frame, the places that hold enough light of a joint's hue, brightest first and a disc apart."""
+    import cv2
+
+    t, h, w = hues.shape
+    radius = joint_radius(h, w)
+    # of a disc's light, what a limb through its middle has
+    limb = 0.6 * 2 * limb_thickness(h, w) / (np.pi * radius)
+    edge = 1 + int(np.ceil(radius.max()))
+    rows, columns = _bounds(hues > 0)
+    padded = ((0, 0), (edge, edge), (edge, edge))
+    hues, light = (np.pad(part[:, rows, columns], padded) for part in (hues, brightness))
+    tall = rearrange(np.float32(light) / 255, "t h w -> (t h) w")
+    found: list[list[Joint]] = [[] for _ in range(t)]
+    for joint in np.unique(hues[hues > 0]) - 1:
+        own = np.where(rearrange(hues, "t h w -> (t h) w") == joint + 1, tall, 0)
+        disc = _disc(float(radius[joint]))
+        share = cv2.filter2D(own, -1, disc / disc.sum(), borderType=cv2.BORDER_CONSTANT)
+        peaks = np.argwhere(
+            (share >= _FAINT * limb[joint]) & (share == cv2.dilate(share, np.ones(disc.shape, np.uint8)))
+        )
+        for row, column in peaks[np.argsort(-share[tuple(peaks.T)], kind="stable")].tolist():
+            time = row // hues.shape[1]
+            x, y = _centre(own, row, column, len(disc) // 2) - (0, time * hues.shape[1])
+            found[time].append((int(joint), np.array([columns.start + x - edge, rows.start + y - edge])))
+    return found
+
+
+def _disc(radius: float) -> Float32[np.ndarray, "n n"]:
+    """A joint's disc, with a soft rim."""
+    n = int(np.ceil(radius))
+    y, x = np.mgrid[-n : n + 1, -n : n + 1]
+    return (radius + 0.5 - np.hypot(y, x)).clip(0, 1).astype(np.float32)
+
+
+def _centre(light: Float32[np.ndarray, "y x"], row: int, column: int, n: int) -> Float[np.ndarray, "2"]:
+    """x, y of the centre of the light around a place, the brighter the more it counts."""
+    y, x = np.mgrid[row - n : row + n + 1, column - n : column + n + 1]
+    weight = light[y, x].astype(np.float64) ** 2
+    return np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+
+
+def _together(sharp: list[Joint], faint: list[Joint], radius: Float32[np.ndarray, "18"]) -> list[Joint]:
+    """The sharp joints, and of the faint ones those of which none was found yet nearby."""
+    found = list(sharp)
+    for joint, place in faint:
+        same = [other for known, other in found if known == joint]
+        near = any(np.linalg.norm(place - other) <= 2.5 * radius[joint] for other in same)
+        if not near and len(same) < _MOST_PEOPLE:
+            found.append((joint, place))
+    return found
+
+
 def _bounds(mask: Bool[np.ndarray, "t h w"]) -> tuple[slice, slice]:
     """Rows and columns that hold everything; one pixel where there is nothing."""
     sides = (np.flatnonzero(mask.any(axis)) for axis in ((0, 2), (0, 1)))
@@ -104,30 +177,28 @@ def _bounds(mask: Bool[np.ndarray, "t h w"]) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _group(labels: UInt8[np.ndarray, "h w"], joints: list[tuple[int, np.ndarray]]) -> list[Person]:
+def _group(hues: UInt8[np.ndarray, "h w"], joints: list[Joint]) -> list[Person]:
     """People of one frame: the best supported limbs first, never two of one joint in a person."""
     owner = [{joint: position} for joint, position in joints]
-    for _, a, b in sorted(_limb_evidence(labels, joints), reverse=True):
+    for _, a, b in sorted(_limb_evidence(hues, joints), reverse=True):
         if owner[a].keys().isdisjoint(owner[b]):
             merged = owner[a] | owner[b]
             owner = [merged if group is owner[a] or group is owner[b] else group for group in owner]
     groups = {id(group): group for group in owner}.values()
-    return _gather(list(groups), _REACH * min(labels.shape))
+    return _gather(list(groups), _REACH * min(hues.shape))
 
 
-def _limb_evidence(
-    labels: UInt8[np.ndarray, "h w"], joints: list[tuple[int, np.ndarray]]
-) -> list[tuple[float, int, int]]:
+def _limb_evidence(hues: UInt8[np.ndarray, "h w"], joints: list[Joint]) -> list[tuple[float, int, int]]:
     """(evidence, index, index) of every pair of joints whose line shows the limb between them."""
     indices = [[i for i, (joint, _) in enumerate(joints) if joint == wanted] for wanted in range(18)]
-    limit = np.array(labels.shape[::-1]) - 1
+    limit = np.array(hues.shape[::-1]) - 1
     found = []
     for limb, (first, second) in enumerate(LIMBS):
         for a, b in product(indices[first], indices[second]):
             line = joints[a][1] * (1 - _SAMPLES) + joints[b][1] * _SAMPLES
             x, y = np.rint(line).clip(0, limit).astype(int).T
-            seen = labels[y, x]
-            evidence = np.where(seen == _FIRST_LIMB + limb, 1.0, np.where(seen > 0, _COVERED, 0.0)).mean()
+            seen = hues[y, x]
+            evidence = np.where(seen == 1 + limb, 1.0, np.where(seen > 0, _COVERED, 0.0)).mean()
             if evidence >= _ACCEPTED:
                 found.append((float(evidence), a, b))
     return found
@@ -136,57 +207,12 @@ def _limb_evidence(
 def _gather(groups: list[Person], reach: float) -> list[Person]:
     """Joins parts of people that share no joint, nearest first; what stays too small is dropped."""
     while pairs := [
-        (_gap(groups[i], groups[j]), i, j)
+        (gap(groups[i], groups[j]), i, j)
         for i, j in combinations(range(len(groups)), 2)
         if groups[i].keys().isdisjoint(groups[j])
     ]:
-        gap, i, j = min(pairs)
-        if gap > reach:
+        least, i, j = min(pairs)
+        if least > reach:
             break
         groups[i] = groups[i] | groups.pop(j)
     return [group for group in groups if len(group) >= _MIN_JOINTS]
-
-
-def _gap(a: Person, b: Person) -> float:
-    """Smallest distance between joints of two people."""
-    difference = np.array(list(a.values()))[:, None] - np.array(list(b.values()))
-    return float(np.sqrt(np.square(difference).sum(-1).min()))
-
-
-def _track(frames: list[list[Person]]) -> list[dict[int, Person]]:
-    """Per person, frame → joints: each frame's people continue the tracks that lead nearest to them."""
-    tracks: list[dict[int, Person]] = []
-    for time, people in enumerate(frames):
-        pairs = sorted(
-            (_distance(_expected(track, time), person), i, j)
-            for i, track in enumerate(tracks)
-            for j, person in enumerate(people)
-        )
-        taken: dict[int, int] = {}
-        for _, i, j in pairs:
-            if i not in taken.values() and j not in taken:
-                taken[j] = i
-        for j, person in enumerate(people):
-            if j not in taken:
-                tracks.append({})
-            tracks[taken.get(j, -1)][time] = person
-    return tracks
-
-
-def _expected(track: dict[int, Person], time: int) -> Person:
-    """Where a person will be if the mean motion of the last sightings goes on."""
-    first, last = list(track)[-_MEMORY:][0], list(track)[-1]
-    shared = track[first].keys() & track[last].keys()
-    if first == last or not shared:
-        return track[last]
-    moved = np.mean([track[last][joint] - track[first][joint] for joint in shared], axis=0)
-    step = moved * (time - last) / (last - first)
-    return {joint: position + step for joint, position in track[last].items()}
-
-
-def _distance(a: Person, b: Person) -> float:
-    """Distance between two people: the mean over the joints both have, else between their centres."""
-    shared = a.keys() & b.keys()
-    if shared:
-        return float(np.mean([np.linalg.norm(a[joint] - b[joint]) for joint in shared]))
-    return float(np.linalg.norm(np.mean(list(a.values()), 0) - np.mean(list(b.values()), 0)))

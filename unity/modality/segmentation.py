@@ -18,10 +18,9 @@ Masks = Bool[np.ndarray, "found t h w"]
 TrueMasks = Bool[np.ndarray, "true t h w"]
 
 # The bright colours only: a blurred edge towards the black background is then no third instance.
-INSTANCES = 12
+INSTANCES = len(COLOURS) - 1
 # share of a clip below which a false instance is a speck: four pixels of a frame of 64 x 64
 SPECK = 1e-3
-_PALETTE = COLOURS[: INSTANCES + 1]
 
 
 def constants(labels: Labels, size: tuple[int, int]) -> dict[str, float]:
@@ -40,13 +39,13 @@ def encode(labels: Labels, constants: dict[str, float]) -> Video:
             f"instance {labels.max()} has no colour, the palette ends at {INSTANCES}; "
             f"keep the largest instances, numbered from 1"
         )
-    return paint(labels, _PALETTE)
+    return paint(labels, COLOURS)
 
 
 def decode(video: Video, constants: dict[str, float]) -> Labels:
     """Instance of the nearest colour."""
     check_video(video)
-    return nearest(video, _PALETTE)
+    return nearest(video, COLOURS)
 
 
 def picture(labels: Labels, constants: dict[str, float]) -> Video:

@@ -10,7 +10,14 @@ from unity.files import write_json
 from unity.modality.base import Baseline, Facts, Measure, Modality, Video
 from unity.modality.coco import average_precision
 from unity.modality.overlap import best_pairs
-from unity.modality.people import JOINT_COLOURS, LIMB_COLOURS, LIMBS, find_people, joint_radius
+from unity.modality.people import (
+    JOINT_COLOURS,
+    LIMB_COLOURS,
+    LIMBS,
+    find_people,
+    joint_radius,
+    limb_thickness,
+)
 
 People = Float32[np.ndarray, "t p 18 3"]
 Frame = Float[np.ndarray, "p 18 3"]
@@ -79,7 +86,7 @@ def _draw_limbs(frame: UInt8[np.ndarray, "h w 3"], person: list[list[int]], visi
     # only drawing needs it; the table is read where OpenCV is not
     import cv2
 
-    thickness = 1 + round(0.7 * float(joint_radius(*frame.shape[:2])[1]))
+    thickness = limb_thickness(*frame.shape[:2])
     for (a, b), colour in zip(LIMBS, LIMB_COLOURS.tolist(), strict=True):
         if visible[a] and visible[b]:
             cv2.line(frame, person[a], person[b], colour, thickness, cv2.LINE_8, _BITS)

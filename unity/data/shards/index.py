@@ -20,6 +20,8 @@ from unity.data.latents.facts import read_facts
 from unity.data.shards.columns import CHECKSUM, ENCODINGS, KNOWN, sizes
 
 FORMAT = 2
+# the generation of the colours that labels are drawn in; datasets that tell of none are of the first
+_COLOURS, _RECOLOURED = 2, "densepose"
 _FACTS = {"frames", "size", "fps", "sources"}
 # of some datasets: of latents, and of clips that were shuffled by the shards of others
 _MORE = {"seed", "latents", "shuffled"}
@@ -53,6 +55,10 @@ class _Buckets(Exception):
     """A folder of datasets."""
 
 
+class _Recoloured(Exception):
+    """A dataset in colours of before."""
+
+
 def read_about(folder: str | Path) -> dict:
     """What a dataset holds: frames, size (h, w), fps, seed, and per source count, modalities and who has what.
 
@@ -70,10 +76,17 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
         if "buckets" in record:
             raise _Buckets(sorted(record["buckets"]))
         about, hashes = (_sealed if "format" in record else _unsealed)(record)
+        colours = about.pop("colours", 1)
         _check_about(about)
+        if colours != _COLOURS and any(_RECOLOURED in row["modalities"] for row in about["sources"].values()):
+            raise _Recoloured
         _check(hashes is None or hashes.keys() == about["sources"].keys(), "its hashes are of other sources")
     except _Buckets as names:
         raise ValueError(f"{folder} holds buckets, of clips of several shapes; name one of {names}") from None
+    except _Recoloured:
+        raise ValueError(
+            f"{folder} shows {_RECOLOURED} in colours that this version no longer reads; write the dataset again"
+        ) from None
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} is no dataset (it has no dataset.json); make one with "
@@ -90,7 +103,7 @@ def seal(folder: Path, about: dict) -> None:
     """Write the dataset.json of a folder whose indexes are written; ValueError for what no reader would take."""
     _check_about(about)
     hashes = {source: _hash((folder / source / "index.json").read_bytes()) for source in about["sources"]}
-    record = about | {"format": FORMAT, "indexes": hashes}
+    record = about | {"format": FORMAT, "colours": _COLOURS, "indexes": hashes}
     text = json.dumps(record | {"sha256": _hash(_canonical(record))}, indent=1, allow_nan=False)
     (folder / "dataset.json").write_text(text)
 

@@ -11,6 +11,9 @@ from unity.data.simulate.scene import draw_scene
 from unity.data.simulate.truth import Truth
 from unity.modality.table import MODALITIES
 
+# of so many clips without people one has the views of people all the same, so that a model learns to see nobody
+_EMPTY = 4
+
 
 def simulate(
     seed: int, source: str, frames: int = 33, size: tuple[int, int] = (128, 128), fps: float = 16.0
@@ -18,9 +21,10 @@ def simulate(
     """The clip of (seed, source), byte for byte the same in every process.
 
     `size` is (height, width). Depth, flow and segmentation are available everywhere, densepose and skeleton where
-    people are; values have the shapes and units of unity.modality.base. `meta` holds the camera (focal length in
-    pixels; per frame position in metres and rotation, rows right, down, forward) and physics (SI units; per frame
-    positions, quaternions w x y z, velocities). ValueError for an unknown source, a negative seed, fewer than two
+    people are, and for one in four seeds where nobody is; values have the shapes and units of
+    unity.modality.base. `meta` holds the camera (focal length in pixels; per frame position in metres and
+    rotation, rows right, down, forward) and physics (SI units; per frame positions, quaternions w x y z,
+    velocities). ValueError for an unknown source, a negative seed, fewer than two
     frames or a size below 16.
     """
     if frames < 2 or min(size) < 16 or fps <= 0:
@@ -48,7 +52,8 @@ def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, n
     renderer, truth = Renderer(world), Truth(world, cameras)
     pictures = [renderer.picture(camera, frame) for frame, camera in enumerate(cameras)]
     truths = [truth.measure(frame) for frame in range(world.frames)]
-    names = [name for name, row in MODALITIES.items() if world.scene.people or not row.of_people]
+    shown = world.scene.people or world.scene.seed % _EMPTY == 0
+    names = [name for name, row in MODALITIES.items() if shown or not row.of_people]
     # of those that the world can be asked for
     values = {name: np.stack([frame[name] for frame in truths]) for name in names if name in truths[0]}
     for name in values:
