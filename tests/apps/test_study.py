@@ -2,15 +2,20 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import studies
-from serving import serving
+from serving import Client, serving
 from studies import MODELS, asks, careless, grey, luce, vote
 
 from unity.apps.study import store as store_module
@@ -23,6 +28,7 @@ from unity.apps.study.store import Blind, create, opened
 from unity.apps.web.store import Store as Jobs
 from unity.data.video import read_video, write_video
 
+ROOT = Path(__file__).parents[2]
 DESIGN = Design(
     models=("a", "b", "c", "d"), clips=tuple("0123456789"), prompts=("words",) * 10, digests=("",) * 40,
     questions=("physical", "overall"), at_once=2, asks=12, checks=3, missed=1, invite=0, seed=5,
@@ -201,6 +207,45 @@ def test_nothing_tells_a_model(root):
 def _all_of(client, path):
     with client.open(path) as answer:
         return answer.headers, answer.read()
+
+
+@pytest.mark.slow
+def test_many_at_once_and_a_kill_lose_no_vote(root):
+    """What the server said yes to is there when it was killed, and no two voters get into each other's way."""
+    choices = dict.fromkeys(("physical", "semantic", "overall"), 1)
+
+    def vote_all(client) -> str:
+        code = client.post("/api/raters")["code"]
+        state = client.get(f"/api/raters/{code}")
+        while state["next"]:
+            said = {"place": state["next"]["place"], "choices": choices}
+            state = client.post(f"/api/raters/{code}/votes", said)
+        return code
+
+    def begin():
+        words = [sys.executable, "-m", "unity.apps.study", "--port", "0", "--out", str(root / "study")]
+        process = subprocess.Popen(
+            words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+        )
+        return process, Client(process.stdout.readline().split()[1].rstrip("/"))
+
+    process, client = begin()
+    with ThreadPoolExecutor(12) as pool:
+        codes = list(pool.map(vote_all, [client] * 12))
+    process.kill()
+    process.wait()
+    process, client = begin()
+    standings = [client.get(f"/api/raters/{code}") for code in codes]
+    process.kill()
+    process.wait()
+    assert all(state["next"] is None and state["done"] == state["total"] == 12 for state in standings)
+    with opened(root / "study") as store:
+        rows = store._run(
+            "select count(*), count(distinct rater) from votes join raters on rater = number "
+            f"where code in ({','.join('?' * 12)})",
+            *codes,
+        )
+    assert tuple(rows[0]) == (12 * 12 * 3, 12)
 
 
 def test_ruined_videos_cannot_be_made_out():

@@ -7,7 +7,7 @@ are laid out, or else a video file by itself. Its name is its place in the model
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from os.path import commonpath
+from os.path import abspath, commonpath
 from pathlib import Path, PurePosixPath
 
 from unity.files import plain
@@ -73,9 +73,9 @@ def _names(folders: tuple[Path, ...]) -> tuple[str, ...]:
     """The folders' own names, or, where two have one name, their places in what holds them all."""
     if len(folders) < 2:
         raise ValueError("--models names one folder; give two or more to compare")
-    whole = [folder.resolve() for folder in folders]
-    if len(set(whole)) < len(whole):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("--models names a folder twice; give each once")
+    whole = [Path(abspath(folder)) for folder in folders]
     names = [folder.name for folder in whole]
     if len(set(names)) < len(names):
         names = [folder.relative_to(commonpath(whole)).as_posix() for folder in whole]

@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,8 @@ from unity.randomness import Purpose, draw
 if TYPE_CHECKING:
     from unity.apps.study.options import Options
 
-# most frames of a video: more than a rater sits through
-_FRAMES = 1500
+# most pixels of a video, as bytes in memory: ten seconds of 1080p, more than a rater sits through
+_MOST_BYTES = 2 << 30
 # height of a ruined video in blocks
 _BLOCKS = 4
 
@@ -41,8 +42,12 @@ def make(options: "Options") -> None:
     _check(design)
     check_writable(options.out)
     for path in (path for row in found.files for path in row):
-        if look(path).frames > _FRAMES:
-            raise ValueError(f"{plain(str(path))} has more than {_FRAMES} frames; cut it shorter")
+        facts = look(path)
+        if 3 * facts.frames * prod(facts.size) > _MOST_BYTES:
+            raise ValueError(
+                f"{plain(str(path))} has {facts.frames} frames of {facts.size[1]}x{facts.size[0]}, more than can "
+                f"be held; cut it shorter, or make it smaller"
+            )
     with whole_folder(options.out, last=BASE) as folder:
         blind = list(_videos(folder / VIDEOS, found, design))
         codes = [secrets.token_hex(6) for _ in range(design.invite)]

@@ -206,13 +206,10 @@ def _people(design: Design, raters: Mapping[int, Rater]) -> Section:
         for r in raters.values()
     ]
     text = (
-        "This study has no checks, and all raters count."
-        if not design.checks
-        else (
-            f"A check shows a video and copies of it in a few blocks and in any order of frames. Votes of a rater who "
-            f"misses more than {design.missed}, or has seen none of {design.checks} yet, do not count."
-        )
+        f"A check shows a video and copies of it in a few blocks and in any order of frames. Votes of a rater "
+        f"who misses more than {design.missed}, or has seen none of {design.checks} yet, do not count."
     )
+    text = text if design.checks else "There were no checks, and all raters count."
     return Section(title="Raters", text=text, parts=[Table(head=head, rows=rows)])
 
 

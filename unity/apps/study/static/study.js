@@ -127,5 +127,6 @@ async function vote({ place }, form, state) {
     state.sending = false;
     state.refresh();
     message(told, error.message, true);
+    told.append(h("button", { type: "button", onclick: () => enter(code, true) }, "Go on from where you are"));
   }
 }
