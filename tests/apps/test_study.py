@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from unity.apps.study.make import make
 from unity.apps.study.options import Options, start
 from unity.apps.study.report import report
 from unity.apps.study.serve import application
-from unity.apps.study.store import Blind, create, opened
+from unity.apps.study.store import Blind, Store, create
 from unity.apps.web.store import Store as Jobs
 from unity.data.video import read_video, write_video
 
@@ -52,7 +53,7 @@ def ballot(tmp_path, monkeypatch):
         design = Design(**{**DESIGN.__dict__, **changes})
         places = [(c, m) for c in range(len(design.clips)) for m in (*range(len(design.models)), RUINED, RUINED)]
         create(tmp_path / "study.sqlite", design, [Blind(f"{i:016x}", *p) for i, p in enumerate(places)], codes)
-        return opened(tmp_path)
+        return closing(Store(tmp_path))
 
     return begin
 
@@ -64,7 +65,7 @@ def test_a_known_preference_comes_back(ballot, tmp_path):
             vote(store, luce(true), seed)
         for seed in range(24, 32):
             vote(store, careless, seed)
-        report(store, tmp_path)
+        report(tmp_path)
     found = json.loads((tmp_path / "study.json").read_text())
     assert {r["number"] for r in found["raters"]["voted"] if not r["counts"]} == set(range(25, 33))
     rows = found["questions"]["physical"]["standings"]
@@ -131,7 +132,7 @@ def test_a_rater_votes_once_and_goes_on_where_it_ended(ballot, tmp_path):
             with pytest.raises(KeyError):
                 store.vote(who, place, answers)
         assert [b.choices for b in store.ballots()] == [answers]
-    with opened(tmp_path) as again:
+    with closing(Store(tmp_path)) as again:
         standing = again.standing(code)
         assert (standing.done, standing.total, standing.next) == (1, 15, following)
 
@@ -151,7 +152,7 @@ def test_sets_of_three_and_a_ruined_pair(ballot, tmp_path):
         code = store.enter()
         check = next(ask for ask in _all(store, code) if ask.comparison.is_check)
         assert len(set(check.videos)) == 3 and check.comparison.shown.count(RUINED) == 2
-        report(store, tmp_path)
+        report(tmp_path)
     rows = json.loads((tmp_path / "study.json").read_text())["questions"]["overall"]["standings"]
     assert (rows[0]["model"], rows[-1]["model"]) == ("a", "d")
 
@@ -197,7 +198,7 @@ def test_nothing_tells_a_model(root):
     )
     assert len(stamps) == 1
     # ... and still each video is the one that it should be
-    with opened(root / "study") as store:
+    with closing(Store(root / "study")) as store:
         for name, clip, model in store._run("select id, clip, model from videos where model >= 0"):
             assert greys.get(name, clip) == clip
             pixels = read_video(root / "study/videos" / f"{name}.mp4")
@@ -239,7 +240,7 @@ def test_many_at_once_and_a_kill_lose_no_vote(root):
     process.kill()
     process.wait()
     assert all(state["next"] is None and state["done"] == state["total"] == 12 for state in standings)
-    with opened(root / "study") as store:
+    with closing(Store(root / "study")) as store:
         rows = store._run(
             "select count(*), count(distinct rater) from votes join raters on rater = number "
             f"where code in ({','.join('?' * 12)})",
@@ -390,5 +391,5 @@ def test_nobody_whose_votes_count_is_a_sentence(ballot, tmp_path):
     with ballot() as store:
         vote(store, careless, 0)
         with pytest.raises(ValueError, match="no votes that count yet: 1 of 1 raters voted, and 0 saw a check"):
-            report(store, tmp_path)
+            report(tmp_path)
     assert not (tmp_path / "study.json").exists()

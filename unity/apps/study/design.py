@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,11 @@ class Comparison(NamedTuple):
     def alike(self) -> tuple[int, tuple[int, ...]]:
         """What is the same comparison, in whatever order."""
         return self.clip, tuple(sorted(self.shown))
+
+
+def count(design: Design) -> int:
+    """Of the comparisons of a study, checks left out."""
+    return comb(len(design.models), design.at_once) * len(design.clips)
 
 
 def comparisons(design: Design) -> list[Comparison]:

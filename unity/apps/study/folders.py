@@ -7,6 +7,7 @@ are laid out, or else a video file by itself. Its name is its place in the model
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from os.path import abspath, commonpath
 from pathlib import Path, PurePosixPath
 
@@ -45,10 +46,10 @@ def clips_of(folder: Path, view: str = "rgb") -> dict[str, Path]:
     """A model's videos by name; ValueError where there is none."""
     if not folder.is_dir():
         raise ValueError(f"{plain(str(folder))} is no folder; give --models a folder of videos for each model")
-    found: dict[str, Path] = {}
-    for path in _films(folder):
-        views = {other.stem for other in path.parent.iterdir() if other.suffix.lower() in FILMS}
-        alone = not {view, "rgb"} & views
+    films, found = list(_films(folder)), {}
+    results = {path.parent for path in films if path.stem in (view, "rgb")}
+    for path in films:
+        alone = path.parent not in results
         if path.stem == view or alone:
             place = path.relative_to(folder).with_suffix("") if alone else path.parent.relative_to(folder)
             name = plain(place.as_posix()) if place.parts else _ALONE
@@ -83,12 +84,11 @@ def _names(folders: tuple[Path, ...]) -> tuple[str, ...]:
 
 
 def _match(folders: tuple[Path, ...], found: list[dict[str, Path]]) -> None:
-    for folder, other in ((folders[i], j) for i in range(len(found)) for j in range(len(found))):
-        lacks = sorted(found[other].keys() - found[folders.index(folder)].keys())
-        if lacks:
+    for (one, here), (other, there) in permutations(zip(folders, found, strict=True), 2):
+        if lacks := sorted(there.keys() - here.keys()):
             raise ValueError(
-                f"{plain(str(folder))} lacks {lacks[0]}, which {plain(str(folders[other]))} has ({len(lacks)} in "
-                f"all); let all folders hold videos of the same names"
+                f"{plain(str(one))} lacks {lacks[0]}, which {plain(str(other))} has ({len(lacks)} in all); let "
+                f"all folders hold videos of the same names"
             )
 
 

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from unity.apps.study.design import MOST, QUESTIONS, RUINED, Design, checks, comparisons
+from unity.apps.study.design import MOST, QUESTIONS, RUINED, Design, checks, count
 from unity.apps.study.folders import Contestants, contestants
-from unity.apps.study.store import BASE, INVITATIONS, VIDEOS, Blind, create, opened
+from unity.apps.study.store import BASE, INVITATIONS, VIDEOS, Blind, Store, create
 from unity.command import say
 from unity.data.film import look, read_film
 from unity.data.picture import fit
@@ -41,23 +42,16 @@ def make(options: "Options") -> None:
         return
     _check(design)
     check_writable(options.out)
-    for path in (path for row in found.files for path in row):
-        facts = look(path)
-        if 3 * facts.frames * prod(facts.size) > _MOST_BYTES:
-            raise ValueError(
-                f"{plain(str(path))} has {facts.frames} frames of {facts.size[1]}x{facts.size[0]}, more than can "
-                f"be held; cut it shorter, or make it smaller"
-            )
+    _check_films(found)
     with whole_folder(options.out, last=BASE) as folder:
         blind = list(_videos(folder / VIDEOS, found, design))
         codes = [secrets.token_hex(6) for _ in range(design.invite)]
         create(folder / BASE, design, blind, codes)
         if codes:
             write_text(folder / INVITATIONS, "".join(f"#{code}\n" for code in codes))
-    count = len(comparisons(design))
     say(
-        f"study: {len(design.models)} models, {len(design.clips)} clips, {count} comparisons, of which a rater "
-        f"sees {min(count, design.asks)}, and {design.checks} checks; in {options.out}"
+        f"study: {len(design.models)} models, {len(design.clips)} clips, {count(design)} comparisons, of which a rater "
+        f"sees {min(count(design), design.asks)}, and {design.checks} checks; in {options.out}"
     )
 
 
@@ -92,15 +86,23 @@ def _check(design: Design) -> None:
         raise ValueError(f"--at-once is {design.at_once}, and there are {len(design.models)} models; give less")
     if design.checks > len(design.clips):
         raise ValueError(f"--checks is {design.checks}, and there are {len(design.clips)} clips; give less")
-    if len(comparisons(design)) > MOST:
-        raise ValueError(
-            f"there are {len(comparisons(design)):,} comparisons, more than {MOST:,}; give less --clips"
-        )
+    if count(design) > MOST:
+        raise ValueError(f"there are {count(design):,} comparisons, more than {MOST:,}; give fewer --clips")
+
+
+def _check_films(found: Contestants) -> None:
+    for path in (path for row in found.files for path in row):
+        facts = look(path)
+        if 3 * facts.frames * prod(facts.size) > _MOST_BYTES:
+            raise ValueError(
+                f"{plain(str(path))} has {facts.frames} frames of {facts.size[1]}x{facts.size[0]}, more than can "
+                f"be held; cut it shorter, or make it smaller"
+            )
 
 
 def _check_same(out: Path, design: Design) -> None:
     """ValueError unless the folder's study is the one that is asked for."""
-    with opened(out) as store:
+    with closing(Store(out)) as store:
         there = asdict(store.design)
     differ = [name for name, value in asdict(design).items() if there[name] != value]
     if differ:

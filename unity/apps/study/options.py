@@ -56,8 +56,8 @@ _DESIGN = (
 
 def start(options: Options) -> None:
     """Make, go on, or report; ValueError, before anything is written, for what cannot be done."""
+    # which read videos
     from unity.apps.study.make import make
-    from unity.apps.study.store import opened
 
     check_bounds(options)
     if options.models and not options.report:
@@ -71,9 +71,7 @@ def start(options: Options) -> None:
     if options.report:
         from unity.apps.study.report import report
 
-        with opened(options.out) as store:
-            paths = report(store, options.out)
-        for path in paths:
+        for path in report(options.out):
             print(f"wrote {path}")
         return
     from unity.apps.serving import serve

@@ -3,10 +3,12 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +32,13 @@ class Rater:
     seconds: float
 
 
+class People(NamedTuple):
+    """How many began, and who voted, by number."""
+
+    came: int
+    voted: Mapping[int, Rater]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Of one question, of the raters that count."""
@@ -44,21 +53,23 @@ class Outcome:
     first: float
 
 
-def report(store: Store, folder: Path) -> list[Path]:
+def report(folder: Path) -> list[Path]:
     """Write `votes.csv`, `study.json` and `study.html`; ValueError where nobody's votes count yet."""
-    design, ballots = store.design, store.ballots()
+    with closing(Store(folder)) as store:
+        design, ballots, came = store.design, store.ballots(), store.raters()
     raters = raters_of(design, ballots)
     counted = [ballot for ballot in ballots if raters[ballot.rater].counts and not ballot.ask.comparison.is_check]
     if not counted:
         raise ValueError(
-            f"{folder} has no votes that count yet: {len(raters)} of {store.raters()} raters voted, and "
+            f"{folder} has no votes that count yet: {len(raters)} of {came} raters voted, and "
             f"{sum(rater.counts for rater in raters.values())} saw a check and missed no more than {design.missed}"
         )
     outcomes = {question: outcome(design, question, counted) for question in design.questions}
+    people = People(came, raters)
     return [
         write_text(folder / "votes.csv", _sheet(design, ballots, raters)),
-        write_json(folder / "study.json", _record(store, raters, outcomes)),
-        write_text(folder / "study.html", _page(store, raters, outcomes)),
+        write_json(folder / "study.json", _record(design, people, outcomes)),
+        write_text(folder / "study.html", _page(design, people, outcomes)),
     ]
 
 
@@ -138,26 +149,27 @@ def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _record(store: Store, raters: Mapping[int, Rater], outcomes: Mapping[str, Outcome]) -> dict:
+def _record(design: Design, people: People, outcomes: Mapping[str, Outcome]) -> dict:
     def told(found: Outcome) -> dict:
-        rows = [asdict(row) | {"model": store.design.models[row.model]} for row in found.standings]
+        rows = [asdict(row) | {"model": design.models[row.model]} for row in found.standings]
         return asdict(found) | {"standings": rows}
 
     return {
-        "design": asdict(store.design),
-        "raters": {"came": store.raters(), "voted": [asdict(rater) for rater in raters.values()]},
+        "design": asdict(design),
+        "raters": {"came": people.came, "voted": [asdict(rater) for rater in people.voted.values()]},
         "questions": {question: told(found) for question, found in outcomes.items()},
     }
 
 
-def _page(store: Store, raters: Mapping[int, Rater], outcomes: Mapping[str, Outcome]) -> str:
-    design, counting = store.design, sum(rater.counts for rater in raters.values())
+def _page(design: Design, people: People, outcomes: Mapping[str, Outcome]) -> str:
+    counting = sum(rater.counts for rater in people.voted.values())
     lead = (
-        f"{counting} raters count of {len(raters)} who voted, {store.raters()} came. {len(design.models)} models, "
-        f"{len(design.clips)} clips, {design.at_once} videos at a time, in random order, without names."
+        f"{counting} raters count of {len(people.voted)} who voted, {people.came} came. {len(design.models)} "
+        f"models, {len(design.clips)} clips, {design.at_once} videos at a time, in random order, without names."
     )
     sections = [_section(design, question, found) for question, found in outcomes.items()]
-    return page("Study", lead, [*sections, _people(design, raters), Section(title="How it is counted", text=_HOW)])
+    last = [_people(design, people.voted), Section(title="How it is counted", text=_HOW)]
+    return page("Study", lead, [*sections, *last])
 
 
 def _section(design: Design, question: str, found: Outcome) -> Section:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from unity.apps.serving import Page, dress
 from unity.apps.study.design import QUESTIONS
 from unity.apps.study.options import Options
-from unity.apps.study.store import BASE, VIDEOS, Store, opened
+from unity.apps.study.store import VIDEOS, Store
 
 STATIC = Path(__file__).parent / "static"
 PAGES = {"/": Page("study", "Which video is better?", "Loading the study …")}
@@ -37,9 +37,7 @@ class Vote(BaseModel):
 
 def application(options: Options) -> FastAPI:
     """The application of the study in --out; ValueError where there is none."""
-    with opened(options.out):
-        pass
-    store = Store(options.out / BASE)
+    store = Store(options.out)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -4,8 +4,8 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -98,25 +98,14 @@ def create(path: Path, design: Design, videos: Iterable[Blind], codes: Iterable[
         base.run("pragma journal_mode = delete")
 
 
-@contextmanager
-def opened(folder: Path) -> Iterator["Store"]:
-    """The ballot of a study's folder; ValueError where there is none, or it is of something else."""
-    path = folder / BASE
-    if not path.is_file():
-        raise ValueError(
-            f"{plain(str(folder))} holds no study ({BASE}); make one with --models, or give its --out"
-        )
-    store = Store(path)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 class Store:
-    """Raters by code and their votes, usable from any thread."""
+    """Raters by code and their votes in a study's folder, usable from any thread.
 
-    def __init__(self, path: Path):
+    ValueError where there is no ballot, or one of something else.
+    """
+
+    def __init__(self, folder: Path):
+        path = folder / BASE
         _check(path)
         try:
             self._base = Base(path, _TABLES)
@@ -168,19 +157,20 @@ class Store:
             ask = next((ask for ask in self._asks(rater) if ask.place == place and ask.given is not None), None)
             if ask is None:
                 raise KeyError(place)
-            count = len(ask.videos)
-            if choices.keys() != {*self.design.questions} or not all(
-                choice is None or 0 <= choice < count for choice in choices.values()
-            ):
-                raise ValueError(
-                    f"a vote answers {', '.join(self.design.questions)}, each by 0 to {count - 1} or null"
-                )
+            self._check_choices(choices, len(ask.videos))
             there = self._run("select question, choice from votes where rater = ? and place = ?", rater, place)
             if there and dict(map(tuple, there)) != dict(choices):
                 raise ValueError("you voted on this comparison already, and a vote stays as it is")
             now = time.time()
             for question, choice in {} if there else choices.items():
                 self._run("insert into votes values (?, ?, ?, ?, ?)", rater, place, question, choice, now)
+
+    def _check_choices(self, choices: Choices, count: int) -> None:
+        within = all(choice is None or 0 <= choice < count for choice in choices.values())
+        if choices.keys() != {*self.design.questions} or not within:
+            raise ValueError(
+                f"a vote answers {', '.join(self.design.questions)}, each by 0 to {count - 1} or null"
+            )
 
     def ballots(self) -> list[Ballot]:
         """All votes, by rater and place."""
@@ -233,6 +223,8 @@ class Store:
 
 def _check(path: Path) -> None:
     """ValueError for a file that is no ballot of this version, by its header: opening it might change it."""
+    if not path.is_file():
+        raise ValueError(f"{plain(str(path.parent))} holds no study; make one with --models, or give its --out")
     with path.open("rb") as file:
         header = file.read(100)
     if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
