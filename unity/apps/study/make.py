@@ -50,8 +50,8 @@ def make(options: "Options") -> None:
         if codes:
             write_text(folder / INVITATIONS, "".join(f"#{code}\n" for code in codes))
     say(
-        f"study: {len(design.models)} models, {len(design.clips)} clips, {count(design)} comparisons, of which a rater "
-        f"sees {min(count(design), design.asks)}, and {design.checks} checks; in {options.out}"
+        f"study: {len(design.models)} models, {len(design.clips)} clips, {count(design)} comparisons, of which a "
+        f"rater sees {min(count(design), design.asks)}, and {design.checks} checks; in {options.out}"
     )
 
 
