@@ -173,48 +173,44 @@ def _page(design: Design, people: People, outcomes: Mapping[str, Outcome]) -> st
 
 
 def _section(design: Design, question: str, found: Outcome) -> Section:
-    head = ["model", "rank", "strength", "95%", "win rate", "95%", "comparisons"]
-    rows = [
-        [
-            design.models[row.model],
-            f"{row.rank.value:g}" + _ends(row.rank, " ({:g} to {:g})", 1, ""),
-            f"{row.strength.value:+.2f}",
-            _ends(row.strength, "{:+.2f} to {:+.2f}"),
-            f"{100 * row.win_rate.value:.1f}%",
-            _ends(row.win_rate, "{:.1f} to {:.1f}%", 100),
-            f"{row.comparisons}",
-        ]
-        for row in found.standings
-    ]
-    order = [row.model for row in found.standings]
-    names = [design.models[model] for model in order]
-    shares = found.duels[np.ix_(order, order)]
-    cells = [[_percent(share) for share in row] for row in shares]
-    won = frozenset((int(r), int(c) + 1) for r, c in np.argwhere(shares > 0.5))
-    table = Table(
-        head=["row against column", *names],
-        better=won,
-        rows=[[n, *row] for n, row in zip(names, cells, strict=True)],
-    )
     text = (
         f"{QUESTIONS[question].words}\n\n{found.votes} votes, of which {found.ties} ties. Raters' agreement, "
         f"Krippendorff's α: {number(found.agreement)}. The first video of the page had {_percent(found.first)} of "
         f"the choices, and by chance {_percent(1 / design.at_once)}."
     )
-    return Section(title=question.capitalize(), text=text, parts=[Table(head=head, rows=rows), table])
+    names = [design.models[row.model] for row in found.standings]
+    return Section(title=question.capitalize(), text=text, parts=[_ranks(names, found), _duels(names, found)])
+
+
+def _ranks(names: Sequence[str], found: Outcome) -> Table:
+    head = ["model", "rank", "strength", "95%", "win rate", "95%", "comparisons"]
+    rows = [
+        [
+            name,
+            f"{row.rank.value:g}" + _ends(row.rank, " ({:g} to {:g})", 1, ""),
+            f"{row.strength.value:+.2f}",
+            _ends(row.strength, "{:+.2f} to {:+.2f}"),
+            _percent(row.win_rate.value, 1),
+            _ends(row.win_rate, "{:.1f} to {:.1f}%", 100),
+            f"{row.comparisons}",
+        ]
+        for name, row in zip(names, found.standings, strict=True)
+    ]
+    return Table(head=head, rows=rows)
+
+
+def _duels(names: Sequence[str], found: Outcome) -> Table:
+    order = [row.model for row in found.standings]
+    shares = found.duels[np.ix_(order, order)]
+    rows = [[name, *map(_percent, row)] for name, row in zip(names, shares.tolist(), strict=True)]
+    won = frozenset((int(row), int(column) + 1) for row, column in np.argwhere(shares > 0.5))
+    return Table(head=["row against column", *names], rows=rows, better=won)
 
 
 def _people(design: Design, raters: Mapping[int, Rater]) -> Section:
     head = ["rater", "comparisons", "checks", "missed", "seconds each", "counts"]
     rows = [
-        [
-            str(r.number),
-            str(r.comparisons),
-            str(r.checks),
-            str(r.missed),
-            f"{r.seconds:.1f}",
-            "yes" if r.counts else "no",
-        ]
+        [*map(str, (r.number, r.comparisons, r.checks, r.missed)), f"{r.seconds:.1f}", "yes" if r.counts else "no"]
         for r in raters.values()
     ]
     text = (
@@ -229,8 +225,8 @@ def _ends(interval: Interval, words: str, factor: float = 1, none: str = "–") 
     return none if np.isnan(interval.low) else words.format(factor * interval.low, factor * interval.high)
 
 
-def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{100 * share:.0f}%"
+def _percent(share: float, digits: int = 0) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.{digits}f}%"
 
 
 _HOW = (

@@ -78,7 +78,7 @@ function ask(comparison, progress) {
   state.refresh = refresh;
   main.replaceChildren(progress,
     comparison.prompt ? h("section", { class: "card prompt" }, h("small", {}, "What it should show"), h("p", {}, comparison.prompt)) : "",
-    h("div", { class: "watched", "data-count": videos.length }, videos.map((video, index) => h("figure", { class: "card" }, video, h("figcaption", {}, LETTERS[index])))),
+    h("div", { class: "watched" }, videos.map((video, index) => h("figure", { class: "card" }, video, h("figcaption", {}, LETTERS[index])))),
     h("div", { class: "row again" }, again), h("section", { class: "card" }, form, told));
   message(told, "");
   refresh();
@@ -110,7 +110,8 @@ function play(videos, seen) {
 
 function replay(videos) {
   videos.forEach((video) => { video.currentTime = 0; });
-  videos.forEach((video) => video.play().catch(() => message(told, "Press “Play from the start”.")));
+  // a browser may want to be asked; a video that is gone by now is none of its business
+  videos.forEach((video) => video.play().catch(({ name }) => { if (name === "NotAllowedError") message(told, "Press “Play from the start”."); }));
 }
 
 async function vote({ place }, form, state) {
