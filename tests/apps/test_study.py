@@ -334,6 +334,23 @@ def _no_base(folder, models):
     return {}
 
 
+def _damaged(folder):
+    path = folder / "study.sqlite"
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def _without_a_video(folder):
+    next((folder / "videos").iterdir()).unlink()
+
+
+@pytest.mark.parametrize("harm, words", [(_damaged, "is damaged"), (_without_a_video, "has lost 1 videos")])
+def test_a_study_that_was_harmed_is_a_sentence(root, tmp_path, harm, words):
+    shutil.copytree(root / "study", tmp_path / "study")
+    harm(tmp_path / "study")
+    with pytest.raises(ValueError, match=words):
+        start(Options(out=tmp_path / "study", port=0))
+
+
 @pytest.mark.parametrize(
     "given, words",
     [

@@ -36,8 +36,12 @@ class Vote(BaseModel):
 
 
 def application(options: Options) -> FastAPI:
-    """The application of the study in --out; ValueError where there is none."""
-    store = Store(options.out)
+    """The application of the study in --out; ValueError where there is none, or it has lost videos."""
+    store, folder = Store(options.out), options.out / VIDEOS
+    lost = [name for name in sorted(store.videos()) if not (folder / f"{name}.mp4").is_file()]
+    if lost:
+        store.close()
+        raise ValueError(f"{folder} has lost {len(lost)} videos, {lost[0]}.mp4 the first; bring a copy back")
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -46,7 +50,7 @@ def application(options: Options) -> FastAPI:
 
     app = FastAPI(title="A study", version="1", lifespan=life, docs_url=None, redoc_url=None)
     app.include_router(_raters(store))
-    app.include_router(_videos(store, options.out / VIDEOS))
+    app.include_router(_videos(store.videos(), folder))
     dress(app, STATIC, PAGES, options.token, {})
     return app
 
@@ -85,13 +89,13 @@ def _raters(store: Store) -> APIRouter:
     return routes
 
 
-def _videos(store: Store, folder: Path) -> APIRouter:
+def _videos(names: set[str], folder: Path) -> APIRouter:
     routes = APIRouter(prefix="/api")
 
     @routes.get("/videos/{name}", response_class=FileResponse)
     def video(name: Id) -> FileResponse:
         """A video by its made-up name."""
-        if not store.has(name):
+        if name not in names:
             raise KeyError(name)
         kept = {"cache-control": "private, max-age=86400, immutable"}
         return FileResponse(folder / f"{name}.mp4", media_type="video/mp4", headers=kept)

@@ -120,8 +120,9 @@ class Store:
         for name, clip, model in self._run("select id, clip, model from videos"):
             self._ids.setdefault((clip, model), []).append(name)
 
-    def has(self, video: str) -> bool:
-        return bool(self._run("select 1 from videos where id = ?", video))
+    def videos(self) -> set[str]:
+        """All made-up names."""
+        return {name for names in self._ids.values() for name in names}
 
     def enter(self) -> str:
         """The code of a new rater; ValueError where none may come."""
