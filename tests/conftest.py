@@ -41,6 +41,8 @@ _TOGETHER = {
     "tests/apps/test_guard.py": "a page's server",
     "tests/apps/test_watching.py": "a page's server",
     "tests/apps/test_pages.py": "a browser",
+    "tests/apps/test_study.py": "a study",
+    "tests/apps/test_study_page.py": "a study's page",
 }
 
 

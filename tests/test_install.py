@@ -22,6 +22,8 @@ PARTS = (
     "unity/assets/mini/model.safetensors",
     "unity/assets/people.mp4",
     "unity/data/simulate/body.npz",
+    "unity/apps/static/page.html",
+    "unity/apps/study/static/study.js",
     "unity/apps/web/static/index.html",
     "unity/apps/web/static/player.js",
 )

@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     # of exams (unity.evaluate)
     EXAM_NOISE = 10
     BOOTSTRAP = 11
+    # what raters of a study see (unity.apps.study)
+    STUDY = 14
 
 
 def draw(purpose: Purpose, seed: int, *position: int) -> int:

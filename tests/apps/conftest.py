@@ -14,6 +14,7 @@ from serving import serving
 
 from unity.apps.web import runner
 from unity.apps.web.options import Options
+from unity.apps.web.serve import application
 from unity.data.video import write_video
 
 
@@ -22,7 +23,7 @@ def serve_stub():
     """serve_stub(folder, **options): a server whose model obeys its prompt, as a context."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "work", stub_worker.work)
-        yield lambda folder, **options: serving(Options(out=folder, port=0, models=(), **options))
+        yield lambda folder, **options: serving(application(Options(out=folder, models=(), **options)))
 
 
 @pytest.fixture(scope="module")

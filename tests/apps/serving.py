@@ -1,4 +1,4 @@
-"""A server of the page in this process, and who speaks to one."""
+"""A server of a page in this process, and who speaks to one."""
 
 import json
 import threading
@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
-from unity.apps.web.options import Options
-from unity.apps.web.serve import application, listen
+from unity.apps.listening import Listening
+from unity.apps.serving import listen
 
 
 class Client:
@@ -55,9 +56,9 @@ class Client:
 
 
 @contextmanager
-def serving(options: Options):
+def serving(app: FastAPI):
     """A server in this process; its client."""
-    app, listening = application(options), listen(options)
+    listening = listen(Listening(port=0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

@@ -2,20 +2,22 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from unity.data.clips import Clip
 from unity.evaluate import published
-from unity.evaluate.contestants import WEIGHTS, of_baseline, of_files
+from unity.evaluate.contestants import WEIGHTS, Answer, of_baseline, of_files
 from unity.evaluate.exam import Effort
 from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.options import Options, start
-from unity.evaluate.standing import standing, write
+from unity.evaluate.standing import standing, table_1, write
 from unity.evaluate.truth import Bench
 from unity.evaluate.unibench import Contest, Item, Journal, items, run
 from unity.jobs import share
+from unity.modality.coco import average_precision
 from unity.modality.table import MODALITIES
 
 COUNT, SHAPE = 4, (3, 16, 16)
@@ -82,6 +84,32 @@ def test_parts_and_interruptions_change_nothing(files, tmp_path):
     # as text, in which what is undefined equals itself
     assert repr(first) == repr(second)
     assert not Journal(parts, {"who": "others"}).found
+
+
+def test_average_precision_is_of_all_clips_as_one_set(tmp_path, monkeypatch):
+    pytest.importorskip("pycocotools", reason="needs pip install pycocotools")
+    monkeypatch.setattr("unity.evaluate.metrics.RESAMPLES_OF_ALL", 40)
+
+    def labels(place: int) -> np.ndarray:
+        return np.kron(np.random.default_rng(place).integers(0, 3, (3, 4, 4)), np.ones((1, 4, 4))).astype(np.uint8)
+
+    def masks(_, place):
+        return replace(clip(_, place), values={"segmentation": labels(place)})
+
+    def answer(task, modality, shown, seed):
+        return Answer(None, np.roll(shown.values["segmentation"], int(shown.name), 2))
+
+    asked = replace(contest(answer), bench=Bench(names=tuple(map(str, range(COUNT))), clip=masks))
+    todo = items(asked, ("estimate",), ("segmentation",))
+    run(asked, todo, tmp_path, "1/1")
+    found = standing(Journal(tmp_path, asked.asked).found)["estimate"]["segmentation"]["answer"]
+    told = [MODALITIES["segmentation"].detections(np.roll(labels(p), p, 2), labels(p)) for p in range(COUNT)]
+    one_set = average_precision(told)[0, 0]
+    assert found["ap_of_all"].mean == pytest.approx(one_set) and found["ap_of_all"].clips == COUNT
+    assert 0 < found["ap_of_all"].low < one_set < found["ap_of_all"].high < 1
+    assert found["ap"].mean != pytest.approx(one_set, abs=1e-3)
+    head, rows = table_1("x", {"estimate": {"segmentation": {"answer": found}}})
+    assert float(rows[-3][head.index("mAP")]) == pytest.approx(100 * one_set, rel=1e-3)
 
 
 def test_the_report_marks_what_is_published(files, tmp_path):

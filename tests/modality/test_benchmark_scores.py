@@ -1,12 +1,13 @@
 """The benchmark's numbers against second implementations: loops, scipy, and sets."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from unity.modality import densepose, depth, flow, segmentation, skeleton
+from unity.modality import coco, densepose, depth, flow, segmentation, skeleton
 
 RANDOM = np.random.default_rng(0)
 
@@ -45,6 +46,37 @@ def test_instances_are_ranked_and_matched_as_coco_does():
     empty = np.zeros_like(truth)
     assert segmentation.benchmark(empty, truth, {}) == dict.fromkeys(("ap", "ap50", "j_and_f", "j", "f"), 0)
     assert np.isnan(list(segmentation.benchmark(truth, empty, {}).values())).all()
+
+
+def test_instances_of_many_clips_are_one_set():
+    """Of 3 clips the best first over all, and of a clip that counts twice."""
+    pytest.importorskip("pycocotools", reason="needs pip install pycocotools")
+    clips = []
+    for _ in range(3):
+        truth = np.kron(RANDOM.integers(0, 3, (2, 3, 3)), np.ones((1, 6, 6), int)).astype(np.uint8)
+        wrong = RANDOM.random(truth.shape) < RANDOM.uniform(0, 0.3)
+        clips.append((np.where(wrong, RANDOM.integers(0, 4, truth.shape), truth).astype(np.uint8), truth))
+
+    def expected(chosen):
+        wanted = [(i, k) for i, (_, truth) in enumerate(chosen) for k in np.unique(truth) if k]
+        labels = [(i, k) for i, (prediction, _) in enumerate(chosen) for k in np.unique(prediction) if k]
+        overlap = {
+            (i, p): [iou(chosen[i][0] == p, chosen[j][1] == k) if i == j else 0 for j, k in wanted]
+            for i, p in labels
+        }
+        order = sorted(labels, key=lambda one: -(chosen[one[0]][0] == one[1]).sum())
+        return average_precision(overlap, order, len(wanted))
+
+    told = [segmentation.detections(*clip) for clip in clips]
+    # as a journal keeps them
+    found = coco.average_precision(json.loads(json.dumps(told)), [(0, 0, 2), (1, 1, 1)])
+    assert found.tolist() == [
+        pytest.approx(expected([clips[place] for place in chosen])) for chosen in ((0, 1, 2), (0, 0, 2), (1, 1, 1))
+    ]
+    # the mean over clips is another number
+    assert found[0, 0] != pytest.approx(
+        np.mean([segmentation.benchmark(*clip, {})["ap"] for clip in clips]), abs=1e-3
+    )
 
 
 def test_people_are_ranked_and_matched_as_coco_does():

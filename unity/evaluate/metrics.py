@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from unity.modality.base import Facts, Measure
+from unity.modality.coco import Detections, average_precision
 from unity.modality.table import MODALITIES
 from unity.randomness import Purpose, draw
 
 # resamples of the clips behind an interval, and how much of them it holds
 RESAMPLES, LEVEL = 1000, 0.95
+RESAMPLES_OF_ALL = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ def clip_scores(modality: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -
 def measures(modality: str) -> dict[str, Measure]:
     """All that a benchmark says of a modality."""
     row = MODALITIES[modality]
-    return {**row.measures, **row.benchmark_measures}
+    return {**row.measures, **row.benchmark_measures, **row.detection_measures}
 
 
 def benchmark_scores(modality: str, prediction: np.ndarray, truth: np.ndarray, facts: Facts) -> dict[str, float]:
@@ -52,7 +54,7 @@ def benchmark_scores(modality: str, prediction: np.ndarray, truth: np.ndarray, f
     def every(values: np.ndarray) -> dict[str, float]:
         return row.score(values, truth) | (row.benchmark(values, truth, facts) if row.benchmark else {})
 
-    return _fair(measures(modality), every(prediction), every(truth))
+    return _fair({**row.measures, **row.benchmark_measures}, every(prediction), every(truth))
 
 
 def _fair(rows: Mapping[str, Measure], found: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
@@ -82,6 +84,18 @@ def summary(values: Sequence[float] | np.ndarray, seed: int = 0) -> Mean:
     )
 
 
+def of_all(modality: str, clips: Sequence[Detections], seed: int = 0) -> dict[str, Mean]:
+    """Numbers of all clips as one set, with intervals over fewer resamples: each is judged as a whole."""
+    random = np.random.default_rng(draw(Purpose.BOOTSTRAP, seed))
+    chosen = random.integers(0, len(clips), (RESAMPLES_OF_ALL, len(clips))).tolist()
+    table = average_precision(clips, chosen)
+    return {
+        name: Mean(mean=float(column[0]), low=low, high=high, clips=len(clips), undefined=0)
+        for name, column in zip(MODALITIES[modality].detection_measures, table.T, strict=True)
+        for low, high in [_ends(column[1:])]
+    }
+
+
 def ratio(above: Sequence[float] | np.ndarray, below: Sequence[float] | np.ndarray, *, seed: int = 0) -> Mean:
     """Mean of `above` over mean of `below`, of the clips that have both; the clips are resampled in pairs."""
     pairs = np.array([above, below], np.float64)
@@ -106,6 +120,10 @@ def _interval(columns: np.ndarray, value, seed: int) -> tuple[float, float]:
     # the worst score may be inf, and so the ends of an interval
     with np.errstate(invalid="ignore"):
         found = value(columns[:, chosen].mean(-1))
-        defined = found[~np.isnan(found)]
-        ends = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
+        return _ends(found)
+
+
+def _ends(resampled: np.ndarray) -> tuple[float, float]:
+    defined = resampled[~np.isnan(resampled)]
+    ends = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
     return float(ends[0]), float(ends[1])

@@ -33,7 +33,7 @@ ROWS: dict[str, tuple[float | None, ...]] = {
 OURS = {
     "dynamic degree": ("video", "dynamic", 100.0),
     "mIoU": ("segmentation", "miou", 100.0),
-    "mAP": ("segmentation", "ap", 100.0),
+    "mAP": ("segmentation", "ap_of_all", 100.0),
     "AbsRel": ("depth", "abs_rel", 1.0),
     "δ<1.25": ("depth", "delta_125", 100.0),
 }

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from unity.evaluate import published, video
-from unity.evaluate.metrics import Mean, measures, summary
+from unity.evaluate.metrics import Mean, measures, of_all, summary
 from unity.evaluate.unibench import Item
 from unity.files import write_json, write_text
 from unity.modality.base import Measure
+from unity.modality.coco import Detections
 from unity.report.page import Section, Table, page
 
 # track → modality → who → measure
@@ -35,13 +36,25 @@ def standing(found: Mapping[Item, dict]) -> Standing:
             place = lists.setdefault(item.track, {}).setdefault(item.modality, {}).setdefault(who, {})
             for name, value in scores.items():
                 place.setdefault(name, []).append(np.nan if value is None else value)
-    return {
+    result: Standing = {
         track: {
             modality: {who: {name: summary(values) for name, values in row.items()} for who, row in rows.items()}
             for modality, rows in by_modality.items()
         }
         for track, by_modality in lists.items()
     }
+    for (track, modality, who), clips in _detections(found).items():
+        result[track][modality][who] |= of_all(modality, clips)
+    return result
+
+
+def _detections(found: Mapping[Item, dict]) -> dict[tuple[str, str, str], list[Detections]]:
+    """Of all clips, by track, modality and who, in the clips' order."""
+    lists: dict[tuple[str, str, str], list[Detections]] = {}
+    for item, entry in sorted(found.items(), key=lambda pair: pair[0].place):
+        for who, clip in entry["detections"].items():
+            lists.setdefault((item.track, item.modality, who), []).append(clip)
+    return lists
 
 
 def write(folder: Path, name: str, found: Mapping[Item, dict], about: dict) -> list[Path]:

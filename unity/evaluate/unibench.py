@@ -11,11 +11,11 @@ function of the seed and the clip's place, so that neither parts nor interruptio
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -29,13 +29,24 @@ from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.truth import Bench, checksum, facts_of
 from unity.files import json_text
 from unity.generate import Generator
+from unity.modality.base import Facts
+from unity.modality.coco import Detections
 from unity.modality.table import MODALITIES
 from unity.randomness import fold
 
 Track = Literal["estimate", "control", "joint"]
 TRACKS: tuple[Track, ...] = get_args(Track)
+# what a line of a journal holds beside what was asked
+_HELD = {"scores", "detections", "checksum", "seconds"}
 # who judged, or was judged
 Scores = dict[str, dict[str, float]]
+
+
+class Found(NamedTuple):
+    """What one clip came to, by who: its numbers, and what a score of all clips needs of it."""
+
+    scores: Scores
+    detections: dict[str, Detections]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +85,7 @@ class Journal:
         try:
             entry = json.loads(line)
             item = Item(**entry["item"])
-            known = entry["asked"] == self.asked and {"scores", "checksum", "seconds"} <= entry.keys()
+            known = entry["asked"] == self.asked and entry.keys() >= _HELD
         except (ValueError, KeyError, TypeError):
             return
         if known:
@@ -122,56 +133,64 @@ def _entries(contest: Contest, waiting: Sequence[Item]) -> Iterator[dict]:
     for item in waiting:
         begun = time.process_time()
         shown, digest = clip(item.track, item.place)
-        scores = score(contest, item, shown)
+        scores, detections = score(contest, item, shown)
         seconds = round(time.process_time() - begun, 2)
         yield {
             "item": asdict(item),
             "checksum": digest,
             "scores": scores,
+            "detections": detections,
             "seconds": seconds,
             "asked": contest.asked,
         }
 
 
-def score(contest: Contest, item: Item, clip: Clip) -> Scores:
+def score(contest: Contest, item: Item, clip: Clip) -> Found:
     """What one item comes to; empty where the clip has no such values, or the contestant no answer."""
     if item.track != "joint" and item.modality not in clip.values:
-        return {}
+        return Found({}, {})
     answer = contest.answers(item.track, item.modality, clip, fold(contest.effort.seed, item.place))
     if answer is None:
-        return {}
+        return Found({}, {})
     if item.track == "estimate":
         return _estimated(item.modality, clip, answer)
     return _generated(contest, item, clip, answer)
 
 
-def _estimated(modality: str, clip: Clip, answer: Answer) -> Scores:
-    truth, facts = clip.values[modality], facts_of(clip)
+def _estimated(modality: str, clip: Clip, answer: Answer) -> Found:
+    truth = clip.values[modality]
     found = {} if answer.values is None else {"answer": answer.values}
     for name, guess in MODALITIES[modality].baselines.items():
         found[name] = guess.predict(clip.video["rgb"], truth)
-    for values in found.values():
-        _check(clip, modality, values, truth)
-    return {who: benchmark_scores(modality, values, truth, facts) for who, values in found.items()}
+    return _judged(modality, clip, found, truth, facts_of(clip))
 
 
-def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Scores:
+def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Found:
     """Scores of the generated video itself, and of what is read from it."""
     if answer.rgb is None:
-        return {}
+        return Found({}, {})
     control, row = item.track == "control", MODALITIES[item.modality]
     truth = clip.values[item.modality] if control else answer.values
-    scores: Scores = {"video": video.scores(answer.rgb)}
+    own: Scores = {"video": video.scores(answer.rgb)}
     if truth is None:
-        return scores
+        return Found(own, {})
     read = {} if contest.referee is None else {
         "referee": estimate(contest.referee, item.modality, answer.rgb, clip, contest.effort)
     }  # fmt: skip
     read |= {who: guess.predict(answer.rgb, truth) for who, guess in row.baselines.items() if guess.looks}
-    for values in read.values():
-        _check(clip, item.modality, values, truth)
-    facts = facts_of(clip) if control else {}
-    return scores | {who: benchmark_scores(item.modality, values, truth, facts) for who, values in read.items()}
+    found = _judged(item.modality, clip, read, truth, facts_of(clip) if control else {})
+    return found._replace(scores=own | found.scores)
+
+
+def _judged(modality: str, clip: Clip, found: Mapping[str, np.ndarray], truth: np.ndarray, facts: Facts) -> Found:
+    """Values by who against the truth."""
+    for values in found.values():
+        _check(clip, modality, values, truth)
+    detect = MODALITIES[modality].detections
+    return Found(
+        {who: benchmark_scores(modality, values, truth, facts) for who, values in found.items()},
+        {who: detect(values, truth) for who, values in found.items()} if detect else {},
+    )
 
 
 def _check(clip: Clip, modality: str, values: np.ndarray, truth: np.ndarray) -> None:

@@ -108,6 +108,10 @@ class Modality:
     measures: Mapping[str, Measure]
     benchmark: Callable[[np.ndarray, np.ndarray, Facts], dict[str, float]] | None = None
     benchmark_measures: Mapping[str, Measure] = field(default_factory=dict)
+    # (prediction, truth) → what a score of all clips as one set needs of one (unity.modality.coco); the names of
+    # that score's numbers
+    detections: Callable[[Any, Any], Any] | None = None
+    detection_measures: Mapping[str, Measure] = field(default_factory=dict)
     # "trivial" is what knowing nothing would predict; "classical", where there is one, needs no learning
     baselines: Mapping[str, Baseline]
 

@@ -100,6 +100,8 @@ def benchmark(prediction: Surface, truth: Surface, facts: Facts) -> dict[str, fl
     """`body_iou` of all parts as one, 1 where neither has any; `body_accuracy`, the mean accuracy of true parts.
 
     The latter is NaN where the truth has nobody. A predicted part that is no number from 1 to PARTS is background.
+    Geodesic point similarity (GPS) is left out: what is decoded has no U and V, and those of others are of SMPL's
+    charts, while the true ones of simulated people are of charts of their own.
     """
     wanted = np.rint(truth[..., 0])
     parts = np.rint(prediction[..., 0])

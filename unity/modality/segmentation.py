@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from unity.modality.base import Baseline, Facts, Measure, Modality, Video
-from unity.modality.coco import average_precision, mask_of
+from unity.modality.coco import Detections, average_precision, mask_of
 from unity.modality.files import check_video, save_images
 from unity.modality.overlap import best_pairs, iou_table
 from unity.modality.palette import COLOURS, nearest, paint
@@ -93,9 +93,15 @@ def benchmark(prediction: Labels, truth: Labels, facts: Facts) -> dict[str, floa
     rows, columns = best_pairs((regions + contours) / 2)
     # an instance without a match is as one that is never shown
     j, f = (table[rows, columns].sum() / len(true) if len(true) else np.nan for table in (regions, contours))
+    ((ap, ap50),) = average_precision([detections(prediction, truth)])
+    return {"ap": float(ap), "ap50": float(ap50), "j_and_f": float(j + f) / 2, "j": float(j), "f": float(f)}
+
+
+def detections(prediction: Labels, truth: Labels) -> Detections:
+    """Instances as COCO has them: a clip is one image, with all frames one below the other."""
     image = {"id": 1, "height": len(truth) * truth.shape[1], "width": truth.shape[2]}
-    precision = average_precision("segm", [image], _annotations(true), _annotations(found))
-    return precision | {"j_and_f": float(j + f) / 2, "j": float(j), "f": float(f)}
+    true, found = (_annotations(_masks(labels)) for labels in (truth, prediction))
+    return {"kind": "segm", "images": [image], "true": true, "found": found}
 
 
 def region_similarity(found: Masks, true: TrueMasks) -> Float[np.ndarray, "true found"]:
@@ -221,6 +227,11 @@ SEGMENTATION = Modality(
         "instance_iou": Measure(words="IoU of instances", more=True),
     },
     benchmark=benchmark,
+    detections=detections,
+    detection_measures={
+        "ap_of_all": Measure(words="mAP of all clips as one set", more=True),
+        "ap50_of_all": Measure(words="AP50 of all clips as one set", more=True),
+    },
     benchmark_measures={
         "ap": Measure(words="mAP", more=True),
         "ap50": Measure(words="AP50", more=True),

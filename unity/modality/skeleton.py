@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from unity.files import write_json
 from unity.modality.base import Baseline, Facts, Measure, Modality, Video
-from unity.modality.coco import average_precision
+from unity.modality.coco import Detections, average_precision
 from unity.modality.overlap import best_pairs
 from unity.modality.people import (
     JOINT_COLOURS,
@@ -143,13 +143,19 @@ def benchmark(prediction: Found, truth: Truth, facts: Facts) -> dict[str, float]
     there are no masks (Li et al., 2019, CrowdPose). Whoever shows more joints comes first; a joint that is left
     out is infinitely far away.
     """
+    ((ap, ap50),) = average_precision([detections(prediction, truth)])
+    return {"oks_ap": float(ap), "oks_ap50": float(ap50)}
+
+
+def detections(prediction: Found, truth: Truth) -> Detections:
+    """People of all frames as COCO has them."""
     order = [JOINTS.index(name) for name in COCO_JOINTS]
-    true, found = ([*_detections(people[:, :, order])] for people in (truth, prediction))
-    precision = average_precision("keypoints", [{"id": frame} for frame in range(len(truth))], true, found)
-    return {f"oks_{name}": value for name, value in precision.items()}
+    true, found = ([*_annotations(people[:, :, order])] for people in (truth, prediction))
+    images = [{"id": frame} for frame in range(len(truth))]
+    return {"kind": "keypoints", "images": images, "true": true, "found": found}
 
 
-def _detections(people: Float[np.ndarray, "t p 17 3"]) -> Iterator[dict]:
+def _annotations(people: Float[np.ndarray, "t p 17 3"]) -> Iterator[dict]:
     """COCO's annotations of the people who show a joint."""
     for frame, persons in enumerate(people):
         seen_by_all = (persons[..., 2] > 0.5) & np.isfinite(persons).all(-1)
@@ -245,6 +251,11 @@ SKELETON = Modality(
         "precision": Measure(words="precision", more=True),
     },
     benchmark=benchmark,
+    detections=detections,
+    detection_measures={
+        "oks_ap_of_all": Measure(words="AP of OKS of all clips as one set", more=True),
+        "oks_ap50_of_all": Measure(words="AP50 of OKS of all clips as one set", more=True),
+    },
     benchmark_measures={
         "oks_ap": Measure(words="OKS-AP", more=True),
         "oks_ap50": Measure(words="OKS-AP50", more=True),

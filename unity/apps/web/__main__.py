@@ -17,9 +17,10 @@ def main() -> None:
 
     options = tyro.cli(Options, prog="python -m unity.apps.web", description=__doc__)
     require("app")
-    from unity.apps.web.serve import serve
+    from unity.apps.serving import serve
+    from unity.apps.web.serve import application
 
-    serve(options)
+    serve(application, options)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from unity.apps.listening import Listening
 from unity.command import whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Listening):
     """Serve the page until Ctrl-C. Jobs wait in a queue that outlives the program."""
 
-    # address to listen at; any but this machine's own needs the token
-    host: str = "127.0.0.1"
-    # 0 takes a free one
-    port: Annotated[int, whole(0, 65535)] = 8000
-    # who opens the page must know it; by default made up where --host is not this machine's own
-    token: str | None = None
     # folder of the queue, the inputs and the results
     out: Path = Path("runs/web")
     # folders whose models (safetensors) may be chosen, beside the shipped one

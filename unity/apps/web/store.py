@@ -2,13 +2,13 @@
 
 import json
 import secrets
-import sqlite3
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from unity.apps.base import Base
 
 # how a job can stand
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
@@ -58,15 +58,13 @@ class Store:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.RLock()
-        self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._base.row_factory = sqlite3.Row
-        self._base.executescript("pragma journal_mode = wal; pragma synchronous = normal;" + _TABLE)
+        self._base = Base(path, _TABLE)
+        self._run = self._base.run
         self._run("update jobs set state = ?, started = null where state = ?", QUEUED, RUNNING)
 
     def add(self, ask: dict[str, Any], client: str, most: int) -> Job:
         """Queue a job; raises Full where `most` of this client wait already."""
-        with self._lock:
+        with self._base.whole():
             waiting = self._run("select count(*) from jobs where state = ? and client = ?", QUEUED, client)[0][0]
             if waiting >= most:
                 raise Full(f"{waiting} of your jobs wait already; cancel one, or come back when one is done")
@@ -100,7 +98,7 @@ class Store:
 
     def take(self) -> Job | None:
         """The job that has waited longest, now running."""
-        with self._lock:
+        with self._base.whole():
             found = self._jobs("where state = ? order by number limit 1", QUEUED)
             if not found:
                 return None
@@ -116,7 +114,7 @@ class Store:
 
     def cancel_waiting(self, name: str) -> bool:
         """Whether the job waited, and now will not run."""
-        with self._lock:
+        with self._base.whole():
             waits = bool(self._jobs("where id = ? and state = ?", name, QUEUED))
             if waits:
                 self.end(name, CANCELLED)
@@ -126,13 +124,8 @@ class Store:
         self._run("delete from jobs where id = ?", name)
 
     def close(self) -> None:
-        with self._lock:
-            self._base.close()
+        self._base.close()
 
     def _jobs(self, where: str, *values: object) -> list[Job]:
         rows = [dict(row) for row in self._run(f"select * from jobs {where}", *values)]
         return [Job(**row | {key: json.loads(row[key]) for key in ("ask", "notes")}) for row in rows]
-
-    def _run(self, words: str, *values: object) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._base.execute(words, values).fetchall()
