@@ -18,6 +18,7 @@ from unity.data.clips import MODALITY_NAMES
 from unity.data.curate.ledger import CLIPS, read_lines
 from unity.data.engine import Cluster, Record
 from unity.data.rules import chosen
+from unity.data.shards.annotators import made_by
 from unity.data.shards.write import Sample, write_encoded
 from unity.data.weights import found_weights
 from unity.files import check_writable, json_text, write_json, write_text
@@ -134,7 +135,8 @@ def _samples(work: Path, rows: Mapping[str, Record]) -> Iterator[Sample]:
                 columns[column] = data[at : at + length]
                 at += length
             about = {key: facts[key] for key in ("frames", "size", "fps")}
-            yield Sample(name, facts["source"], about, facts["available"], columns)
+            who = made_by(record, facts["available"])
+            yield Sample(name, facts["source"], about, facts["available"], columns, who)
 
 
 def _write_results(
