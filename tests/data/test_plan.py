@@ -155,14 +155,15 @@ def test_a_batch_that_cannot_be_balanced_says_what_can(batch):
 
 
 def test_missing_sources_and_modalities_say_what_to_do():
+    three = {"single_person": 4, "two_persons": 4, "subject": 4}
     with pytest.raises(ValueError, match="no clips of source 'general'.*simulate"):
-        _plan(counts={"single_person": 4, "two_persons": 4, "subject": 4})
+        _plan(counts=three, available=_available(three))
     none = {source: np.array([OBJECTS] * n) for source, n in COUNTS.items()}
     with pytest.raises(ValueError, match="has modality 'densepose'"):
         _plan(stage=1, available=none)
     bare = _available()
     bare["subject"][:] = False
-    with pytest.raises(ValueError, match="no clips of source 'subject' with any of"):
+    with pytest.raises(ValueError, match="no clip of 'subject' has any of depth, flow"):
         _plan(available=bare)
 
 

@@ -71,7 +71,7 @@ class Plan:
         self.stage, self.batch_size, self.seed = stage, batch_size, seed
         self._ids = np.array([MODALITY_NAMES.index(name) for name in stage.modalities])
         self._parts = {source: [_part(held, source, self._ids) for held in buckets] for source in stage.sources}
-        _check_parts(stage, self._parts)
+        _check_parts(stage, self._parts, sorted({source for held in buckets for source in held.available}))
         counts = {source: [len(part.clips) for part in parts] for source, parts in self._parts.items()}
         self._turns = {source: Turns(seed, row) for source, row in counts.items()}
         # a usable clip's place among all of its source
@@ -155,23 +155,32 @@ def _check_batch(stage: StageConfig, batch_size: int):
         )
 
 
-def _check_parts(stage: StageConfig, parts: Mapping[str, Sequence[_Part]]):
-    """ValueError for a source without clips and for a modality that none has; says what is left out."""
+def _check_parts(stage: StageConfig, parts: Mapping[str, Sequence[_Part]], there: Sequence[str]):
+    """ValueError for a source without clips and for a modality that none has; says what is left out.
+
+    `there` are the sources that the dataset has.
+    """
+    views = ", ".join(stage.modalities)
+    for source, row in parts.items():
+        usable, left_out = sum(len(part.clips) for part in row), sum(part.left_out for part in row)
+        count = usable + left_out
+        if not count:
+            raise ValueError(
+                f"the dataset has no clips of source {source!r}, only of {there}; "
+                f"add some (python -m unity.data.simulate --sources {source}) or train another stage"
+            )
+        if not usable:
+            raise ValueError(f"no clip of {source!r} has any of {views}; annotate some, or train another stage")
+        if left_out:
+            logging.getLogger(__name__).warning(
+                "%d of %d clips of %s have none of %s, and are left out",
+                left_out,
+                usable + left_out,
+                source,
+                views,
+            )
     for column, name in enumerate(stage.modalities):
         if not any(part.has[:, column].any() for row in parts.values() for part in row):
             raise ValueError(
                 f"no clip of {stage.sources} has modality {name!r}; annotate some, or leave it out of the stage"
             )
-    for source, row in parts.items():
-        usable, left_out = sum(len(part.clips) for part in row), sum(part.left_out for part in row)
-        if not usable:
-            there = [name for name, others in parts.items() if any(len(part.clips) for part in others)]
-            raise ValueError(
-                f"the dataset has no clips of source {source!r} with any of {stage.modalities}, only of {there}; "
-                f"add some (python -m unity.data.simulate --sources {source}) or train another stage"
-            )
-        if left_out:
-            logging.getLogger(__name__).warning(
-                "%d of %d clips of %s have none of %s, and are left out",
-                left_out, usable + left_out, source, ", ".join(stage.modalities),
-            )  # fmt: skip

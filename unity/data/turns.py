@@ -4,6 +4,7 @@ All clips of a source have one shape in a batch, and so have all clips where its
 draw decides for all of them.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,7 @@ class Turns:
         return np.searchsorted(self._edges, points(self._seed, cycle), "right")
 
 
+@functools.lru_cache(maxsize=4)
 def points(seed: int, cycle: int) -> np.ndarray:
     """Of the steps of a cycle, the same for all sources."""
     shift = (uniform(Purpose.BUCKET, seed) + cycle * _GOLDEN) % 1
