@@ -13,6 +13,7 @@ from unity.data import engine
 from unity.data.annotate.base import Annotator
 from unity.data.annotate.clip import worker
 from unity.data.annotate.table import ANNOTATORS, GATES, annotators
+from unity.data.card.write import write_card
 from unity.data.claim import refuse_taken
 from unity.data.clips import MODALITY_NAMES
 from unity.data.curate.ledger import CLIPS, read_lines
@@ -161,4 +162,5 @@ def _write_results(
         work=str(work),
     )
     write_json(out / SUMMARY, vars(summary))
+    write_card(out)
     return summary

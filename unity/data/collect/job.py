@@ -11,6 +11,7 @@ import tyro
 
 from unity.command import check_bounds, real, whole
 from unity.data import engine
+from unity.data.card.write import write_card
 from unity.data.claim import refuse_taken
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.collect.index import Index, keep_only
@@ -167,4 +168,5 @@ def _write_results(out: Path, layout: str, units: int, work: Path, ledger: Ledge
         work=str(work),
     )
     write_json(out / SUMMARY, vars(summary))
+    write_card(out)
     return summary
