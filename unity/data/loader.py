@@ -121,7 +121,8 @@ class _Samples(Dataset):
 
     def __getitem__(self, row: Row) -> dict | Failure:
         try:
-            sample = self.buckets[row.bucket].sample(SOURCES[row.source], row.clip)
+            streams = ("rgb", MODALITY_NAMES[row.modality])
+            sample = self.buckets[row.bucket].sample(SOURCES[row.source], row.clip, streams)
         except ValueError as error:
             return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}
