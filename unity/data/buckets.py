@@ -52,10 +52,8 @@ def describe(folder: str | Path) -> dict:
     made them (unity.data.shards.annotators), whichever bucket they are in.
     """
     names = read_names(folder)
-    places = (
-        [Path(folder)] if names is None else [Path(folder) / name for name in sorted(names, key=_pixels)[::-1]]
-    )
-    abouts = [read_about(place) for place in places]
+    inside = [""] if names is None else sorted(names, key=_pixels, reverse=True)
+    abouts = [read_about(Path(folder) / name) for name in inside]
     return abouts[0] | {
         "buckets": [] if names is None else [shape(about) for about in abouts],
         "views": _views(abouts),

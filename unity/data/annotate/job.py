@@ -12,7 +12,7 @@ from unity.command import check_bounds, real, whole
 from unity.data import engine
 from unity.data.annotate.base import Annotator
 from unity.data.annotate.clip import worker
-from unity.data.annotate.table import ANNOTATORS, GATES, annotators
+from unity.data.annotate.table import GATES, WEIGHTS, annotators
 from unity.data.card.write import write_card
 from unity.data.claim import refuse_taken
 from unity.data.clips import MODALITY_NAMES
@@ -25,7 +25,6 @@ from unity.data.weights import found_weights
 from unity.files import check_writable, json_text, write_json, write_text
 
 LEDGER, SUMMARY = "annotations.jsonl", "annotations.json"
-_WEIGHTS = tuple(dict.fromkeys(row.weights for row in ANNOTATORS.values() if row.weights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def annotate(options: Options) -> Summary:
     """Write the dataset, with every annotation's fate beside it; ValueError if no clip is left."""
     check_bounds(options)
     refuse_taken(options.out)
-    weights = found_weights(options.weights, _WEIGHTS)
+    weights = found_weights(options.weights, WEIGHTS)
     chosen_rows = annotators(options.annotators, weights)
     settings = _settings(options, chosen_rows, weights)
     rows = windows(read_lines(options.curated / CLIPS), options.frames, options.fps, options.windows)

@@ -8,12 +8,10 @@ import numpy as np
 
 from unity.data.annotate.base import Annotator
 from unity.data.annotate.clip import enlarged, judged
-from unity.data.annotate.table import ANNOTATORS, GATES, annotators
+from unity.data.annotate.table import ANNOTATORS, GATES, WEIGHTS, annotators
 from unity.data.annotate.values import shrink
 from unity.data.film import Facts, Film, read_film
 from unity.data.weights import found_weights
-
-WEIGHTS = tuple(dict.fromkeys(row.weights for row in ANNOTATORS.values() if row.weights))
 
 
 @dataclass(frozen=True, kw_only=True)
