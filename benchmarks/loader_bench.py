@@ -1,34 +1,36 @@
-"""Clips per second of the loader's two decoders, and of what a user would write: files, OpenCV, a DataLoader.
+"""Clips per second of the loader, of clips by both decoders and of latents, beside what others would use.
 
     python benchmarks/loader_bench.py [--clips 16] [--batches 12] [--size 128]
 
-Every door delivers simulated clips (RGB + one modality) at the same size. They take turns in one run, so that
-whatever else loads the machine slows them alike. CPU time is that of a run without workers, which counts itself
-exactly; H.264 files are smaller and lossy (`mp4_error`), shards exact but for RGB.
+Every door delivers the same simulated clips (RGB + one view) at the same size, or their latents. They take turns
+in one run, so that whatever else loads the machine slows them alike. CPU time, and MB of what is delivered by
+second of a core, are of a run without workers, which counts itself exactly. H.264 files are smaller and lossy
+(`mp4_error`), shards exact but for RGB; webdataset gets the shards' own bytes in tars, mosaicml's StreamingDataset
+the shards themselves.
 """
 
 import itertools
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import tyro
 from harness import write_result
-from torch.utils.data import DataLoader, Dataset
+from loader_peers import Door, Files, files, mosaic, tars, with_opencv, with_pyav
 
 from unity.config import STAGES
 from unity.data.clips import SOURCES, Clip
 from unity.data.loader import Reading, training_batches
-from unity.data.shards import STREAMS, write_shards
+from unity.data.shards import STREAMS, Shards, open_shards, write_shards
 from unity.data.simulate.clip import simulate
-from unity.data.video import RGB_QUALITY, decode, encode, write_video
+from unity.data.video import RGB_QUALITY, decode, encode
 
 BATCH = 8
 WORKERS = (0, 2)
@@ -46,66 +48,46 @@ class Options:
     out: Path | None = None
 
 
-class Files(Dataset):
-    """The usual way: one H.264 mp4 per stream, read with OpenCV."""
-
-    def __init__(self, clips: list[Clip], folder: Path):
-        self.files = [file for clip in clips for file in _write_pairs(clip, folder / clip.name)]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, number: int) -> dict:
-        rgb, aux, _ = self.files[number]
-        return {"rgb": _read_with_opencv(rgb), "aux": _read_with_opencv(aux)}
-
-    def loss(self) -> float:
-        """Mean error, in levels of 255, of the modality videos that these files give back."""
-        errors = [np.abs(_read_with_opencv(aux).numpy().astype(int) - exact) for _, aux, exact in self.files]
-        return float(np.mean([error.mean() for error in errors]))
-
-    def size(self) -> int:
-        """Bytes of the two videos of a sample."""
-        return statistics.mean(Path(rgb).stat().st_size + Path(aux).stat().st_size for rgb, aux, _ in self.files)
-
-
-def _write_pairs(clip: Clip, stem: Path) -> list[tuple[str, str, np.ndarray]]:
-    paths = {name: str(write_video(video, f"{stem}-{name}.mp4", clip.fps)) for name, video in clip.video.items()}
-    return [(paths["rgb"], paths[name], clip.video[name]) for name in clip.available]
-
-
-def _read_with_opencv(path: str) -> torch.Tensor:
-    capture, frames = cv2.VideoCapture(path), []
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return torch.from_numpy(np.stack(frames))
-        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-
-
-def _doors(folder: Path, files: Files) -> dict[str, Callable[[int], Iterator[dict]]]:
-    def ours(decode: str) -> Callable[[int], Iterator[dict]]:
+def _doors(scratch: Path, shards: Shards, data: Files, opencv: Files) -> dict[str, Door]:
+    def ours(folder: Path, decode: str) -> Door:
         return lambda workers: training_batches(
             folder, STAGES[2], BATCH, reading=Reading(decode=decode, workers=workers)
         )
 
-    def usual(workers: int) -> Iterator[dict]:
-        loader = DataLoader(files, BATCH, shuffle=True, num_workers=workers, drop_last=True)
-        return itertools.chain.from_iterable(itertools.repeat(loader))
+    doors = {
+        "ours, shards, PyAV": ours(shards.folder, "pyav"),
+        "ours, shards, DALI": ours(shards.folder, "dali"),
+        "ours, latents": ours(scratch / "latents", "pyav"),
+        "mp4 files, PyAV": files(data, BATCH),
+        "mp4 files, OpenCV": files(opencv, BATCH),
+    }
+    for name, make in {
+        "the shards' bytes in tars, webdataset": lambda: tars(shards, scratch / "tars", BATCH),
+        "the shards, mosaicml": lambda: mosaic(shards.folder, scratch / "mosaic", BATCH),
+    }.items():
+        try:
+            doors[name] = make()
+        except ModuleNotFoundError as error:
+            print(f"{name}: left out, {error.name} is not installed")
+    return doors
 
-    return {"shards, PyAV": ours("pyav"), "shards, DALI": ours("dali"), "mp4 files, OpenCV": usual}
 
-
-def _time(door: Callable[[int], Iterator[dict]], workers: int, batches: int) -> tuple[float, float]:
-    """Clips per second once running, and CPU seconds of this process per clip."""
+def _time(door: Door, workers: int, batches: int) -> tuple[float, float, int]:
+    """Clips per second once running, CPU seconds of this process per clip, and bytes of one."""
     stream = door(workers)
     for _ in range(2):
-        next(stream)
+        batch = next(stream)
+    held = sum(batch[name].nbytes for name in ("rgb", "aux")) // len(batch["rgb"])
     start, cpu = time.perf_counter(), time.process_time()
     for _ in range(batches):
         next(stream)
     clips = batches * BATCH
-    return clips / (time.perf_counter() - start), (time.process_time() - cpu) / clips
+    return clips / (time.perf_counter() - start), (time.process_time() - cpu) / clips, held
+
+
+def _encode(folder: Path, out: Path) -> None:
+    words = ["-m", "unity.data.latents", folder, "--out", out, "--model", "tiny"]
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def _check(folder: Path):
@@ -133,8 +115,8 @@ def _encoding_rows(clips: list[Clip]) -> list[dict]:
     return rows
 
 
-def _loading_rows(folder: Path, files: Files, options: Options) -> list[dict]:
-    runs = list(itertools.product(_doors(folder, files).items(), WORKERS))
+def _loading_rows(doors: dict[str, Door], options: Options) -> list[dict]:
+    runs = list(itertools.product(doors.items(), WORKERS))
     taken = {(name, workers): [] for (name, _), workers in runs}
     for _ in range(options.rounds):
         for (name, door), workers in runs:
@@ -142,10 +124,14 @@ def _loading_rows(folder: Path, files: Files, options: Options) -> list[dict]:
     return [_row(name, workers, *zip(*times, strict=True)) for (name, workers), times in taken.items()]
 
 
-def _row(name: str, workers: int, speeds: tuple[float, ...], cpu: tuple[float, ...]) -> dict:
+def _row(name: str, workers: int, speeds: tuple[float, ...], cpu: tuple[float, ...], held: tuple) -> dict:
     row = {"door": name, "workers": workers, "clips_per_s": round(statistics.median(speeds), 1)}
     row |= {"slowest": round(min(speeds), 1), "fastest": round(max(speeds), 1)}
-    return row if workers else row | {"cpu_ms_per_clip": round(1e3 * statistics.median(cpu), 1)}
+    if workers:
+        return row
+    spent = statistics.median(cpu)
+    per_core = {"clips_per_core_s": round(1 / spent, 1), "mb_per_core_s": round(held[0] / spent / 1e6, 1)}
+    return row | {"cpu_ms_per_clip": round(1e3 * spent, 2), **per_core}
 
 
 def main(options: Options):
@@ -155,9 +141,11 @@ def main(options: Options):
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_shards(clips, Path(scratch) / "data")
         _check(folder)
-        files = Files(clips, Path(scratch) / "files")
-        rows = _loading_rows(folder, files, options) + _encoding_rows(clips)
-        lost = {"mp4_error": round(files.loss(), 2), "mp4_bytes_per_sample": round(files.size())}
+        _encode(folder, Path(scratch) / "latents")
+        data, opencv = (Files(clips, Path(scratch) / "files", read) for read in (with_pyav, with_opencv))
+        rows = _loading_rows(_doors(Path(scratch), open_shards(folder), data, opencv), options)
+        rows += _encoding_rows(clips)
+        lost = {"mp4_error": round(opencv.loss(), 2), "mp4_bytes_per_sample": round(opencv.size())}
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     # clips per second fall with what else runs here; CPU time hardly does

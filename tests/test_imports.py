@@ -30,6 +30,8 @@ MAY = {
     "unity.sampler": {"unity.flow_matching", "unity.routing", "unity.randomness", "unity.tasks"},
     "unity.model": {"unity.model", "unity.ops", "unity.config", "unity.modality", "unity.tasks"},
     "unity.data": {"unity.data", "unity.config", "unity.modality", "unity.randomness", "unity.typed"},
+    # pictures of clips as reports have them
+    "unity.data.card": {"unity.data", "unity.config", "unity.modality", "unity.report.strip"},
     # a command, which hands encoders to what does the work
     "unity.data.latents.__main__": {
         "unity.data",

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -180,6 +181,36 @@ def test_speeds_of_a_condition_are_shares_of_what_the_model_sees(generator, tmp_
         found = row.decode(video, row.unknown_constants(*size))
         # of what H.264 makes of the colours
         np.testing.assert_allclose(found, np.broadcast_to(speed, found.shape), atol=0.06)
+
+
+def test_control_from_a_film_is_control_by_what_its_annotator_draws(generator, tmp_path, monkeypatch):
+    """A texture that moves 3 pixels to the left in a film of twice the size, seen through DIS."""
+    whole = np.random.default_rng(0).uniform(0, 255, (32, 64, 3)).astype(np.float32)
+    whole = cv2.resize(whole, (256, 128), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+    moving = np.stack([whole[:, 6 * t :][:, :192] for t in range(FRAMES)])
+    path, given = write_video(moving, tmp_path / "film.mp4", fps=10), []
+
+    def sampled(generator, task, modality, captions, footage, *rest):
+        given.append((task, footage.aux[0]))
+        return np.zeros_like(footage.aux), footage.aux
+
+    monkeypatch.setattr(answer, "generate", sampled)
+    asked = {"modality": "flow", "control_from": path, "size": (64, 96)}
+    result = infer(Request(out=tmp_path / "out", **asked), generator)
+    task, aux = given[0]
+    row = MODALITIES["flow"]
+    found = row.decode(aux, row.unknown_constants(64, 96))
+    assert task == "control" and np.abs(np.median(found, axis=(0, 1, 2)) - (-3, 0)).max() < 0.1
+    assert result.record["annotator"]["name"] == "dis" and result.record["inputs"] == {"control_from": str(path)}
+    for wrong, words in (
+        ({"modality": "depth"}, "depth needs weights; depth comes from depth-anything"),
+        ({"annotator": "salient", "annotator_weights": (f"salient={path}",)}, "salient makes segmentation; flow"),
+        ({"video": path}, "give one of them"),
+        ({"control_from": None, "prompt": "a", "annotator": "dis"}, "go with --control-from"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            infer(Request(out=tmp_path / "none", **asked | wrong), generator)
+    assert not (tmp_path / "none").exists()
 
 
 def test_estimated_speeds_are_the_same_in_values_and_in_colours(generator, tmp_path):

@@ -2,23 +2,25 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unity.command import say
-from unity.data.film import Film, picture_name, read_film
+from unity.data.film import Facts, Film, picture_name, read_film
 from unity.data.video import write_video
 from unity.generate import Footage, Frames, Generator, encode, generate, load_generator
 from unity.modality.base import Constants, Modality
 from unity.modality.exports import exports
-from unity.plan import Plan, card_of, lora_of, plan_request
+from unity.model.card import ModelCard
+from unity.plan import Plan, annotator_of, card_of, lora_of, plan_request
 from unity.report.strip import labelled_strip
 from unity.request import SHIPPED, Request
 from unity.sampler import Sampling
@@ -70,8 +72,9 @@ def answer(
     What `watch` raises ends the run, and nothing is written.
     """
     checkpoint = request.checkpoint or SHIPPED
-    plan = plan_request(request, generator.card if generator else card_of(request))
-    film = _film(plan)
+    card = generator.card if generator else card_of(request)
+    plan = plan_request(request, card)
+    film, annotated = _film(plan, card)
     generator = generator or load_generator(
         checkpoint, request.device, request.codec_weights, request.text_weights, lora_of(request)
     )
@@ -79,19 +82,38 @@ def answer(
     tell(f"{plan.task}, {', '.join(plan.modalities)}: {_effort(plan)}")
     starts = places(plan.frames if film is None else len(film.frames), plan.window)
     clips = _sample(plan, film, starts, generator, watch)
-    record = _record(plan, film, starts, generator)
+    record = _record(plan, film, starts, generator) | ({"annotator": annotated} if annotated else {})
     return _write(plan, record, _seen(plan, film, clips, starts, generator))
 
 
-def _film(plan: Plan) -> Film | None:
+def _film(plan: Plan, card: ModelCard) -> tuple[Film | None, dict | None]:
+    """What is given, as the model is to see it; who made it, where an annotator did."""
     if plan.facts is None:
-        return None
-    kind = "rgb" if plan.task == "estimate" else plan.request.modality
-    frames = None if plan.request.every_frame else plan.frames
-    film = read_film(plan.facts, frames, plan.canvas.picture, kind, whole=not plan.request.size)
+        return None, None
+    film, told = _annotated(plan, card) if plan.request.control_from else (_as_it_is(plan, plan.facts), None)
     for note in film.notes:
         say(f"infer: {picture_name(plan.facts.path)}: {note}")
-    return film
+    return film, told
+
+
+def _as_it_is(plan: Plan, facts: Facts) -> Film:
+    kind = "rgb" if plan.task == "estimate" else plan.request.modality
+    frames = None if plan.request.every_frame else plan.frames
+    return read_film(facts, frames, plan.canvas.picture, kind, whole=not plan.request.size)
+
+
+def _annotated(plan: Plan, card: ModelCard) -> tuple[Film, dict]:
+    """A film's view by an annotator, drawn as the model draws it."""
+    from unity.data.annotate.view import view
+
+    assert plan.facts
+    device = plan.request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size = plan.canvas.picture
+    found = view(annotator_of(plan.request), plan.facts, plan.frames, size, not plan.request.size, device)
+    if found.doubt:
+        say(f"infer: {plan.request.modality} by {found.told['name']} may be wrong: {found.doubt}")
+    row = card.modality(plan.modalities[0])
+    return replace(found.film, frames=row.encode(found.values, row.constants(found.values, size))), found.told
 
 
 def _sample(
@@ -196,7 +218,8 @@ def _effort(plan: Plan) -> str:
 def _record(plan: Plan, film: Film | None, starts: list[int], generator: Generator) -> dict:
     """What was run, as run.json keeps it: nothing in it differs between two equal runs."""
     request, card = plan.request, generator.card
-    inputs = {name: str(getattr(request, name)) for name in ("video", "condition") if getattr(request, name)}
+    kinds = ("video", "condition", "control_from")
+    inputs = {name: str(getattr(request, name)) for name in kinds if getattr(request, name)}
     source = film and {"size": film.size, "crop": film.crop, "times": film.times, "notes": film.notes}
     return {
         "task": plan.task,

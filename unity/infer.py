@@ -2,6 +2,7 @@
 
 --video v.mp4                       estimate  the modality of a video
 --condition c.mp4 [--prompt "..."]  control   a video that follows a modality video
+--control-from v.mp4 [--prompt ...] control   the same, of the modality of v.mp4 as an annotator sees it
 --prompt "..."                      joint     a video and its modality from words
 (none of them)                      estimate  on the video that the package carries
 """

@@ -56,7 +56,7 @@ class Job:
     @property
     def asked(self) -> dict:
         """What makes it the same job as an earlier one: its options, and its film by size and time."""
-        film, state = self.request.video or self.request.condition, None
+        film, state = self.request.film, None
         if film is not None and film.is_file():
             state = [film.stat().st_size, film.stat().st_mtime_ns]
         return {"command": command_line(replace(self.request, out=None, device=None)), "film": state}
@@ -103,8 +103,10 @@ def read_jobs(options: Options) -> list[Job]:
     """
     base = Request(**{field.name: getattr(options, field.name) for field in fields(Request)})
     if options.jobs.is_dir():
-        if base.video or base.condition:
-            raise ValueError(f"{options.jobs} is a folder of films: leave --video and --condition out")
+        if base.film:
+            raise ValueError(
+                f"{options.jobs} is a folder of films: leave --video, --condition and --control-from out"
+            )
         jobs = list(_films(options.jobs, base))
         missing = f"{options.jobs} holds no film (a file that ends in {' '.join(sorted(FILMS))})"
     elif options.jobs.is_file():

@@ -4,6 +4,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,8 +24,11 @@ from unity.results import Results
 from unity.sampler import SAMPLERS, Guidance
 from unity.tasks import TASKS
 
+if TYPE_CHECKING:
+    from unity.data.annotate.base import Annotator
+
 # what is given → task; the first that is given decides
-_TASK_OF = {"video": "estimate", "condition": "control", "prompt": "joint"}
+_TASK_OF = {"video": "estimate", "condition": "control", "control_from": "control", "prompt": "joint"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Plan:
     @property
     def path(self) -> Path | None:
         """The film that is given."""
-        return self.request.video or self.request.condition
+        return self.request.film
 
     @property
     def streams(self) -> dict[str, str]:
@@ -60,7 +64,7 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     """Checked against the model's card, the film and the place of its results; ValueError for what cannot be."""
     request, task, out = _complete(request)
     request = replace(request, **vars(card.schedule(task).asked(request.steps, request.shift)))
-    facts = look(path) if (path := request.video or request.condition) else None
+    facts = look(path) if (path := request.film) else None
     window = request.frames or _most_frames(facts, card)
     frames = facts.frames if request.every_frame and facts else window
     canvas = exactly(request.size) if request.size else _whole(facts, card)
@@ -103,8 +107,12 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)
-    if request.video and request.condition:
-        raise ValueError("--video asks for estimation and --condition for a new video; give one of the two")
+    if sum(bool(given) for given in (request.video, request.condition, request.control_from)) > 1:
+        raise ValueError(
+            "--video asks for estimation, --condition and --control-from for a new video; give one of them"
+        )
+    if request.control_from is None and (request.annotator or request.annotator_weights):
+        raise ValueError("--annotator and --annotator-weights go with --control-from; give a film there")
     request = _with_words(request)
     if not any(getattr(request, name) for name in _TASK_OF):
         request = replace(request, video=SAMPLE)
@@ -112,6 +120,9 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
     if request.prompt and not TASKS[task].captioned:
         say("infer: estimation reads no words about the scene; --prompt changes nothing here")
         request = replace(request, prompt=None)
+    if request.control_from:
+        # told before anything is loaded
+        annotator_of(request)
     if task != "estimate" and len(_modalities(request)) > 1:
         raise ValueError(f"several modalities at once are for estimates; give one --modality for {task}")
     if request.every_frame and task != "estimate":
@@ -120,6 +131,14 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         raise ValueError("--every-frame takes all frames, --frames so many; leave one of them out")
     out = request.out or Path("runs/infer") / "-".join((*_modalities(request), task))
     return replace(request, out=out), task, out
+
+
+def annotator_of(request: Request) -> "tuple[Annotator, dict]":
+    """Who makes the condition; ValueError, with the way out, where nobody can."""
+    # OpenCV, which only this needs here
+    from unity.data.annotate.view import chosen
+
+    return chosen(_modalities(request)[0], request.annotator, request.annotator_weights)
 
 
 def _modalities(request: Request) -> tuple[str, ...]:
@@ -135,7 +154,7 @@ def _with_words(request: Request) -> Request:
             f"the prompt {plain(request.prompt)!r} is not text in the encoding of this terminal "
             f"({sys.getfilesystemencoding()}); give it in that encoding, or set LANG to the one it is in"
         )
-    if not request.prompt.strip() and not (request.video or request.condition):
+    if not request.prompt.strip() and not request.film:
         raise ValueError(
             "the prompt is empty; give words for a new video, or a film as --video or --condition, or leave "
             "--prompt out to estimate the video that the package carries"

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+import numpy as np
+
 _MASK = (1 << 64) - 1
 
 
@@ -41,6 +43,11 @@ def draw(purpose: Purpose, seed: int, *position: int) -> int:
 def uniform(purpose: Purpose, seed: int, *position: int) -> float:
     """A number in [0, 1) for a position."""
     return draw(purpose, seed, *position) / float(1 << 63)
+
+
+def generator(purpose: Purpose, seed: int, *position: int) -> np.random.Generator:
+    """A generator of its own for a position."""
+    return np.random.Generator(np.random.Philox(draw(purpose, seed, *position)))
 
 
 def fold(seed: int, *numbers: int) -> int:

@@ -23,6 +23,12 @@ class Request:
     video: Path | None = None
     # modality video, as the model draws it, that the generated video is to follow
     condition: Path | None = None
+    # film whose modality, as an annotator sees it, the generated video is to follow
+    control_from: Path | None = None
+    # which annotator (python -m unity.data.annotate); by default the one that needs no weights, or whose are given
+    annotator: str | None = None
+    # its weights, as NAME=PATH
+    annotator_weights: tuple[str, ...] = ()
     # what the generated video shows
     prompt: str | None = None
     # model folder, run folder of launchers/train.py, file of weights, or a name (unityvideo-5b, owner/repository);
@@ -67,6 +73,11 @@ class Request:
     codec_weights: Path | None = None
     # weights of UMT5, likewise
     text_weights: Path | None = None
+
+    @property
+    def film(self) -> Path | None:
+        """The file that is given, whatever for."""
+        return self.video or self.condition or self.control_from
 
 
 def command_line(request: Request) -> list[str]:

@@ -15,6 +15,7 @@ from unity.data.annotate.table import ANNOTATORS, GATES, annotators
 from unity.data.annotate.values import measure, shrink
 from unity.data.clips import MODALITY_NAMES
 from unity.data.shards import open_shards
+from unity.data.shards.annotators import made_by
 from unity.data.shards.columns import names
 from unity.data.shards.write import Sample, write_encoded
 from unity.data.video import write_video
@@ -204,7 +205,8 @@ def test_what_workers_make_is_a_dataset(record, tmp_path):
         columns[name], at = data[at : at + length], at + length
     assert at == len(data)
     facts = {key: told["sample"][key] for key in ("frames", "size", "fps")}
-    write_encoded([Sample("a", "general", facts, told["sample"]["available"], columns)], tmp_path / "data")
+    who = made_by(told, told["sample"]["available"])
+    write_encoded([Sample("a", "general", facts, told["sample"]["available"], columns, who)], tmp_path / "data")
     shards = open_shards(tmp_path / "data")
     clip = shards.clip("general", 0)
     assert (clip.name, clip.caption, clip.available) == ("a", "stones", ("flow",))

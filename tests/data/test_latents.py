@@ -128,3 +128,32 @@ def test_changed_texts_are_refused(clips, tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="is damaged"):
         read_texts(kept.folder, kept.latents)
+
+
+def test_a_batch_reads_the_latents_that_it_shows_and_no_others(clips, tmp_path):
+    """And sees every changed byte of those; that of another one is another batch's."""
+    make(clips, tmp_path / "latents", making(), ALL, lambda words: None)
+    shards, streams = open_shards(tmp_path / "latents"), ("rgb", "flow")
+    whole, some = shards.sample("general", 1), shards.sample("general", 1, streams)
+    assert some == {key: value for key, value in whole.items() if key in some}
+    assert {*MODALITY_NAMES} & some.keys() == {"flow"} and len(whole["rgb"]) == 3 * 3 * 4 * 6 * 4
+    path = next((tmp_path / "latents/general").glob("*.mds"))
+    data, refused = path.read_bytes(), {}
+    first = open_shards(tmp_path / "latents").sample("general", 0)
+    for name in ("rgb", "flow", "depth", "words"):
+        at = data.index(first[name]) + 7
+        path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        for kind, wanted in (("some", streams), ("all", ("rgb", *MODALITY_NAMES))):
+            try:
+                open_shards(tmp_path / "latents").sample("general", 0, wanted)
+            except ValueError as error:
+                refused[name, kind] = str(error)
+    assert refused.keys() == {(n, k) for n in ("rgb", "flow", "depth", "words") for k in ("some", "all")} - {
+        ("depth", "some")
+    }
+    assert all("checksum" in words for words in refused.values())
+    # any byte of the sums themselves, too
+    at = data.index(first["sums"]) + 5
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(ValueError, match="checksums are damaged"):
+        open_shards(tmp_path / "latents").sample("general", 0, streams)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from unity.config import STAGES
+from unity.data.balance import balance
 from unity.data.clips import MODALITY_NAMES, SOURCES
-from unity.data.plan import SHUFFLED_SHARDS, Plan, balance, window_start
+from unity.data.plan import SHUFFLED_SHARDS, Held, Plan, window_start
 
 PEOPLE = [True] * 5
 OBJECTS = [True, True, False, False, True]
@@ -26,7 +27,11 @@ def _sizes(counts=COUNTS, shard=5):
 
 
 def _plan(stage=2, batch=8, seed=0, counts=COUNTS, available=None):
-    return Plan(STAGES[stage], batch, seed, _sizes(counts), available or _available(counts))
+    return _of(STAGES[stage], batch, seed, _sizes(counts), available or _available(counts))
+
+
+def _of(stage, batch, seed, sizes, available):
+    return Plan(stage, batch, seed, [Held(sizes=sizes, available=available)])
 
 
 @pytest.mark.parametrize("batch", [4, 8, 32])
@@ -62,7 +67,7 @@ def test_every_clip_is_seen_once_per_epoch():
 
 
 def test_few_shards_are_in_use_at_a_time():
-    plan = Plan(STAGES[1], 1, 0, {"single_person": [10] * 40}, {"single_person": np.array([PEOPLE] * 400)})
+    plan = _of(STAGES[1], 1, 0, {"single_person": [10] * 40}, {"single_person": np.array([PEOPLE] * 400)})
     shards = [plan.batch(step)[0].clip // 10 for step in range(400)]
     for start in range(0, 400, SHUFFLED_SHARDS * 10):
         assert len(set(shards[start : start + SHUFFLED_SHARDS * 10])) <= SHUFFLED_SHARDS
@@ -150,19 +155,35 @@ def test_a_batch_that_cannot_be_balanced_says_what_can(batch):
 
 
 def test_missing_sources_and_modalities_say_what_to_do():
+    three = {"single_person": 4, "two_persons": 4, "subject": 4}
     with pytest.raises(ValueError, match="no clips of source 'general'.*simulate"):
-        _plan(counts={"single_person": 4, "two_persons": 4, "subject": 4})
+        _plan(counts=three, available=_available(three))
     none = {source: np.array([OBJECTS] * n) for source, n in COUNTS.items()}
     with pytest.raises(ValueError, match="has modality 'densepose'"):
         _plan(stage=1, available=none)
     bare = _available()
-    bare["subject"][5] = False
-    with pytest.raises(ValueError, match="1 clips of 'subject'.*clip 5"):
+    bare["subject"][:] = False
+    with pytest.raises(ValueError, match="no clip of 'subject' has any of depth, flow"):
         _plan(available=bare)
+
+
+def test_clips_without_any_of_the_stages_modalities_are_left_out_and_counted(caplog):
+    bare = _available()
+    bare["subject"][[0, 5]] = bare["general"][:5] = False
+    with caplog.at_level(logging.WARNING):
+        plan = _plan(available=bare)
+    assert "2 of 7 clips of subject have none of depth," in caplog.text
+    assert "5 of 40 clips of general" in caplog.text
+    # two clips a step of five and of 35: whole epochs, so each as often as the others
+    rows = [row for step in range(35) for row in plan.batch(step)]
+    for source, kept in (("subject", [1, 2, 3, 4, 6]), ("general", range(5, 40))):
+        seen = Counter(row.clip for row in rows if SOURCES[row.source] == source)
+        assert seen == dict.fromkeys(kept, 70 // len(kept))
+    assert all(bare[SOURCES[row.source]][row.clip, row.modality] for row in rows)
 
 
 def test_a_stage_may_name_its_modalities_in_any_order():
     stage = replace(STAGES[1], modalities=("segmentation", "depth"), sources=("subject",))
-    plan = Plan(stage, 2, 0, {"subject": [7]}, _available())
+    plan = _of(stage, 2, 0, {"subject": [7]}, _available())
     drawn = {MODALITY_NAMES[row.modality] for step in range(50) for row in plan.batch(step)}
     assert drawn == {"segmentation", "depth"}

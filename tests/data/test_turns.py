@@ -11,9 +11,9 @@ from unity.config import STAGES
 from unity.data.buckets import describe, join, open_buckets
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.loader import Share, training_batches
-from unity.data.plan import Plan
+from unity.data.plan import Held, Plan
 from unity.data.shards import open_shards, read_about, write_shards
-from unity.data.turns import CYCLE, BucketPlan, Held, Turns
+from unity.data.turns import CYCLE, Turns
 
 PEOPLE, OBJECTS = [True] * 5, [True, True, False, False, True]
 
@@ -34,7 +34,7 @@ BUCKETS = (
 
 @pytest.mark.parametrize("cycles", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_thousand_and_ten_thousand_batches_are_balanced_on_one_to_sixty_four_ranks(cycles):
-    plan, steps = BucketPlan(STAGES[2], 64, 0, BUCKETS), cycles * CYCLE
+    plan, steps = Plan(STAGES[2], 64, 0, BUCKETS), cycles * CYCLE
     layouts = [plan.layout(step) for step in range(steps)]
     items = np.array([order for order, _ in layouts])
     # every item once, so 16 of each source
@@ -64,7 +64,7 @@ def test_a_bucket_of_one_clip_in_a_million_has_its_share_in_the_long_run():
 
 
 def test_modalities_are_uniform_and_clips_equally_often_seen():
-    plan = BucketPlan(STAGES[2], 8, 1, BUCKETS)
+    plan = Plan(STAGES[2], 8, 1, BUCKETS)
     rows = [row for step in range(CYCLE) for row in plan.batch(step)]
     # 8,192 draws at 1/5: five standard deviations are 181
     shown = Counter(row.modality for row in rows)
@@ -74,15 +74,6 @@ def test_modalities_are_uniform_and_clips_equally_often_seen():
     # 2,048 draws over 100 clips, the last epoch of each bucket unfinished, and a turn more or less of each
     times = Counter((row.bucket, row.clip) for row in rows if row.source == people)
     assert len(times) == 100 and all(abs(n - 20.48) < 1.6 for n in times.values())
-
-
-def test_one_bucket_is_the_plan_without_buckets():
-    one, plan = BucketPlan(STAGES[2], 8, 3, BUCKETS[:1]), Plan(STAGES[2], 8, 3, **vars_of(BUCKETS[0]))
-    assert [one.batch(step) for step in (0, 1, 7, 2000)] == [plan.batch(step) for step in (0, 1, 7, 2000)]
-
-
-def vars_of(bucket):
-    return {"shard_sizes": bucket.sizes, "available": bucket.available}
 
 
 def _clip(number, source, shape):

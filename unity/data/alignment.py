@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from unity.data import picture
-from unity.data.film import Facts, choose
+from unity.data.film import Facts, Frames, choose, read_film
 
 # flow of n frames may be n-1 maps, and some writers lose the last frame
 FRAMES = 1
@@ -29,6 +29,17 @@ def check_aligned(streams: Mapping[str, Facts], frames: int) -> None:
             agree(name, facts, rgb)
         if np.abs(places[name] - places["rgb"]).max() > FRAMES:
             raise ValueError(f"frames of {name} come at other times than those of rgb; {_REMEDY}")
+
+
+def undamaged(facts: Facts, frames: int, size: tuple[int, int], stream: str) -> Frames:
+    """`frames` of a file, see `read_film`; ValueError for a damaged one.
+
+    FFmpeg makes something of most damage, but nobody wants to learn that.
+    """
+    film = read_film(facts, frames, size, stream)
+    if damage := [note for note in film.notes if "is damaged" in note]:
+        raise ValueError(damage[0])
+    return film.frames
 
 
 _REMEDY = "make it again from this video, or leave its cell empty"

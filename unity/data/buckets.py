@@ -20,7 +20,7 @@ import tyro
 from unity.command import end, say
 from unity.data.claim import dataset_folder
 from unity.data.latents.facts import read_facts
-from unity.data.shards import Shards, open_shards, read_about
+from unity.data.shards import Shards, annotators, open_shards, read_about
 from unity.data.shards.index import read_names, seal_names
 from unity.files import sha256
 
@@ -46,12 +46,26 @@ def open_buckets(folder: str | Path, remote: str | None = None) -> list[Shards]:
 
 
 def describe(folder: str | Path) -> dict:
-    """What `read_about` says of a dataset, or of the first bucket; `buckets` are the shapes of all of them."""
+    """What `read_about` says of a dataset, or of the first bucket.
+
+    `buckets` are the shapes of all of them, `views` the modalities that a source's clips have and `annotators` who
+    made them (unity.data.shards.annotators), whichever bucket they are in.
+    """
     names = read_names(folder)
-    if names is None:
-        return read_about(folder) | {"buckets": []}
-    abouts = [read_about(Path(folder) / name) for name in sorted(names, key=_pixels, reverse=True)]
-    return abouts[0] | {"buckets": [shape(about) for about in abouts]}
+    inside = [""] if names is None else sorted(names, key=_pixels, reverse=True)
+    abouts = [read_about(Path(folder) / name) for name in inside]
+    return abouts[0] | {
+        "buckets": [] if names is None else [shape(about) for about in abouts],
+        "views": _views(abouts),
+        "annotators": annotators.joined(about.get("annotators", {}) for about in abouts),
+    }
+
+
+def _views(abouts: Sequence[dict]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for source, row in (pair for about in abouts for pair in about["sources"].items()):
+        found.setdefault(source, set()).update(row["modalities"])
+    return found
 
 
 def join(parts: Sequence[Path], out: Path) -> list[str]:

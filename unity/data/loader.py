@@ -21,10 +21,9 @@ from unity.data.buckets import open_buckets
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.endings import Failure, ending, shared, start
 from unity.data.latents.batch import check_wanted, collate
-from unity.data.plan import Row, window_start
+from unity.data.plan import Held, Plan, Row, window_start
 from unity.data.shards import Shards
 from unity.data.shards.index import MOST_PIXELS
-from unity.data.turns import BucketPlan, Held
 from unity.data.video import DaliDecoder, decode_all, resize
 from unity.modality.encodings import OURS, redraw
 from unity.modality.table import MODALITIES
@@ -86,7 +85,7 @@ def training_batches(
     if len(buckets) > 1:
         reading = replace(reading, frames=None, size=None)
     dali = _use_dali(reading.decode) and buckets[0].latents is None
-    plan = BucketPlan(stage, batch_size, seed, [_held(shards, stage) for shards in buckets])
+    plan = Plan(stage, batch_size, seed, [_held(shards, stage) for shards in buckets])
     local = _local(batch_size, len(stage.sources), share)
     shapes = [_Collate(shards, reading, seed) for shards in buckets]
     together = partial(_together, shapes)
@@ -122,7 +121,8 @@ class _Samples(Dataset):
 
     def __getitem__(self, row: Row) -> dict | Failure:
         try:
-            sample = self.buckets[row.bucket].sample(SOURCES[row.source], row.clip)
+            streams = ("rgb", MODALITY_NAMES[row.modality])
+            sample = self.buckets[row.bucket].sample(SOURCES[row.source], row.clip, streams)
         except ValueError as error:
             return Failure(str(error))
         videos = {"rgb": sample["rgb"], "aux": sample[MODALITY_NAMES[row.modality]]}

@@ -7,14 +7,17 @@ import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 
 from unity.config import StageConfig
+from unity.data.balance import tables
 from unity.data.clips import MODALITY_NAMES, SOURCES
-from unity.randomness import Purpose, draw, uniform
+from unity.data.turns import Turns
+from unity.randomness import Purpose, draw, generator, uniform
 
 # clips of this many shards are shuffled together, so that few shards are in use at a time
 SHUFFLED_SHARDS = 16
@@ -31,72 +34,86 @@ class Row(NamedTuple):
     bucket: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a bucket holds, per source: clips in each shard, and which modalities each clip has."""
+
+    sizes: Mapping[str, Sequence[int]]
+    available: Mapping[str, Bool[np.ndarray, "count modalities"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What a stage can use of a source's clips in a bucket: those that have one of its modalities, by number."""
+
+    clips: Int[np.ndarray, " usable"]
+    has: Bool[np.ndarray, "usable modalities"]
+    # usable clips of each shard
+    sizes: tuple[int, ...]
+    # how many are not
+    left_out: int
+
+
 class Plan:
-    """The global batches of a stage.
+    """The global batches of a stage, whose clips lie in buckets of one shape each.
 
-    Every batch holds each of the stage's sources equally often, in an order of its own. Per source every clip
-    is seen once per epoch. A sample's modality is drawn from `balance`'s table, so that over all samples the
-    stage's modalities are uniform although not every clip has each of them.
+    Every batch holds each of the stage's sources equally often, each source's samples of one bucket. Slots of one
+    bucket lie together: a micro-batch has one shape wherever its size divides `share`, on any number of ranks. Per
+    source and bucket every clip is seen once per epoch. A sample's modality is drawn from a table
+    (`unity.data.balance`), so that over all samples the stage's modalities are uniform although not every clip has
+    each of them; clips that have none of them are left out, and a warning says how many.
 
-    `shard_sizes` are the clips in each shard per source; `available` is bool [count, modalities] per source.
-    Raises ValueError for a batch that cannot be balanced, a source or modality that is not there, or a clip
-    that has none of the stage's modalities.
+    Raises ValueError for a batch that cannot be balanced, or a source or modality that no clip has.
     """
 
-    def __init__(
-        self,
-        stage: StageConfig,
-        batch_size: int,
-        seed: int,
-        shard_sizes: Mapping[str, Sequence[int]],
-        available: Mapping[str, Bool[np.ndarray, "count modalities"]],
-    ):
-        _check_sources(stage, batch_size, shard_sizes)
+    def __init__(self, stage: StageConfig, batch_size: int, seed: int, buckets: Sequence[Held]):
+        _check_batch(stage, batch_size)
         self.stage, self.batch_size, self.seed = stage, batch_size, seed
-        self._sizes = {source: tuple(shard_sizes[source]) for source in stage.sources}
         self._ids = np.array([MODALITY_NAMES.index(name) for name in stage.modalities])
-        possible = {source: available[source][:, self._ids] for source in stage.sources}
-        _check_modalities(stage, possible)
-        self._pattern, self.table = _tables(possible)
+        self._parts = {source: [_part(held, source, self._ids) for held in buckets] for source in stage.sources}
+        _check_parts(stage, self._parts, sorted({source for held in buckets for source in held.available}))
+        counts = {source: [len(part.clips) for part in parts] for source, parts in self._parts.items()}
+        self._turns = {source: Turns(seed, row) for source, row in counts.items()}
+        # a usable clip's place among all of its source
+        self._first = {source: np.cumsum([0, *row]) for source, row in counts.items()}
+        has = {source: np.concatenate([part.has for part in parts]) for source, parts in self._parts.items()}
+        self._row_of, self.table = tables(has, stage.modalities)
 
     def batch(self, step: int) -> list[Row]:
         """The samples of the global batch of a step, in the order of their slots."""
-        order = random_at(Purpose.ORDER, self.seed, step).permutation(self.batch_size)
-        return [self._row(step, slot, int(item)) for slot, item in enumerate(order)]
+        order, turns = self.layout(step)
+        return [self._row(step, slot, int(item), turns) for slot, item in enumerate(order)]
 
     @property
     def share(self) -> int:
         """Samples of each source in a global batch."""
         return self.batch_size // len(self.stage.sources)
 
-    def _row(self, step: int, slot: int, item: int) -> Row:
+    def layout(self, step: int) -> tuple[Int[np.ndarray, " batch"], dict[str, tuple[int, int]]]:
+        """By slot the items of the batch, source i's from i·share on; per source its bucket, and turns before."""
+        turns = {source: self._turns[source].at(step) for source in self.stage.sources}
+        order = generator(Purpose.ORDER, self.seed, step).permutation(self.batch_size)
+        buckets = np.array([turns[source][0] for source in self.stage.sources])[order // self.share]
+        # buckets in the order in which the first of each comes up
+        _, first, which = np.unique(buckets, return_index=True, return_inverse=True)
+        return order[np.argsort(first[which], kind="stable")], turns
+
+    def _row(self, step: int, slot: int, item: int, turns: Mapping[str, tuple[int, int]]) -> Row:
         source = self.stage.sources[item // self.share]
-        sizes = self._sizes[source]
-        epoch, place = divmod(step * self.share + item % self.share, sum(sizes))
-        index = int(epoch_order(self.seed, (SOURCES.index(source), epoch), sizes)[place])
-        return Row(step, slot, SOURCES.index(source), index, self.modality(step, slot, source, index))
+        bucket, before = turns[source]
+        part, number = self._parts[source][bucket], SOURCES.index(source)
+        epoch, place = divmod(before * self.share + item % self.share, len(part.clips))
+        # the first bucket's position is that of a dataset without buckets
+        position = (number, epoch, bucket) if bucket else (number, epoch)
+        index = int(epoch_order(self.seed, position, part.sizes)[place])
+        chances = self.table[self._row_of[source][self._first[source][bucket] + index]]
+        return Row(step, slot, number, int(part.clips[index]), self._modality(step, slot, chances), bucket)
 
-    def modality(self, step: int, slot: int, source: str, index: int) -> int:
-        """The modality, by its id, that a source's clip of this number shows there."""
-        chances = np.cumsum(self.table[self._pattern[source][index]])
-        drawn = np.searchsorted(chances / chances[-1], uniform(Purpose.MODALITY, self.seed, step, slot), "right")
+    def _modality(self, step: int, slot: int, chances: np.ndarray) -> int:
+        """The id of one of the stage's modalities, drawn by their chances."""
+        edges = np.cumsum(chances)
+        drawn = np.searchsorted(edges / edges[-1], uniform(Purpose.MODALITY, self.seed, step, slot), "right")
         return int(self._ids[drawn])
-
-
-def balance(
-    weights: Float[np.ndarray, " r"], possible: Bool[np.ndarray, "r m"], rounds: int = 1000
-) -> Float[np.ndarray, "r m"]:
-    """Chances of each modality per row, such that overall every modality is as likely as the others.
-
-    Row r holds `weights[r]` of the samples (they sum to 1) and allows the modalities `possible[r]`. Iterative
-    proportional fitting (Deming & Stephan, 1940): scale columns to 1/m, rows to their weight, and again. Where
-    no table is uniform (a modality rarer than 1/m) rows still sum to 1, and columns come as near as they can.
-    """
-    joint = weights[:, None] * possible / possible.sum(1, keepdims=True)
-    for _ in range(rounds):
-        joint = joint / (joint.sum(0) * possible.shape[1])
-        joint = joint * (weights / joint.sum(1))[:, None]
-    return joint / weights[:, None]
 
 
 def window_start(seed: int, step: int, slot: int, choices: int) -> int:
@@ -108,65 +125,62 @@ def window_start(seed: int, step: int, slot: int, choices: int) -> int:
 def epoch_order(seed: int, position: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
     """A permutation of clips: shards of these sizes in random order, clips shuffled within groups of shards.
 
-    `position` is the source and the epoch.
+    `position` is the source, the epoch and, but for the first one, the bucket.
     """
-    random, starts = random_at(Purpose.EPOCH, seed, *position), np.cumsum((0, *sizes))
+    random, starts = generator(Purpose.EPOCH, seed, *position), np.cumsum((0, *sizes))
     shards = random.permutation(len(sizes))
     groups = [shards[i : i + SHUFFLED_SHARDS] for i in range(0, len(shards), SHUFFLED_SHARDS)]
     clips = [np.concatenate([np.arange(starts[s], starts[s + 1]) for s in group]) for group in groups]
     return np.concatenate([random.permutation(group) for group in clips])
 
 
-def random_at(purpose: Purpose, seed: int, *position: int) -> np.random.Generator:
-    """A generator of its own for a position."""
-    return np.random.Generator(np.random.Philox(draw(purpose, seed, *position)))
+def _part(held: Held, source: str, ids: np.ndarray) -> _Part:
+    sizes = held.sizes.get(source, ())
+    if not sizes:
+        nothing = np.zeros((0, len(ids)), bool)
+        return _Part(clips=np.zeros(0, int), has=nothing, sizes=(), left_out=0)
+    has = held.available[source][:, ids]
+    usable = has.any(1)
+    counts = np.add.reduceat(usable.astype(int), np.cumsum((0, *sizes))[:-1])
+    kept = tuple(int(count) for count in counts if count)
+    return _Part(clips=np.flatnonzero(usable), has=has[usable], sizes=kept, left_out=int((~usable).sum()))
 
 
-def _tables(possible: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Per source and clip a row of the table of chances; clips with the same modalities share a row."""
-    pattern, rows, weights = {}, [], []
-    for source, flags in possible.items():
-        distinct, inverse, counts = np.unique(flags, axis=0, return_inverse=True, return_counts=True)
-        pattern[source] = len(rows) + inverse.reshape(-1)
-        rows.extend(distinct)
-        weights.extend(counts / len(flags) / len(possible))
-    table = balance(np.array(weights), np.array(rows))
-    _tell_shares(np.array(weights) @ table)
-    return pattern, table
-
-
-def _tell_shares(shares: np.ndarray):
-    if np.abs(shares * len(shares) - 1).max() > 0.01:
-        said = ", ".join(f"{share:.1%}" for share in shares)
-        logging.getLogger(__name__).warning(
-            "too few clips have some modality for a uniform draw; the stage's modalities get %s", said
-        )
-
-
-def _check_sources(stage: StageConfig, batch_size: int, shard_sizes: Mapping[str, Sequence[int]]):
+def _check_batch(stage: StageConfig, batch_size: int):
     if batch_size < 1 or batch_size % len(stage.sources):
         nearest = max(1, math.ceil(batch_size / len(stage.sources))) * len(stage.sources)
         raise ValueError(
             f"a global batch of {batch_size} cannot hold the {len(stage.sources)} sources "
             f"{stage.sources} equally; use a multiple of {len(stage.sources)}, such as {nearest}"
         )
-    for source in stage.sources:
-        if not sum(shard_sizes.get(source, ())):
+
+
+def _check_parts(stage: StageConfig, parts: Mapping[str, Sequence[_Part]], there: Sequence[str]):
+    """ValueError for a source without clips and for a modality that none has; says what is left out.
+
+    `there` are the sources that the dataset has.
+    """
+    views = ", ".join(stage.modalities)
+    for source, row in parts.items():
+        usable, left_out = sum(len(part.clips) for part in row), sum(part.left_out for part in row)
+        count = usable + left_out
+        if not count:
             raise ValueError(
-                f"the dataset has no clips of source {source!r}, only of {sorted(shard_sizes)}; "
+                f"the dataset has no clips of source {source!r}, only of {there}; "
                 f"add some (python -m unity.data.simulate --sources {source}) or train another stage"
             )
-
-
-def _check_modalities(stage: StageConfig, possible: dict[str, np.ndarray]):
+        if not usable:
+            raise ValueError(f"no clip of {source!r} has any of {views}; annotate some, or train another stage")
+        if left_out:
+            logging.getLogger(__name__).warning(
+                "%d of %d clips of %s have none of %s, and are left out",
+                left_out,
+                usable + left_out,
+                source,
+                views,
+            )
     for column, name in enumerate(stage.modalities):
-        if not any(flags[:, column].any() for flags in possible.values()):
+        if not any(part.has[:, column].any() for row in parts.values() for part in row):
             raise ValueError(
                 f"no clip of {stage.sources} has modality {name!r}; annotate some, or leave it out of the stage"
-            )
-    for source, flags in possible.items():
-        if not (usable := flags.any(1)).all():
-            raise ValueError(
-                f"{(~usable).sum()} clips of {source!r} (the first is clip {int(np.argmin(usable))}) have none "
-                f"of the modalities {stage.modalities}; leave them out when the dataset is written"
             )

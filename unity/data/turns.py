@@ -1,19 +1,16 @@
-"""Which bucket of clips of one shape has its turn at which step, and the global batches that follow.
+"""Which bucket of clips of one shape has its turn at which step.
 
 All clips of a source have one shape in a batch, and so have all clips where its sources have the same buckets: one
 draw decides for all of them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from unity.config import StageConfig
-from unity.data.clips import MODALITY_NAMES, SOURCES
-from unity.data.plan import Plan, Row, epoch_order, random_at
-from unity.randomness import Purpose, uniform
+from unity.randomness import Purpose, generator, uniform
 
 # steps in which every bucket has its share of the turns, to one turn
 CYCLE = 1024
@@ -49,62 +46,8 @@ class Turns:
         return np.searchsorted(self._edges, points(self._seed, cycle), "right")
 
 
+@functools.lru_cache(maxsize=4)
 def points(seed: int, cycle: int) -> np.ndarray:
     """Of the steps of a cycle, the same for all sources."""
     shift = (uniform(Purpose.BUCKET, seed) + cycle * _GOLDEN) % 1
-    return (random_at(Purpose.BUCKET, seed, cycle).permutation(CYCLE) + shift) / CYCLE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a bucket holds, per source: clips in each shard, and which modalities each clip has."""
-
-    sizes: Mapping[str, Sequence[int]]
-    available: Mapping[str, Bool[np.ndarray, "count modalities"]]
-
-
-class BucketPlan(Plan):
-    """The global batches of a stage whose clips have several shapes; of one bucket, those of `Plan`.
-
-    Each batch holds the sources equally, each source's samples of one bucket. Slots of one bucket lie together: a
-    micro-batch has one shape wherever its size divides `share`, on any number of ranks.
-    """
-
-    def __init__(self, stage: StageConfig, batch_size: int, seed: int, buckets: Sequence[Held]):
-        sizes = {s: [n for held in buckets for n in held.sizes.get(s, ())] for s in stage.sources}
-        nothing = np.zeros((0, len(MODALITY_NAMES)), bool)
-        tables = {s: [held.available.get(s, nothing) for held in buckets] for s in stage.sources}
-        super().__init__(
-            stage, batch_size, seed,
-            {s: row for s, row in sizes.items() if row}, {s: np.concatenate(rows) for s, rows in tables.items()},
-        )  # fmt: skip
-        self._shards = {s: [tuple(held.sizes.get(s, ())) for held in buckets] for s in stage.sources}
-        counts = {s: [sum(row) for row in rows] for s, rows in self._shards.items()}
-        self._turns = {s: Turns(seed, row) for s, row in counts.items()}
-        # a clip's number among all of its source
-        self._first = {s: np.cumsum([0, *row]) for s, row in counts.items()}
-
-    def layout(self, step: int) -> tuple[Int[np.ndarray, " batch"], dict[str, tuple[int, int]]]:
-        """By slot the items of the batch, source i's from i·share on; per source its bucket, and turns before."""
-        turns = {source: self._turns[source].at(step) for source in self.stage.sources}
-        order = random_at(Purpose.ORDER, self.seed, step).permutation(self.batch_size)
-        buckets = np.array([turns[source][0] for source in self.stage.sources])[order // self.share]
-        # buckets in the order in which the first of each comes up
-        _, first, which = np.unique(buckets, return_index=True, return_inverse=True)
-        return order[np.argsort(first[which], kind="stable")], turns
-
-    def batch(self, step: int) -> list[Row]:
-        """The samples of the global batch of a step, in the order of their slots."""
-        order, turns = self.layout(step)
-        return [self._drawn(step, slot, int(item), turns) for slot, item in enumerate(order)]
-
-    def _drawn(self, step: int, slot: int, item: int, turns: Mapping[str, tuple[int, int]]) -> Row:
-        source = self.stage.sources[item // self.share]
-        bucket, before = turns[source]
-        sizes, number = self._shards[source][bucket], SOURCES.index(source)
-        epoch, place = divmod(before * self.share + item % self.share, sum(sizes))
-        # the first bucket's position is that of a plan without buckets
-        position = (number, epoch, bucket) if bucket else (number, epoch)
-        index = int(epoch_order(self.seed, position, sizes)[place])
-        modality = self.modality(step, slot, source, int(self._first[source][bucket]) + index)
-        return Row(step, slot, number, index, modality, bucket)
+    return (generator(Purpose.BUCKET, seed, cycle).permutation(CYCLE) + shift) / CYCLE

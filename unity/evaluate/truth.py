@@ -1,6 +1,7 @@
 """Clips whose truth is known: the simulated ones of UniBench, and a user's own."""
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from unity.data.clips import SOURCES, Clip
 from unity.data.shards import open_shards
+from unity.evaluate.folders import KINDS, Scene, Truth, cut
 from unity.extras import require
 from unity.modality.base import Facts
 from unity.modality.readers import read_values
@@ -44,19 +46,33 @@ def simulated(count: int, frames: int, size: tuple[int, int], fps: float = 16.0)
 
 
 def own(folder: Path, most: int) -> Bench:
-    """A user's clips: a dataset with exact values, or a folder of folders, each with rgb.mp4 and values beside it.
+    """A user's clips: a dataset with exact values, a folder of folders, each with rgb.mp4 and values beside it, or
+    truth as others keep it (unity.evaluate.folders).
 
     Raises ValueError for what holds no clip.
     """
     if (folder / "dataset.json").is_file():
         return _dataset(folder, most)
     folders = sorted(path.parent for path in folder.glob("*/rgb.*") if path.suffix in VIDEOS)[:most]
-    if not folders:
-        raise ValueError(
-            f"{folder} holds no clip; give --data a folder of folders with rgb.mp4 and values such as depth.npz, "
-            f"or a dataset made with --values"
-        )
-    return Bench(names=tuple(path.name for path in folders), clip=lambda _, place: read_clip(folders[place]))
+    if folders:
+        return Bench(names=tuple(path.name for path in folders), clip=lambda _, place: read_clip(folders[place]))
+    for kind in KINDS.values():
+        if scenes := list(itertools.islice(kind.scenes(folder), most)):
+            names = tuple(scene.name for scene in scenes)
+            return Bench(names=names, clip=lambda _, place, scenes=scenes: _scene(scenes[place]))
+    known = "; ".join(f"{name} ({kind.words})" for name, kind in KINDS.items())
+    raise ValueError(
+        f"{folder} holds no clip; give --data a folder of folders with rgb.mp4 and values such as depth.npz, "
+        f"a dataset made with --values, or the folder of {known}"
+    )
+
+
+def _scene(scene: Scene) -> Clip:
+    try:
+        truth = cut(scene.read())
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{scene.name} cannot be read ({error})") from None
+    return _clip(scene.name, truth)
 
 
 def read_clip(folder: Path) -> Clip:
@@ -72,13 +88,26 @@ def read_clip(folder: Path) -> Clip:
             raise ValueError(
                 f"{folder}: {name} is {list(array.shape)} and rgb {list(rgb.shape)}; make them one size"
             )
-    constants = {name: MODALITIES[name].constants(array, size) for name, array in values.items()}
     caption = folder / "caption.txt"
+    words = caption.read_text(errors="replace").strip() if caption.is_file() else ""
+    return _clip(folder.name, Truth(rgb=rgb, values=values, caption=words))
+
+
+def _clip(name: str, truth: Truth) -> Clip:
+    """With a video of every view that is known everywhere: holes have no colour, and none to follow."""
+    size = truth.rgb.shape[1:3]
+    whole = {view: values for view, values in truth.values.items() if not np.isnan(values).any()}
+    constants = {view: MODALITIES[view].constants(values, size) for view, values in whole.items()}
+    video = {view: MODALITIES[view].encode(values, constants[view]) for view, values in whole.items()}
     return Clip(
-        name=folder.name, source="general", fps=16.0, constants=constants, values=values,
-        caption=caption.read_text(errors="replace").strip() if caption.is_file() else "",
-        video={"rgb": rgb} | {name: MODALITIES[name].encode(v, constants[name]) for name, v in values.items()},
-    )  # fmt: skip
+        name=name,
+        source="general",
+        caption=truth.caption,
+        fps=truth.fps,
+        video={"rgb": truth.rgb} | video,
+        constants=constants,
+        values=truth.values,
+    )
 
 
 def read_rgb(folder: Path) -> np.ndarray | None:

@@ -147,7 +147,9 @@ def _entries(contest: Contest, waiting: Sequence[Item]) -> Iterator[dict]:
 
 def score(contest: Contest, item: Item, clip: Clip) -> Found:
     """What one item comes to; empty where the clip has no such values, or the contestant no answer."""
-    if item.track != "joint" and item.modality not in clip.values:
+    # a view with holes has values, and no video that could be followed
+    needed = {"estimate": clip.values, "control": clip.video}.get(item.track, MODALITIES)
+    if item.modality not in needed:
         return Found({}, {})
     answer = contest.answers(item.track, item.modality, clip, fold(contest.effort.seed, item.place))
     if answer is None:

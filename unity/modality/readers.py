@@ -74,12 +74,13 @@ def _folder(path: Path, modality: str) -> np.ndarray:
     flo, png = sorted(path.glob("*.flo")), sorted(path.glob("*.png"))
     if not flo and not png:
         raise ValueError("it has neither .flo nor .png")
-    images = np.stack([_flo(file) for file in flo] if flo else [_png(file) for file in png])
+    images = np.stack([read_flo(file) for file in flo] if flo else [_png(file) for file in png])
     # DensePose's pictures hold U and V as 255ths
     return images / np.array([1, 255, 255], np.float32) if modality == "densepose" else images
 
 
-def _flo(path: Path) -> Float32[np.ndarray, "h w 2"]:
+def read_flo(path: Path) -> Float32[np.ndarray, "h w 2"]:
+    """Flow of Middlebury's .flo, as it stands there; ValueError for what is none."""
     data = path.read_bytes()
     width, height = np.frombuffer(data, "<i4", 2, 4) if data[:4] == _FLO and len(data) >= 12 else (0, 0)
     if width < 1 or height < 1 or len(data) != 12 + 8 * int(width) * int(height):

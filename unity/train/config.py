@@ -88,7 +88,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     cannot be had of latents.
     """
     machine, cut = MACHINES[device_kind()], options.sequence_parallel or 1
-    options = replace(options, **_by_modality(options))
+    options = replace(options, **_by_modality(options), views=_views(options, about))
     facts = latents.check(options, about)
     frames, (height, width) = options.frames or about["frames"], options.size or about["size"]
     shape, buckets = options.architecture, about.get("buckets", ())
@@ -140,6 +140,13 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
             f"step takes of each source"
         )
     return TrainConfig(**vars(options) | filled)
+
+
+def _views(options: Options, about: Mapping) -> tuple[str, ...]:
+    """The stage's modalities that some clip has; all of them where none has any, so that the plan says so."""
+    stage = STAGES[options.stage]
+    there = set().union(*(about.get("views", {}).get(source, ()) for source in stage.sources))
+    return tuple(name for name in stage.modalities if name in there) or stage.modalities
 
 
 def _picture_every(steps: int, facts: Facts | None) -> int:

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from unity.config import STAGES
 from unity.data.buckets import describe
 from unity.data.latents.facts import read_facts
 from unity.data.loader import Reading, Share, training_batches
+from unity.data.shards import annotators
 from unity.extras import require
 from unity.model import fp8
 from unity.model.heritage import heritage
@@ -140,6 +142,8 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
     if about["buckets"]:
         shapes = ", ".join(f"{frames} frames of {height}x{width}" for frames, height, width in about["buckets"])
         say(f"{data} has buckets: {shapes}; frames and size in the plan and the card are the first's")
+    for line in (*_left_out(config), *annotators.lines(about["annotators"], config.curriculum.modalities)):
+        say(line)
     if facts := read_facts(about):
         say(check_weights(config, facts))
     if options.plan == "auto":
@@ -150,6 +154,15 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
             f"{config.batch_size} clips (--model --data --steps --batch-size change that)"
         )
     return config
+
+
+def _left_out(config: TrainConfig) -> list[str]:
+    """What of the stage its dataset does not have."""
+    missing = [name for name in STAGES[config.stage].modalities if name not in config.views]
+    if not missing or config.only:
+        return []
+    views = ", ".join(config.views)
+    return [f"no clip of {config.data} has {', '.join(missing)}: stage {config.stage} trains on {views} alone"]
 
 
 def refuse(options: Options, ranks: int) -> None:

@@ -117,6 +117,8 @@ class Options:
     # words and encodings as in a model's card; by default those of --init's weights, else ours
     type_prompts: ByModality = field(default_factory=dict)
     encodings: ByModality = field(default_factory=dict)
+    # of the stage's modalities those that its dataset has; empty: not known yet
+    views: Suppress[Fixed[tuple[str, ...]]] = ()
 
     def __post_init__(self):
         for name, encoding in {**dict.fromkeys(self.type_prompts, OURS), **self.encodings}.items():
@@ -138,9 +140,9 @@ class Options:
 
     @property
     def curriculum(self) -> StageConfig:
-        """The stage, or what of it --only leaves."""
+        """The stage, or what of it --only or its dataset leaves."""
         stage = STAGES[self.stage]
-        return stage if self.only is None else replace(stage, modalities=(self.only,))
+        return replace(stage, modalities=(self.only,) if self.only else self.views or stage.modalities)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from unity.data.annotate.base import Annotation, Annotator
 from unity.data.annotate.values import measure, shrink
 from unity.data.clips import Clip
 from unity.data.engine import Record, Work
-from unity.data.film import look, read_film
+from unity.data.film import Facts, look, read_film
 from unity.data.rules import Rule, judge
 from unity.data.shards.columns import encode_clip, to_bytes
 from unity.modality.table import MODALITIES
@@ -58,10 +58,8 @@ def annotated(
     video, constants, told = {"rgb": _smaller(seen, by)}, {}, {}
     for row, annotate in loaded:
         made = annotate(seen)
-        scores = measure(row.modality, made.values) | dict(made.scores)
-        verdict = judge(gates.get(row.modality, ()), scores)
-        told[row.modality] = row.made_by() | {"scores": scores, "kept": not verdict.broken, "why": verdict.why}
-        if not verdict.broken:
+        told[row.modality] = judged(row, made, gates.get(row.modality, ()))
+        if told[row.modality]["kept"]:
             modality, values = MODALITIES[row.modality], shrink(row.modality, made.values, by)
             constants[row.modality] = modality.constants(values, size)
             video[row.modality] = modality.encode(values, constants[row.modality])
@@ -78,11 +76,23 @@ def annotated(
     return clip, {"clip": name, "source": clip.source, "annotators": told}
 
 
+def judged(row: Annotator, made: Annotation, gates: Sequence[Rule]) -> Record:
+    """Who made an annotation, its numbers, and whether it passes its gates."""
+    scores = measure(row.modality, made.values) | dict(made.scores)
+    verdict = judge(gates, scores)
+    return row.made_by() | {"scores": scores, "kept": not verdict.broken, "why": verdict.why}
+
+
+def enlarged(facts: Facts, size: tuple[int, int]) -> int:
+    """How many times as large as the wanted size annotators get to see a film, where it has as many pixels."""
+    room = min(side // wanted for side, wanted in zip(facts.size, size, strict=True))
+    return max(1, min(room, -(-_SEEN // min(size))))
+
+
 def _read(record: Record, frames: int, size: tuple[int, int]) -> tuple[Video, int]:
     """Frames as large as annotators like them, and how many times larger than the clip's that is."""
     facts = look(record["video"])
-    room = min(side // wanted for side, wanted in zip(facts.size, size, strict=True))
-    by = max(1, min(room, -(-_SEEN // min(size))))
+    by = enlarged(facts, size)
     film = read_film(facts, frames, (by * size[0], by * size[1]), within=(record["start"], record["end"]))
     return film.frames, by
 

@@ -12,18 +12,19 @@ from unity.command import check_bounds, real, whole
 from unity.data import engine
 from unity.data.annotate.base import Annotator
 from unity.data.annotate.clip import worker
-from unity.data.annotate.table import ANNOTATORS, GATES, annotators
+from unity.data.annotate.table import GATES, WEIGHTS, annotators
+from unity.data.card.write import write_card
 from unity.data.claim import refuse_taken
 from unity.data.clips import MODALITY_NAMES
 from unity.data.curate.ledger import CLIPS, read_lines
 from unity.data.engine import Cluster, Record
 from unity.data.rules import chosen
+from unity.data.shards.annotators import made_by
 from unity.data.shards.write import Sample, write_encoded
 from unity.data.weights import found_weights
 from unity.files import check_writable, json_text, write_json, write_text
 
 LEDGER, SUMMARY = "annotations.jsonl", "annotations.json"
-_WEIGHTS = tuple(dict.fromkeys(row.weights for row in ANNOTATORS.values() if row.weights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def annotate(options: Options) -> Summary:
     """Write the dataset, with every annotation's fate beside it; ValueError if no clip is left."""
     check_bounds(options)
     refuse_taken(options.out)
-    weights = found_weights(options.weights, _WEIGHTS)
+    weights = found_weights(options.weights, WEIGHTS)
     chosen_rows = annotators(options.annotators, weights)
     settings = _settings(options, chosen_rows, weights)
     rows = windows(read_lines(options.curated / CLIPS), options.frames, options.fps, options.windows)
@@ -134,7 +135,8 @@ def _samples(work: Path, rows: Mapping[str, Record]) -> Iterator[Sample]:
                 columns[column] = data[at : at + length]
                 at += length
             about = {key: facts[key] for key in ("frames", "size", "fps")}
-            yield Sample(name, facts["source"], about, facts["available"], columns)
+            who = made_by(record, facts["available"])
+            yield Sample(name, facts["source"], about, facts["available"], columns, who)
 
 
 def _write_results(
@@ -159,4 +161,5 @@ def _write_results(
         work=str(work),
     )
     write_json(out / SUMMARY, vars(summary))
+    write_card(out)
     return summary

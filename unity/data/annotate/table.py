@@ -77,6 +77,8 @@ _ROWS = (
     ),
 )
 ANNOTATORS = {row.name: row for row in _ROWS}
+# names under which --weights gives theirs
+WEIGHTS = tuple(dict.fromkeys(row.weights for row in _ROWS if row.weights))
 
 # modality → what an annotation must be, or it is left out; the clip stays
 GATES: dict[str, tuple[Rule, ...]] = {

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 from unity.command import check_bounds, real, whole
-from unity.data.alignment import check_aligned
+from unity.data.alignment import check_aligned, undamaged
 from unity.data.clips import SOURCES, Clip
 from unity.data.csv_clips.table import Row, read_table
-from unity.data.film import look, read_film
+from unity.data.film import look
 from unity.data.shards.write import write_shards
 from unity.files import whole_file
 from unity.modality.table import MODALITIES
 
 # column → modality, by all the names that modalities go by
-_COLUMNS = {name: row.name for row in MODALITIES.values() for name in (row.name, *row.also_called)}
+COLUMNS = {name: row.name for row in MODALITIES.values() for name in (row.name, *row.also_called)}
 REFUSED = "refused.csv"
 
 
@@ -80,7 +80,7 @@ def csv_clips(
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; choose one of {SOURCES}")
     names, rows = read_table(path, "video", encoding)
-    columns = _columns(path, names)
+    columns = columns_of(path, names)
     book = ledger or Ledger()
     for row in rows:
         try:
@@ -140,9 +140,9 @@ def _some(clips: Iterator[Clip], ledger: Ledger) -> Iterator[Clip]:
         raise ValueError(f"no row can be used: {ledger}" if ledger.refused else "the tables have no rows")
 
 
-def _columns(path: Path, names: list[str]) -> dict[str, str]:
+def columns_of(path: Path, names: list[str]) -> dict[str, str]:
     """Column name to stream, for the columns that hold videos."""
-    known = {"video": "rgb"} | _COLUMNS
+    known = {"video": "rgb"} | COLUMNS
     columns = {name: known[name] for name in names if name in known}
     if not {"video", "prompt"} <= set(names) or len(columns) < 2:
         raise ValueError(
@@ -169,7 +169,7 @@ def _clip(
         raise ValueError("the cell of 'video' is empty; give the path of a video, or delete the line")
     streams = {stream: look(file) for stream, file in files.items()}
     check_aligned(streams, frames)
-    video = {stream: _read(facts, frames, size, stream) for stream, facts in streams.items()}
+    video = {stream: undamaged(facts, frames, size, stream) for stream, facts in streams.items()}
     return Clip(
         name=book.name(files["rgb"], f"{path.name}, line {row.line}"),
         source=source,
@@ -179,11 +179,3 @@ def _clip(
         constants={name: MODALITIES[name].unknown_constants(*size) for name in video if name != "rgb"},
         meta={"file": row.cells["video"]},
     )
-
-
-def _read(facts, frames: int, size: tuple[int, int], stream: str):
-    film = read_film(facts, frames, size, stream)
-    # FFmpeg makes something of most damage, but nobody wants to learn that
-    if damage := [note for note in film.notes if "is damaged" in note]:
-        raise ValueError(damage[0])
-    return film.frames

@@ -5,11 +5,12 @@ columns and their encodings are a fixed list, and a sample's parts must fill it 
 """
 
 import io
+import itertools
 import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ TEXTS = ("name", "source", "caption")
 _VALUES = {f"{name}_values": "bytes" for name in MODALITY_NAMES}
 # of latents (unity.data.latents): the states of the caption's tokens
 _WORDS = {"words": "bytes"}
+# of latents, too, of which a few columns are read: a checksum of each other column, and one of those
+SUMS = "sums"
+_SUMS = _WORDS | {SUMS: "bytes"}
 # of datasets that were written without some of a user's own modalities
 _LATER = [MODALITY_NAMES[count:] for count in range(len(BUILT_IN), len(MODALITY_NAMES) + 1)]
 
@@ -32,7 +36,7 @@ CHECKSUM, OLD_CHECKSUM = "checksum", "crc"
 
 _BASE = {name: "str" for name in TEXTS} | {"fps": "float64", "constants": "json", "meta": "json"}
 _BASE |= {stream: "bytes" for stream in STREAMS}
-ENCODINGS: dict[str, str] = _BASE | _VALUES | _WORDS | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
+ENCODINGS: dict[str, str] = _BASE | _VALUES | _SUMS | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
 
 # the numbers behind a pixel: DensePose's part, U and V as float32; a skeleton's are far fewer
 _BYTES_PER_PIXEL, _MOST_HEADER = 12, 1 << 16
@@ -67,14 +71,14 @@ _CODE = {
 
 def names(values: bool = False, words: bool = False) -> tuple[str, ...]:
     """The columns of a new shard, in the order that they have there."""
-    return tuple(sorted({*_BASE, CHECKSUM, *(_VALUES if values else ()), *(_WORDS if words else ())}))
+    return tuple(sorted({*_BASE, CHECKSUM, *(_VALUES if values else ()), *(_SUMS if words else ())}))
 
 
 # whole sets of columns that a shard may have, and the checksum that each carries
 KNOWN: dict[tuple[str, ...], str] = {
     tuple(sorted({*_BASE, *more, check} - {*later, *(f"{name}_values" for name in later)})): check
     for later in _LATER
-    for more in ((), _VALUES, _WORDS)
+    for more in ((), _VALUES, _WORDS, _SUMS)
     for check in (CHECKSUM, OLD_CHECKSUM)
 }
 
@@ -103,8 +107,11 @@ def encode_clip(clip: Clip, values: bool = False) -> dict:
 
 
 def sealed(sample: Mapping[str, object]) -> dict:
-    """A sample with the checksum over all of it."""
-    return dict(sample) | {CHECKSUM: _checksum(to_bytes(sample))}
+    """A sample with the checksum over all of it, one of latents with one of each column, too."""
+    sample = dict(sample)
+    if "words" in sample:
+        sample[SUMS] = _sums(to_bytes(sample))
+    return sample | {CHECKSUM: _checksum(to_bytes(sample))}
 
 
 def to_bytes(sample: Mapping[str, object]) -> dict[str, bytes]:
@@ -117,20 +124,61 @@ def from_bytes(data: bytes, columns: tuple[str, ...]) -> dict:
 
     Variable sizes come first, uint32 each, then the columns without gaps.
     """
-    fixed = sizes(columns)
-    head = 4 * fixed.count(None)
-    if len(data) < head:
-        raise ValueError(f"it has {len(data)} bytes, not even the {head} of its sizes")
-    told = iter(struct.unpack_from(f"<{head // 4}I", data))
-    lengths = [next(told) if size is None else size for size in fixed]
-    if head + sum(lengths) != len(data):
-        raise ValueError(f"its columns of {sum(lengths)} bytes do not fill its {len(data) - head}")
-    parts, at = {}, head
-    for name, length in zip(columns, lengths, strict=True):
-        parts[name] = data[at : at + length]
-        at += length
+    places = _places(data[: _head(columns)], len(data), columns)
+    parts = {name: data[begin:end] for name, (begin, end) in places.items()}
     _check(parts, columns)
     return {name: _CODE[ENCODINGS[name]].read(part) for name, part in parts.items()}
+
+
+def some_from_bytes(
+    read: Callable[[int, int], bytes], length: int, columns: tuple[str, ...], streams: Collection[str]
+) -> tuple[dict, set[str]]:
+    """Of a sample of `length` bytes, which has SUMS, all but the other streams, and which streams it has.
+
+    `read(begin, end)` gives its bytes. Each column that is read is checked; ValueError where one is not as it was.
+    """
+    places = _places(read(0, _head(columns)), length, columns)
+    wanted = [name for name in columns if name not in STREAMS or name in streams]
+    parts = {name: read(*places[name]) for name in wanted if name != CHECKSUM}
+    sums = _read_sums(parts.pop(SUMS), columns)
+    if wrong := [name for name, part in parts.items() if sums[name] != zlib.crc32(part)]:
+        raise ValueError(f"the checksum of its {wrong[0]} differs")
+    there = {name for name in STREAMS if name in places and places[name][0] < places[name][1]}
+    return {name: _CODE[ENCODINGS[name]].read(part) for name, part in parts.items()}, there
+
+
+def _head(columns: tuple[str, ...]) -> int:
+    return 4 * sizes(columns).count(None)
+
+
+def _places(head: bytes, length: int, columns: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """Where each column begins and ends in a sample of `length` bytes, by its first ones."""
+    fixed, size = sizes(columns), _head(columns)
+    if len(head) < size:
+        raise ValueError(f"it has {length} bytes, not even the {size} of its sizes")
+    told = iter(struct.unpack(f"<{size // 4}I", head))
+    lengths = [next(told) if known is None else known for known in fixed]
+    if size + sum(lengths) != length:
+        raise ValueError(f"its columns of {sum(lengths)} bytes do not fill its {length - size}")
+    ends = list(itertools.accumulate(lengths, initial=size))
+    return dict(zip(columns, itertools.pairwise(ends), strict=True))
+
+
+def _summed(columns: Iterable[str]) -> list[str]:
+    """Columns that have a checksum of their own, in its order."""
+    return sorted(set(columns) - {SUMS, CHECKSUM})
+
+
+def _sums(parts: Mapping[str, bytes]) -> bytes:
+    sums = b"".join(zlib.crc32(parts[name]).to_bytes(4, "little") for name in _summed(parts))
+    return sums + zlib.crc32(sums).to_bytes(4, "little")
+
+
+def _read_sums(data: bytes, columns: tuple[str, ...]) -> dict[str, int]:
+    names = _summed(columns)
+    if len(data) != 4 * len(names) + 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+        raise ValueError("its checksums are damaged")
+    return dict(zip(names, struct.unpack(f"<{len(names)}I", data[:-4]), strict=True))
 
 
 def read_clip(sample: dict, streams: Sequence[str] = STREAMS) -> Clip:

@@ -17,14 +17,15 @@ from typing import Any
 
 from unity.data.clips import MODALITY_NAMES, SOURCES
 from unity.data.latents.facts import read_facts
+from unity.data.shards import annotators
 from unity.data.shards.columns import CHECKSUM, ENCODINGS, KNOWN, sizes
 
 FORMAT = 2
 # the generation of the colours that labels are drawn in; datasets that tell of none are of the first
 _COLOURS, _RECOLOURED = 2, "densepose"
 _FACTS = {"frames", "size", "fps", "sources"}
-# of some datasets: of latents, and of clips that were shuffled by the shards of others
-_MORE = {"seed", "latents", "shuffled"}
+# of some datasets: of latents, of clips that were shuffled by the shards of others, and of annotated films
+_MORE = {"seed", "latents", "shuffled", "annotators"}
 # a million clips that all differ in what they have take 90 MB
 _MOST_JSON = 1 << 27
 # MDS counts bytes in 32 bits; a sample has at least its offset and a head
@@ -75,7 +76,7 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
         _check(isinstance(record, dict), "it is no JSON object")
         if "buckets" in record:
             raise _Buckets(sorted(record["buckets"]))
-        about, hashes = (_sealed if "format" in record else _unsealed)(record)
+        about, hashes = _sealed(record) if "format" in record else (record, None)
         colours = about.pop("colours", 1)
         _check_about(about)
         if colours != _COLOURS and any(_RECOLOURED in row["modalities"] for row in about["sources"].values()):
@@ -196,10 +197,6 @@ def _sealed(record: dict) -> tuple[dict, dict]:
     return record, hashes
 
 
-def _unsealed(record: dict) -> tuple[dict, None]:
-    return record, None
-
-
 @cache
 def _tell_old(folder: str):
     logging.getLogger(__name__).warning(
@@ -224,6 +221,7 @@ def _check_about(about: dict):
         _check(isinstance(row, dict) and row.keys() == {"count", "modalities", "available"}, f"{source} has {row}")
         _check_source(source, row)
     read_facts(about)
+    annotators.check(about.get("annotators", {}))
     _check_shuffled(about.get("shuffled"), about["sources"])
 
 

@@ -2,7 +2,7 @@
 
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxtyping import Bool, UInt32
 
 from unity.data.clips import MODALITY_NAMES, Clip
 from unity.data.latents.facts import check_bytes, read_facts
-from unity.data.shards.columns import STREAMS, from_bytes, read_clip
+from unity.data.shards.columns import STREAMS, SUMS, from_bytes, read_clip, some_from_bytes
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
 from unity.data.shards.ivf import check_video
 from unity.extras import extra
@@ -56,8 +56,11 @@ class Shards:
         sizes = [shard.samples for shard in self._open(source)]
         return self.about["shuffled"][source] if "shuffled" in self.about else sizes
 
-    def sample(self, source: str, index: int) -> dict:
-        """The encoded sample; ValueError where its shard is missing or damaged."""
+    def sample(self, source: str, index: int, streams: Collection[str] = STREAMS) -> dict:
+        """The encoded sample; ValueError where its shard is missing or damaged.
+
+        Of latents, no bytes of other `streams` are read, and they are absent.
+        """
         shards, starts = self._open(source), self._starts[source]
         if not 0 <= index < starts[-1]:
             raise ValueError(f"{source} has {starts[-1]} clips, there is no clip {index}")
@@ -65,8 +68,8 @@ class Shards:
         file = self.folder / source / shards[number].name
         self._fetch(f"{source}/{file.name}")
         try:
-            sample = from_bytes(self._data(source, number, index - starts[number]), shards[number].columns)
-            self._agree(sample, source, index)
+            sample, there = self._read(source, number, index - starts[number], streams)
+            self._agree(sample, there, source, index)
         except (OSError, ValueError, LookupError, struct.error, RecursionError) as error:
             raise ValueError(
                 f"cannot read clip {index} of {source}: {file} is damaged ({error}); {REMEDY}"
@@ -83,15 +86,14 @@ class Shards:
         except ValueError as error:
             raise ValueError(f"cannot decode clip {index} of {source} in {self.folder}: {error}") from error
 
-    def _agree(self, sample: dict, source: str, index: int):
+    def _agree(self, sample: dict, there: Collection[str], source: str, index: int):
         """ValueError where a sample is not the clip that dataset.json tells of."""
         about = self.about
         if sample["source"] != source or sample["fps"] != about["fps"]:
             raise ValueError(f"it is a clip of {sample['source']!r} at {sample['fps']} fps")
         if not (isinstance(sample["constants"], dict) and isinstance(sample["meta"], dict)):
             raise ValueError("its constants or meta are no tables")
-        there = [bool(sample.get(name)) for name in MODALITY_NAMES]
-        if there != self.available[source][index].tolist():
+        if [name in there for name in MODALITY_NAMES] != self.available[source][index].tolist():
             raise ValueError("it has other modalities than dataset.json says")
         streams = [stream for stream in STREAMS if sample.get(stream) or stream == "rgb"]
         if self.latents:
@@ -100,8 +102,8 @@ class Shards:
         for stream in streams:
             check_video(sample[stream], about["frames"], about["size"])
 
-    def _data(self, source: str, number: int, place: int) -> bytes:
-        """A sample's bytes in its shard."""
+    def _read(self, source: str, number: int, place: int, streams: Collection[str]) -> tuple[dict, set[str]]:
+        """A sample of a shard, and which streams it has."""
         shard = self._shards[source][number]
         path = self.folder / source / shard.name
         known = (source, number) in self._offsets
@@ -111,8 +113,15 @@ class Shards:
             if not known:
                 self._offsets[source, number] = _offsets(file.read(8 + 4 * shard.samples), shard)
             begin, end = map(int, self._offsets[source, number][place : place + 2])
-            file.seek(begin)
-            return file.read(end - begin)
+
+            def read(first: int, last: int) -> bytes:
+                file.seek(begin + first)
+                return file.read(last - first)
+
+            if SUMS in shard.columns and not set(STREAMS) <= set(streams):
+                return some_from_bytes(read, end - begin, shard.columns, streams)
+            sample = from_bytes(read(0, end - begin), shard.columns)
+            return sample, {name for name in STREAMS if sample.get(name)}
 
     def _open(self, source: str) -> list[Shard]:
         if source not in self.counts:

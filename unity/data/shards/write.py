@@ -5,12 +5,14 @@ A folder of shards is whole or absent.
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unity.data.claim import dataset_folder, refuse_taken
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
+from unity.data.shards import annotators
 from unity.data.shards.columns import encode_clip, names, to_bytes
 from unity.data.shards.index import read_about, read_index, seal, summary
 from unity.data.shards.mds import ShardWriter
@@ -47,12 +49,15 @@ class Sample:
     facts: dict
     available: list[str]
     columns: dict[str, bytes]
+    # who made its views, where that is known
+    annotators: annotators.Tally
 
 
 def encoded(sample: Mapping, facts: dict) -> Sample:
     """A sample, sealed, as bytes."""
     available = [name for name in MODALITY_NAMES if sample.get(name)]
-    return Sample(sample["name"], sample["source"], facts, available, to_bytes(sample))
+    who = annotators.made_by(sample["meta"], available)
+    return Sample(sample["name"], sample["source"], facts, available, to_bytes(sample), who)
 
 
 def write_encoded(samples: Iterable[Sample], folder: str | Path, size_limit: int = 1 << 26) -> Path:
@@ -75,7 +80,7 @@ def write_samples(
     """Write a part of samples that have these `columns`."""
     refuse_taken(folder)
     with whole_folder(folder, last="dataset.json") as new:
-        writers, facts, rows = {}, {}, {}
+        writers, facts, rows, who = {}, {}, {}, Counter()
         for sample in samples:
             if sample.source not in writers:
                 writers[sample.source] = ShardWriter(new / sample.source, columns, size_limit)
@@ -83,11 +88,12 @@ def write_samples(
             _same(facts, sample.facts, f"clip {sample.name!r}")
             facts = sample.facts
             rows.setdefault(sample.source, []).append([1, sample.available])
+            who.update(sample.annotators)
         for writer in writers.values():
             writer.finish()
         if not rows:
             raise ValueError("there are no clips to write; give at least one")
-        seal(new, facts | {"sources": {source: summary(row) for source, row in rows.items()}})
+        seal(new, facts | _told(who) | {"sources": {source: summary(row) for source, row in rows.items()}})
     return folder
 
 
@@ -110,6 +116,8 @@ def join_parts(
     """
     abouts = [read_about(part) for part in parts]
     about = {key: abouts[0][key] for key in _SHARED if key in abouts[0]} | {"seed": seed, **more, "sources": {}}
+    if who := annotators.joined(other.get("annotators", {}) for other in abouts):
+        about["annotators"] = who
     for part, other in zip(parts, abouts, strict=True):
         _same(about, other, str(part))
     for source in (s for s in SOURCES if any(s in other["sources"] for other in abouts)):
@@ -120,6 +128,10 @@ def join_parts(
     seal(new, about)
     for part in () if keep else parts:
         shutil.rmtree(part)
+
+
+def _told(who: annotators.Tally) -> dict:
+    return {"annotators": annotators.record(who)} if who else {}
 
 
 def _facts(clip: Clip) -> dict:

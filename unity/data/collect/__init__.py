@@ -1,0 +1,1 @@
+"""From what others packed (tars, folders with sidecars) to shards for training, streamed and never unpacked."""
