@@ -17,6 +17,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "app": ("fastapi", "uvicorn"),
     "evaluate": ("pycocotools",),
     "lowbit": ("bitsandbytes",),
+    "exr": ("OpenEXR",),
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from unity.canvas import Canvas, exactly, whole_frame
 from unity.command import check_bounds, say
 from unity.data.film import Facts, look, picture_name
+from unity.extras import require
 from unity.files import plain
 from unity.generate import check_request
 from unity.modality.exports import exports
@@ -103,6 +104,8 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)
+    for name in _modalities(request):
+        require(*(extra for row in exports(request.also, name) for extra in row.needs))
     if request.video and request.condition:
         raise ValueError("--video asks for estimation and --condition for a new video; give one of the two")
     request = _with_words(request)
