@@ -1,7 +1,7 @@
 """AdamW with both moments in 8 bits, by bitsandbytes: a byte a number, and a scale for each block of 256 of them.
 
 The codes are dynamic ones (Dettmers et al., 2021, arXiv 2110.02861), dense around zero: a moment is read back to
-within 7% of itself, or 0.6% of the largest of its block. Master weights and gradients stay float32.
+within 0.7% of the largest of its block, small ones closer. Master weights and gradients stay float32.
 """
 
 from collections.abc import Iterable, Iterator
