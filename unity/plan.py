@@ -11,6 +11,7 @@ import torch
 from unity.canvas import Canvas, exactly, whole_frame
 from unity.command import check_bounds, say
 from unity.data.film import Facts, look, picture_name
+from unity.extras import require
 from unity.files import plain
 from unity.generate import check_request
 from unity.modality.exports import exports
@@ -107,6 +108,8 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)
+    for name in _modalities(request):
+        require(*(extra for row in exports(request.also, name) for extra in row.needs))
     if sum(bool(given) for given in (request.video, request.condition, request.control_from)) > 1:
         raise ValueError(
             "--video asks for estimation, --condition and --control-from for a new video; give one of them"

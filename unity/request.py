@@ -38,9 +38,9 @@ class Request:
     lora: Path | None = None
     # how often the adapter counts
     lora_strength: Annotated[float, real(-100, 100)] = 1.0
-    # files beside the usual ones, of the modalities that have them: png16 (depth), kitti (flow), coco
-    # (segmentation, skeleton), davis (segmentation)
-    also: tuple[Literal["png16", "kitti", "coco", "davis"], ...] = ()
+    # files beside the usual ones, of the modalities that have them: png16 and exr (depth), kitti (flow),
+    # coco (segmentation, skeleton), davis (segmentation)
+    also: tuple[Literal["png16", "exr", "kitti", "coco", "davis"], ...] = ()
     # folder of results; of earlier ones only the files that their run.json lists are replaced; by default
     # runs/infer/<modality>-<task>
     out: Path | None = None
@@ -52,7 +52,7 @@ class Request:
     prompt_guidance: bool = False
     # both evaluations of a guided step in one pass: faster where there is memory for twice the batch
     batched_guidance: bool = False
-    # unipc or euler
+    # unipc, euler, or dpm++ (DPM-Solver++ 2M)
     sampler: str = "unipc"
     # above 1: more of the steps where there is much noise; by default as the card says, or 1
     shift: Annotated[float | None, real(0, 1000, above=True)] = None

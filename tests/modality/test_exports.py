@@ -11,6 +11,7 @@ from PIL import Image
 from unity.modality.exports import (
     COCO_JOINTS,
     EXPORTS,
+    depth_exr,
     depth_png,
     flow_kitti,
     keypoints_coco,
@@ -39,6 +40,18 @@ def test_depth_comes_back_by_its_scale(tmp_path):
     # where nothing is seen at all
     folder, _ = depth_png(np.full((1, 2, 2), np.inf, np.float32), tmp_path / "sky")
     assert not read(folder / "000000.png").any()
+
+
+def test_depth_comes_back_from_exr_to_the_bit(tmp_path):
+    import OpenEXR
+
+    depth = RANDOM.uniform(0.5, 40, (2, 6, 8)).astype(np.float32)
+    depth[1, :2] = np.inf
+    (folder,) = depth_exr(depth, tmp_path / "depth")
+    for frame, truth in enumerate(depth):
+        channels = OpenEXR.File(str(folder / f"{frame:06d}.exr")).channels()
+        assert set(channels) == {"Z"} and channels["Z"].pixels.dtype == np.float32
+        assert np.array_equal(channels["Z"].pixels, truth)
 
 
 def test_flow_comes_back_as_kittis_devkit_reads_it(tmp_path):

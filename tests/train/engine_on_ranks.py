@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from unity.config import MODELS, ModelConfig
+from unity.config import MODELS, STORAGE, ModelConfig, StorageConfig
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig, inject, plain_name
 from unity.model.names import is_factor, is_hidden
+from unity.model.packed import pack, packed_rows, packing, widen
 from unity.train import sequence, zero
 from unity.train.ema import Ema
 from unity.train.muon import orthogonal
@@ -68,11 +69,12 @@ def build(
     optim: SetOptim = OPTIM,
     cut: int = 1,
     adapt: Callable = lambda model: None,
+    offload: str = "none",
 ):
     """An engine with random weights, whose samples are shared by `cut` ranks each."""
     settings = zero.settings(
         SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size // cut, micro_batch=MICRO,
-        world_size=world.size, clip=OPTIM.clip, sequence_parallel=cut,
+        world_size=world.size, clip=OPTIM.clip, sequence_parallel=cut, offload=offload,
     )  # fmt: skip
     peers = sequence.join(cut).peers()
 
@@ -154,21 +156,41 @@ def check_muon(world: World, *_):
     against_torch(world, SMALL, some, replace(OPTIM, kind="muon"))
 
 
+def check_offload(world: World, *_):
+    """Masters, moments and the update on the host."""
+    engine, *_ = against_torch(world, SHAPE, both, OPTIM, offload="optimizer")
+    assert engine.zero_use_cpu_optimizer()
+
+
+def check_adam8(world: World, *_):
+    """Moments in 8 bits leave the weights within 7% of the way that 32 bits take them."""
+    optim, start = replace(OPTIM, kind="adamw8"), random_weights()
+    for offload in ("none", "optimizer"):
+        engine = build(world, "fp32", SHAPE, optim, offload=offload)
+        take_steps(world, engine, both)
+        assert all(flat.dtype == torch.uint8 for flat in zero.moments(engine)["exp_avg"])
+        found = dict(zero.gather(world, zero.layout(engine), zero.masters(engine)))
+        if world.leads:
+            _, expected, _ = plain_torch(world.size, SHAPE, both, OPTIM)
+            off, way = (
+                torch.cat([(a[name] - b[name]).flatten() for name in start]).norm()
+                for a, b in ((found, expected), (expected, start))
+            )
+            assert off < 0.07 * way, float(off / way)
+
+
 def against_torch(
-    world: World, shape: ModelConfig, wanted: Callable, optim: SetOptim, atol: float = 2e-6, cut: int = 1
+    world: World,
+    shape: ModelConfig,
+    wanted: Callable,
+    optim: SetOptim,
+    atol: float = 2e-6,
+    cut: int = 1,
+    offload: str = "none",
 ) -> tuple:
-    engine = build(world, "fp32", shape, optim, cut)
-    ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
-    rank, size = world.rank // cut, world.size // cut
-    for step in range(STEPS):
-        for part in range(ACCUMULATION):
-            streams = wanted(step, part, rank)
-            arguments = inputs(step, part, rank, size)
-            engine.backward(loss_of(engine, arguments, streams, told=True))
-            engine.step()
-        ema.update()
-        norms.append(float(engine.get_global_grad_norm()))
-    fragments = zero.layout(engine)
+    engine = build(world, "fp32", shape, optim, cut, offload=offload)
+    ema, norms = take_steps(world, engine, wanted, cut)
+    size, fragments = world.size // cut, zero.layout(engine)
     weights = dict(zero.gather(world, fragments, zero.masters(engine)))
     average = dict(zero.gather(world, fragments, ema.flats))
     if world.leads:
@@ -181,6 +203,21 @@ def against_torch(
                     found[name], expected[name], rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}"
                 )
     return engine, ema, average
+
+
+def take_steps(world: World, engine, wanted: Callable, cut: int = 1) -> tuple[Ema, list[float]]:
+    """The average of the weights, and the norms of the gradients."""
+    ema, norms = Ema(zero.masters(engine), OPTIM.ema), []
+    rank, size = world.rank // cut, world.size // cut
+    for step in range(STEPS):
+        for part in range(ACCUMULATION):
+            streams = wanted(step, part, rank)
+            arguments = inputs(step, part, rank, size)
+            engine.backward(loss_of(engine, arguments, streams, told=True))
+            engine.step()
+        ema.update()
+        norms.append(float(engine.get_global_grad_norm()))
+    return ema, norms
 
 
 def check_exchange(world: World, engine, ema: Ema, average: dict | None):
@@ -321,5 +358,49 @@ def _recomputed(
     return zero.masters(engine)
 
 
+def check_packed(world: World, *_):
+    """Packed weights, cut up and gathered, train adapters as the wide ones that they stand for, recomputed too."""
+    settings = zero.settings(
+        SETTINGS, precision="fp32", batch_size=MICRO * world.size, micro_batch=MICRO, world_size=world.size,
+        clip=OPTIM.clip,
+    )  # fmt: skip
+    for storage in ("fp8", "nf4"):
+        row = STORAGE[storage]
+        ends = [_packed(world, settings, row, *pair) for pair in ((storage, "none"), (storage, "selective"))]
+        wide = _packed(world, settings, row, "wide", "none")
+        for one, other, expected in zip(*ends, wide, strict=True):
+            assert torch.equal(one, other)
+            torch.testing.assert_close(one, expected, rtol=0, atol=2e-6)
+
+
+def _packed(world: World, settings: dict, row: StorageConfig, storage: str, kind: str) -> list[torch.Tensor]:
+    """The masters after two steps, from weights that are rounded as the row has it."""
+    shape, lora = replace(SHAPE, cross_attention="shared"), LoraConfig(rank=3)
+
+    def adapt(model: UnityDiT) -> None:
+        convert(model, lora, None)
+        recompute(model, kind)
+
+    update = partial(optimizer, OPTIM, rate=lora.rate)
+    engine = zero.build_engine(partial(UnityDiT, shape, packing(storage)), update, settings, 0, adapt)
+    found, base = packed_rows(engine.module), random_weights(shape)
+    assert len(found) == (0 if storage == "wide" else 10 * shape.num_layers)
+    rounded = {plain_name(name) for name in packed_rows(UnityDiT(shape, packing("fp8")))}
+
+    def read(name: str) -> torch.Tensor | None:
+        if is_factor(name):
+            return None
+        tensor = base[plain_name(name)]
+        stored = pack(tensor, row, torch.float32) if plain_name(name) in rounded else tensor
+        return widen(stored, row) if plain_name(name) in rounded and name not in found else stored
+
+    zero.fill(world, engine, read)
+    zero.set_learning_rate(engine, OPTIM.lr)
+    for step in range(2):
+        engine.backward(loss_of(engine, inputs(step, 0, world.rank, world.size), (True, True)))
+        engine.step()
+    return zero.masters(engine)
+
+
 QUICK = (check_initial_weights, check_against_torch, check_streams_that_not_every_rank_wants, check_bf16)
-SLOW = (check_muon, check_adapters, check_recompute)
+SLOW = (check_muon, check_adapters, check_recompute, check_offload, check_adam8, check_packed)

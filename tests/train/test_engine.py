@@ -12,7 +12,7 @@ SIZES = dict(precision="bf16", batch_size=8, micro_batch=2, world_size=2, clip=1
 
 
 QUICK = ("initial_weights", "against_torch", "streams_that_not_every_rank_wants", "bf16")
-SLOW = ("muon", "adapters", "recompute")
+SLOW = ("muon", "adapters", "recompute", "offload", "adam8", "packed")
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -43,6 +43,11 @@ def test_settings_accumulate_what_does_not_fit_at_once():
         ({"zero_optimization": {"stage": 2, "reduce_scatter": True}}, {}, "stage is 2"),
         ({"zero_optimization": {"stage": 3, "reduce_scatter": False}}, {}, "reduce_scatter must be true"),
         ({"zero_optimization": {"stage": 3}}, {}, "reduce_scatter must be true"),
+        (
+            {"zero_optimization": BASE["zero_optimization"] | {"offload_optimizer": {"device": "cpu"}}},
+            {},
+            "leave offload_optimizer out",
+        ),
     ],
 )
 def test_settings_that_train_wrongly_are_refused(base, sizes, reason):

@@ -81,6 +81,23 @@ def test_it_goes_on_exactly(run, start, base, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("storage", ["fp8", "nf4"])
+def test_beside_a_packed_base_it_learns_and_goes_on_exactly(start, base, tmp_path, storage, capsys):
+    """What is written is an adapter as ever, with the wide base it was rounded from; the host does the updates."""
+    flags = {"base-storage": storage, "offload": "optimizer", "optim.kind": "adamw8", "picture-every": 4, **LORA}
+    whole = start(tmp_path / "whole", {"init": base, **flags})
+    assert f"of which 20 matrices in {8 if storage == 'fp8' else 4} bits" in capsys.readouterr().out
+    cut = shutil.copytree(whole, tmp_path / "cut", symlinks=True)
+    shutil.rmtree(cut / "checkpoints/step-00000004")
+    start(cut, {"resume": cut})
+    one, other = (load_file(folder / "model/adapter_model.safetensors") for folder in (cut, whole))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    merged, before = load_model(whole)[0].state_dict(), load_model(base)[0].state_dict()
+    assert torch.equal(merged["blocks.0.norm3.weight"], before["blocks.0.norm3.weight"])
+    assert not torch.equal(merged["blocks.0.self_attn.q.weight"], before["blocks.0.self_attn.q.weight"])
+
+
+@pytest.mark.slow
 def test_a_run_starts_from_one_that_adapted(run, start, tmp_path):
     """Its merged weights, of which all are trained now."""
     again = start(tmp_path / "again", {"init": run, "steps": 1, "optim.lr": 1e-12})

@@ -1,10 +1,12 @@
 """What a training run is told, what it fills in, and what it refuses."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import pytest
+import tyro
 
 from unity.config import MODELS
 from unity.train import config as cfg
@@ -180,3 +182,48 @@ def test_only_matrices_decay():
     )
     for name, parameter in named.items():
         assert decay[id(parameter)] == (0.0 if name.endswith(tables) else 0.3), name
+
+
+def test_the_releases_recipe_is_what_its_authors_say(on_cpu, tmp_path):
+    """Of wan2.2-5b; what is given beside it stays, and a run that goes on keeps both."""
+    out = ["--out", str(tmp_path / "run")]
+    config = resolve(parse(["--recipe", "release", "--model", "5b", "--optim.clip", "0.7", *out]))
+    optim, shape = config.optim, config.architecture
+    assert (config.stage, config.steps, config.frames, config.size) == (2, 15_000, 33, (256, 256))
+    assert (optim.kind, optim.lr, optim.parts_scale, optim.warmup) == ("adamw8", 5e-5, 10.0, 200)
+    assert (optim.schedule, optim.final, optim.ema, optim.clip) == ("cosine", 0.1, 0.9999, 0.7)
+    assert (shape.input, shape.output, shape.clean_time) == ("expert", "expert", "shared")
+    assert (config.routing.weights, config.routing.caption_dropout) == ((0.5, 0.25, 0.25), 0.1)
+    assert (config.time.kind, config.time.shift, config.time.estimate_shift) == ("logit_normal", 5.0, None)
+    (tmp_path / "run/checkpoints/step-00000007").mkdir(parents=True)
+    write_config(config, tmp_path / "run/config.json")
+    again = resolve(parse(["--stage", "2", "--resume", str(tmp_path / "run"), "--optim.final", "0.2"]))
+    assert (again.optim.final, again.optim.clip, again.recipe) == (0.2, 0.7, "release")
+
+
+def test_parts_learn_at_a_rate_of_their_own():
+    from unity.model.dit import UnityDiT
+    from unity.model.names import is_part
+    from unity.train.optim import rate
+
+    config = SetOptim(kind="adamw", lr=1.0, warmup=0, parts_scale=7.0)
+    named = dict(UnityDiT(MODELS["debug"]).named_parameters())
+    groups = optimizer(config, named.items(), rate=functools.partial(rate, config)).param_groups
+    scales = {id(p): group["scale"] for group in groups for p in group["params"]}
+    assert {name: scales[id(p)] for name, p in named.items()} == {n: 7.0 if is_part(n) else 1.0 for n in named}
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ("--offload optimizer --model debug", "give adamw or adamw8"),
+        ("--base-storage fp8 --model 1.3b", "train adapters of rank 32"),
+        ("--base-storage nf4 --lora.rank 4 --precision fp8 --init x", "give --precision bf16"),
+    ],
+)
+def test_ways_to_save_memory_that_do_not_go_together_are_refused(on_cpu, flags, reason):
+    from unity.train.options import Options
+
+    options = tyro.cli(Options, args=flags.split())
+    with pytest.raises(ValueError, match=reason):
+        resolve(dataclasses.replace(options, architecture=MODELS["1.3b"], init=None))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from unity.extras import extra
 from unity.files import whole_folder, write_json
 from unity.modality.files import OURS, save_images
 from unity.modality.skeleton import COCO_JOINTS, JOINTS
@@ -26,6 +27,8 @@ class Export(NamedTuple):
     ends: tuple[str, ...]
     # (values, stem) → paths
     write: Callable[[Any, Path], list[Path]]
+    # the extra that it needs
+    needs: tuple[str, ...] = ()
 
 
 def depth_png(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
@@ -36,6 +39,17 @@ def depth_png(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
     about = {"scale": scale, "meaning": "depth = value / scale; 0: no surface is seen"}
     images = np.minimum(levels, _MOST).astype(np.uint16)
     return [save_images(_named(stem, "_16"), images), write_json(_named(stem, "_16.json"), about)]
+
+
+def depth_exr(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
+    """`stem_exr/000000.exr`: OpenEXR's channel Z in float32 as it is, infinite where nothing is seen."""
+    with extra("exr"):
+        import OpenEXR
+    folder, header = _named(stem, "_exr"), {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with whole_folder(folder, mine=OURS) as part:
+        for index, image in enumerate(depth):
+            OpenEXR.File(header, {"Z": np.ascontiguousarray(image)}).write(str(part / f"{index:06d}.exr"))
+    return [folder]
 
 
 def flow_kitti(flow: Float32[np.ndarray, "t h w 2"], stem: Path) -> list[Path]:
@@ -137,6 +151,7 @@ def _named(stem: Path, end: str) -> Path:
 # name → kinds of files, each of one modality
 EXPORTS: dict[str, list[Export]] = {
     "png16": [Export("depth", "16-bit PNG with its scale", ("_16", "_16.json"), depth_png)],
+    "exr": [Export("depth", "OpenEXR in float32", ("_exr",), depth_exr, ("exr",))],
     "kitti": [Export("flow", "KITTI's 16-bit PNG", ("_kitti",), flow_kitti)],
     "coco": [
         Export("segmentation", "masks as COCO's RLE", ("_coco.json",), masks_coco),

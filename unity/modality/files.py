@@ -9,7 +9,7 @@ from jaxtyping import UInt
 from unity.files import whole_file, whole_folder
 
 # names that a folder of numbered frames holds: such a folder may be replaced
-OURS = re.compile(r"\d{6}\.(png|flo)").fullmatch
+OURS = re.compile(r"\d{6}\.(png|flo|exr)").fullmatch
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> Path:

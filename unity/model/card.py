@@ -73,7 +73,7 @@ class ModelCard:
     size: tuple[int, int]
     data: str = ""
     # by what and at which peak rate it was trained, where that is known
-    optimizer: Literal["adamw", "muon"] | None = None
+    optimizer: Literal["adamw", "adamw8", "muon"] | None = None
     learning_rate: float | None = None
     # of an adapter: the weights that it was trained beside
     base: str = ""

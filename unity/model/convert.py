@@ -5,6 +5,7 @@ from torch import nn
 from unity.model import fp8, lora, rows
 from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig
+from unity.model.packed import packed_rows, saved_numbers
 
 
 def convert(
@@ -29,8 +30,10 @@ def _about(model: nn.Module, adapters: LoraConfig, changed: list[str]) -> str:
     factors = sum(sizes[name] for name in trained if lora.is_factor(name))
     parts = sum(sizes[name] for name in trained) - factors
     beside = f", {parts:,} of what tells modalities apart at {adapters.parts:g} times the rate" if parts else ""
-    frozen = sum(sizes.values()) - factors - parts
+    frozen = sum(sizes.values()) + saved_numbers(model) - factors - parts
+    packed = packed_rows(model)
+    stored = f", of which {len(packed)} matrices in {next(iter(packed.values())).bits} bits" if packed else ""
     return (
         f"lora: rank {adapters.rank} on {len(changed)} Linears ({adapters.targets}); trained: {factors:,} "
-        f"parameters of adapters{beside}; frozen: {frozen:,}"
+        f"parameters of adapters{beside}; frozen: {frozen:,}{stored}"
     )

@@ -1,5 +1,7 @@
 """UnityDiT: one transformer over two video streams at a time (paper, section 3)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -35,7 +37,8 @@ class UnityDiT(nn.Module):
     # the processes that take a slice of the tokens each through the blocks; latents and velocities are whole
     peers: Peers | None = None
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, finish: Callable[[Block], Block] = lambda block: block):
+        """`finish` changes each block as soon as it is made, before the next takes memory."""
         super().__init__()
         self.config = config
         modalities = config.num_modalities
@@ -52,7 +55,7 @@ class UnityDiT(nn.Module):
         parts = 9 if config.cross_modulation else 6
         self.time_projection = nn.Sequential(nn.SiLU(), Linear32(config.dim, parts * config.dim, std=0.0))
         self.modality_embedding = nn.Parameter(torch.zeros(modalities + 1, config.dim))
-        self.blocks = nn.ModuleList(Block(config, modalities + 1) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(finish(Block(config, modalities + 1)) for _ in range(config.num_layers))
         self.stem_head = StemHead(config, modalities + 1) if config.stem else None
         self.head = None if config.stem else Head(config)
         self.head_aux = Head(config, modalities) if config.output == "expert" and not config.stem else None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NAMES |= {torch.uint8: "U8"}
 # bytes that are hashed and written at once, and held at most of a tensor that lies elsewhere
 _PIECE = 16 << 20
 

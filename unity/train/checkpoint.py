@@ -3,7 +3,8 @@
     runs/x/checkpoints/step-00000100/manifest.json       size and SHA-256 of every other file
                                      state.json          step, configuration, layout of the fragments
                                      weight-00000.safetensors   rank 0's float32 masters; also exp_avg,
-                                     ...                        exp_avg_sq and ema, one file per rank
+                                     ...                        exp_avg_sq and ema, one file per rank; where the
+                                                                moments have 8 bits, exp_avg_scale and so on, too
                                      model/              the averaged weights, ready for inference
     runs/x/model -> checkpoints/step-00000100/model
 
@@ -13,16 +14,20 @@ ranks have written theirs, keeps no average, and cannot be loaded on another num
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from unity.train.adam8 import BLOCK, SCALES, SIGNED, Moment
 from unity.train.world import World
 from unity.train.writer import digest, shard
 from unity.train.zero import Flats, Fragment
+
+# of the moments in 8 bits
+_SCALES = set(map(SCALES.format, SIGNED))
 
 
 def newest_whole(world: World, path: Path, say: Callable[[str], None]) -> Path:
@@ -57,14 +62,45 @@ def load(world: World, checkpoint: Path, shards: Mapping[str, Flats], fragments:
     if shapes != wanted:
         differing = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
         raise ValueError(f"{checkpoint} holds another model: {differing[:4]} differ; give the same --model")
+    # 8 bits have scales in common with their neighbours, so they stay as they are only among the same
+    alike = state["ranks"] == world.size and saved == fragments and shards.keys() <= set(state["kinds"])
     for kind, flats in shards.items():
-        files = [safe_open(shard(checkpoint, kind, rank), "pt") for rank in range(state["ranks"])]
-        for name, piece in fragments.items():
-            # an optimizer need not keep every kind for every flat
-            if not flats[piece.flat].numel():
-                continue
-            target = flats[piece.flat].narrow(0, piece.offset, piece.numel)
-            target.copy_(_read(files, saved[name], world.rank * piece.numel, piece.numel))
+        scales = shards.get(SCALES.format(kind))
+        if alike and (scales or kind in _SCALES):
+            _copy(checkpoint, kind, world.rank, flats)
+        elif kind not in _SCALES:
+            files = [_reader(checkpoint, kind, rank, state["kinds"]) for rank in range(state["ranks"])]
+            targets = [torch.zeros(len(flat)) for flat in flats] if scales else flats
+            for name, piece in fragments.items():
+                # an optimizer need not keep every kind for every flat
+                if not targets[piece.flat].numel():
+                    continue
+                target = targets[piece.flat].narrow(0, piece.offset, piece.numel)
+                target.copy_(_read(files, saved[name], world.rank * piece.numel, piece.numel))
+            for codes, scale, values in zip(flats, scales or (), targets, strict=False):
+                Moment(codes, scale, SIGNED[kind]).write(values)
+
+
+def _copy(checkpoint: Path, kind: str, rank: int, flats: Flats) -> None:
+    file = safe_open(shard(checkpoint, kind, rank), "pt")
+    for i, flat in enumerate(flats):
+        flat.copy_(file.get_tensor(str(i)))
+
+
+def _reader(checkpoint: Path, kind: str, rank: int, kinds: Collection[str]) -> Callable[[int, int, int], Tensor]:
+    """reader(flat, start, stop): values of a rank's flat, those of 8 bits in float32."""
+    file = safe_open(shard(checkpoint, kind, rank), "pt")
+    if SCALES.format(kind) not in kinds:
+        return lambda flat, start, stop: file.get_slice(str(flat))[start:stop]
+    scales = safe_open(shard(checkpoint, SCALES.format(kind), rank), "pt")
+
+    def read(flat: int, start: int, stop: int) -> Tensor:
+        first = start // BLOCK
+        codes = file.get_slice(str(flat))[first * BLOCK : stop]
+        moment = Moment(codes, scales.get_slice(str(flat))[first : -(-stop // BLOCK)], SIGNED[kind])
+        return moment.wide()[start - first * BLOCK :]
+
+    return read
 
 
 def _read(files: list, saved: Fragment, start: int, numel: int) -> Tensor:
@@ -76,7 +112,7 @@ def _read(files: list, saved: Fragment, start: int, numel: int) -> Tensor:
         rank, inside = divmod(position, saved.numel)
         take = min(saved.numel - inside, stop - position)
         first = saved.offset + inside
-        parts.append(files[rank].get_slice(str(saved.flat))[first : first + take])
+        parts.append(files[rank](saved.flat, first, first + take))
     values = torch.cat(parts) if parts else torch.zeros(0)
     return torch.nn.functional.pad(values, (0, numel - len(values)))
 

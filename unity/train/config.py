@@ -15,11 +15,12 @@ from unity.modality.encodings import OURS
 from unity.modality.table import BUILT_IN, MODALITIES
 from unity.model.heritage import Heritage, heritage
 from unity.model.weights import read_card
-from unity.train import folder, latents, sequence
+from unity.train import folder, frugal, latents, sequence
 from unity.train.config_file import read_config
-from unity.train.optim import OptimConfig, SetOptim
+from unity.train.optim import Kind, OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.planner.auto import recommended
+from unity.train.recipes import RECIPES
 from unity.train.remote import address_of, bring
 from unity.train.world import computes_bf16, device_kind
 
@@ -68,6 +69,8 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     row = MODELS[found.preset] if found and found.exact else base.architecture
     if row.stem and (given.resume is None or base.model is None):
         base = replace(base, time=SMALL_TIMES)
+    if given.recipe and given.resume is None:
+        base = RECIPES[given.recipe](base)
     options = tyro.cli(Options, args=args, default=base, console_outputs=talkative)
     options = replace(options, resume=given.resume)
     check_bounds(options)
@@ -84,8 +87,8 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
 def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     """Fill in all that was left out; `about` is what the dataset says of itself.
 
-    Raises ValueError for a run folder that is taken, for samples that --sequence-parallel cannot cut, and for what
-    cannot be had of latents.
+    Raises ValueError for a run folder that is taken, for samples that --sequence-parallel cannot cut, for what
+    cannot be had of latents, and for ways to save memory that do not go together.
     """
     machine, cut = MACHINES[device_kind()], options.sequence_parallel or 1
     options = replace(options, **_by_modality(options), views=_views(options, about))
@@ -102,6 +105,10 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
     steps = options.steps or machine.steps or STAGES[options.stage].steps
     batch_size, optim = options.batch_size or machine.batch_size, options.optim
     kind, rate = recipe(options)
+    frugal.check(
+        offload=options.offload, base_storage=options.base_storage, lora_rank=options.lora.rank,
+        precision=options.precision, optimizer=kind,
+    )  # fmt: skip
     # of a source's samples, which are of one bucket
     share, local = batch_size // len(options.curriculum.sources), batch_size * cut // ranks
     filled: dict[str, Any] = dict(
@@ -153,7 +160,7 @@ def _picture_every(steps: int, facts: Facts | None) -> int:
     return 0 if facts else min(1000, max(1, steps // 3))
 
 
-def recipe(options: Options) -> tuple[Literal["adamw", "muon"], float]:
+def recipe(options: Options) -> tuple[Kind, float]:
     """The optimizer and its peak learning rate: those asked for, else those of the model's size."""
     model, optim = options.model or MACHINES[device_kind()].model, options.optim
     kind = optim.kind or ("muon" if model in LEARNING_RATES and not options.frozen else "adamw")

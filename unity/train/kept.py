@@ -14,7 +14,7 @@ from unity.model.weights import TENSORS
 
 # a checkpoint, what a save that was cut off leaves, and the one that a save of the same step replaces
 _FOLDER = re.compile(r"step-\d{8,}(\.partial)?|\.step-\d{8,}")
-_SHARD = re.compile(r"(weight|ema|exp_avg|exp_avg_sq|frozen)-\d{5}\.safetensors")
+_SHARD = re.compile(r"(weight|ema|exp_avg|exp_avg_sq|exp_avg_scale|exp_avg_sq_scale|frozen)-\d{5}\.safetensors")
 _FILES = {"manifest.json", "state.json", TENSORS, CARD, FACTORS, SETTINGS, PARTS}
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from unity.command import real, whole
-from unity.model.names import is_hidden
+from unity.model.names import is_hidden, is_part
+from unity.train.adam8 import Adam8
 from unity.train.muon import Muon
 
+Kind = Literal["adamw", "adamw8", "muon"]
 Share = Annotated[float, real(0, 0.9999999)]
 
 
@@ -19,14 +21,17 @@ Share = Annotated[float, real(0, 0.9999999)]
 class OptimConfig:
     """The optimizer, its schedule, and the average that is kept of the weights."""
 
-    # muon: Muon for the matrices of the blocks, AdamW for the rest; by default what --init's weights were trained
-    # by, else that for the small models
-    kind: Literal["adamw", "muon"] | None = None
+    # muon: Muon for the matrices of the blocks, AdamW for the rest; adamw8: AdamW with moments in 8 bits; by
+    # default what --init's weights were trained by, else muon for the small models
+    kind: Kind | None = None
     # peak learning rate; by default that of --init's weights, else 5e-5 (the paper), more for weights of the size
     # of debug to small
     lr: Annotated[float, real(0, 1000, above=True)] | None = None
     # the same for Muon's matrices, as a multiple of it
     muon_scale: Annotated[float, real(0, 1000, above=True)] = 1.7
+    # the same for what tells the modalities apart (embeddings, modulation tables, experts); with --lora.rank,
+    # --lora.parts says it
+    parts_scale: Annotated[float, real(0, 10_000, above=True)] = 1.0
     momentum: Share = 0.95
     betas: tuple[Share, Share] = (0.9, 0.95)
     eps: Annotated[float, real(0, 1, above=True)] = 1e-8
@@ -46,9 +51,14 @@ class OptimConfig:
 class SetOptim(OptimConfig):
     """Of which nothing is left to be decided."""
 
-    kind: Literal["adamw", "muon"] = field()
+    kind: Kind = field()
     lr: float = field()
     warmup: int = field()
+
+
+def rate(config: OptimConfig, name: str) -> float:
+    """The learning rate of a parameter, as a multiple of the run's."""
+    return config.parts_scale if is_part(name) else 1.0
 
 
 def learning_rate(config: SetOptim, step: int, steps: int) -> float:
@@ -92,4 +102,6 @@ def optimizer(
     ]
     if config.kind == "muon":
         return Muon(rows, betas=config.betas, eps=config.eps, momentum=config.momentum, products=products)
+    if config.kind == "adamw8":
+        return Adam8(rows, lr=config.lr, betas=config.betas, eps=config.eps)
     return torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Fixed, Suppress
 
 from unity.command import real, whole
-from unity.config import MODELS, RECOMPUTE, STAGES, ModelConfig, StageConfig
+from unity.config import MODELS, RECOMPUTE, STAGES, STORAGE, ModelConfig, StageConfig
 from unity.flow_matching import TimeConfig
 from unity.modality.encodings import ENCODINGS, OURS
 from unity.modality.table import MODALITIES
@@ -15,6 +15,7 @@ from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig
 from unity.routing import RoutingConfig
 from unity.train.optim import OptimConfig
+from unity.train.recipes import RECIPES
 
 # what a checkpoint knows of each modality: inherited, and not to be set
 ByModality = Suppress[Fixed[dict[str, str]]]
@@ -25,10 +26,11 @@ Count = Annotated[int, whole(1, 10**9)]
 CountOrNone = Annotated[int, whole(0, 10**9)]
 Side = Annotated[int, whole(1, 16_384)]
 if TYPE_CHECKING:
-    Name = Recompute = str
+    Name = Recompute = Storage = str
+    Recipe = str
 else:
     # the rows of tables, which a type checker cannot read
-    Name, Recompute = Literal[tuple(MODELS)], Literal[tuple(RECOMPUTE)]
+    Name, Recompute, Storage, Recipe = (Literal[tuple(table)] for table in (MODELS, RECOMPUTE, STORAGE, RECIPES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Options:
 
     # stage of the curriculum
     stage: Literal[1, 2] = 1
+    # settings that belong together, a row of unity.train.recipes.RECIPES; what is given beside it stays
+    recipe: Recipe | None = None
     # size of the model, a row of unity.config.MODELS; by default that of --init's weights, else tiny on a CPU and
     # small on a GPU
     model: Name | None = None
@@ -68,6 +72,12 @@ class Options:
     # blocks that are computed again in the backward in place of keeping all that they hold, a row of
     # unity.config.RECOMPUTE: the same gradients from less memory; by default none, but selective from 1.3b up
     recompute: Recompute | None = None
+    # optimizer: master weights, their average, gradients, moments and the update on the host, which then holds 24
+    # bytes a trained parameter (18 with adamw8), and a GPU the weights alone
+    offload: Literal["none", "optimizer"] = "none"
+    # how the frozen Linears of the blocks are kept beside --lora.rank, a row of unity.config.STORAGE: wide as
+    # all else, fp8 in a byte a number with a scale per row, nf4 in half a byte with a scale for every 64
+    base_storage: Storage = "wide"
     # auto: sequence-parallel size, micro-batch and recomputation, where they are not given, as
     # python -m unity.train.planner has them for these GPUs
     plan: Literal["given", "auto"] = "given"

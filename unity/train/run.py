@@ -21,6 +21,7 @@ from unity.model.dit import UnityDiT
 from unity.model.hub import is_name
 from unity.model.lora import plain_name
 from unity.model.names import is_factor
+from unity.model.packed import pack, packed_rows, packing
 from unity.model.reader import Reader
 from unity.model.stored import model_folder
 from unity.model.weights import check_fit, open_weights, read_card, stream_model
@@ -30,7 +31,7 @@ from unity.train.config import TrainConfig
 from unity.train.config_file import to_plain
 from unity.train.ema import Ema
 from unity.train.latents import encoder_weights, reads_latents
-from unity.train.optim import optimizer
+from unity.train.optim import optimizer, rate
 from unity.train.recompute import recompute
 from unity.train.sequence import SequenceGroup
 from unity.train.world import World
@@ -83,8 +84,9 @@ def build(config: TrainConfig, world: World, say: Callable[[str], None] = print)
 
     # what is masked must not decay
     optim = config.optim if only is None else replace(config.optim, weight_decay=0.0)
-    update = partial(optimizer, optim, products=dtype, rate=config.lora.rate)
-    parts = partial(UnityDiT, config.architecture), update
+    rates = config.lora.rate if config.lora.rank else partial(rate, optim)
+    update = partial(optimizer, optim, products=dtype, rate=rates)
+    parts = partial(UnityDiT, config.architecture, packing(config.base_storage)), update
     engine = zero.build_engine(*parts, settings, config.seed, adapt)
     ema = Ema(zero.masters(engine), config.optim.ema)
     run = Run(config=config, world=world, engine=engine, ema=ema, encoders=encoders, sequence=group)
@@ -115,6 +117,7 @@ def engine_settings(config: TrainConfig, ranks: int) -> dict:
     return zero.settings(
         base, precision=config.precision, batch_size=config.batch_size, micro_batch=config.micro_batch,
         world_size=ranks, clip=config.optim.clip, sequence_parallel=config.sequence_parallel,
+        offload=config.offload,
     )  # fmt: skip
 
 
@@ -194,7 +197,8 @@ def restore(run: Run, folder: Path, say: Callable[[str], None] = print) -> None:
 
 def initialise(run: Run, path: Path) -> None:
     """Start from the weights of a model folder or of foreign files, which rank 0 reads tensor by tensor."""
-    shape, readers = run.config.architecture, []
+    shape, dtype, readers = run.config.architecture, _DTYPES[run.config.precision], []
+    packed = packed_rows(run.engine.module)
 
     def opened() -> None:
         stored, _ = open_weights(path, shape)
@@ -202,7 +206,10 @@ def initialise(run: Run, path: Path) -> None:
         readers.append(Reader(stored, shape))
 
     def read(name: str) -> Tensor | None:
-        return None if is_factor(name) else readers[0](plain_name(name))
+        if is_factor(name):
+            return None
+        tensor = readers[0](plain_name(name))
+        return pack(tensor.to(run.world.device), packed[name], dtype) if name in packed else tensor
 
     run.world.from_lead(opened)
 

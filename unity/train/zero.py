@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unity.train.adam8 import Adam8
 from unity.train.muon import Muon, Piece
 from unity.train.world import World
 
@@ -61,6 +62,7 @@ def settings(
     world_size: int,
     clip: float,
     sequence_parallel: int = 1,
+    offload: str = "none",
 ) -> dict:
     """DeepSpeed's settings: `base` (launchers/zero3.json) and what the run's own flags decide.
 
@@ -96,7 +98,18 @@ def settings(
     # without it, sequence-parallel gradients are scaled or not reduced at all
     if zero.get("reduce_scatter") is not True:
         raise ValueError("zero_optimization.reduce_scatter must be true: without it gradients are wrong")
-    return {**base, **ours}
+    if "offload_optimizer" in zero:
+        raise ValueError("leave offload_optimizer out of the DeepSpeed file: --offload optimizer decides it")
+    return {**base, **ours, **_offloaded(offload, zero)}
+
+
+def _offloaded(offload: str, zero: Mapping) -> dict:
+    """What --offload asks of DeepSpeed: masters, gradients, moments and their update on the host."""
+    if offload == "none":
+        return {}
+    there = {"device": "cpu", "pin_memory": True}
+    # or only DeepSpeed's own Adam may run there, which a compiler would have to build: torch's is fused, too
+    return {"zero_optimization": {**zero, "offload_optimizer": there}, "zero_force_ds_cpu_optimizer": False}
 
 
 def build_engine(
@@ -135,17 +148,28 @@ def masters(engine: Engine) -> Flats:
 
 
 def moments(engine: Engine) -> dict[str, Flats]:
-    """This rank's moments, made if the optimizer has not taken a step yet; Muon's flats have no second one."""
+    """This rank's moments, made if the optimizer has not taken a step yet.
+
+    Muon's flats have no second one; those in 8 bits have scales beside them.
+    """
     inner, states = engine.optimizer.optimizer, []
     for i, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
         state = inner.state[flat]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-            state.update({name: torch.zeros_like(flat.data) for name in ("exp_avg", "exp_avg_sq")})
-            if _group(engine, i)["muon"]:
-                state["exp_avg_sq"] = flat.new_empty(0)
+            state.update(_fresh(inner, flat, _group(engine, i)))
         states.append(state)
-    return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
+    return {name: [state[name] for state in states] for name in states[0] if name != "step"}
+
+
+def _fresh(inner: torch.optim.Optimizer, flat: Tensor, group: dict) -> dict[str, Tensor]:
+    if isinstance(inner, Adam8):
+        return inner.fresh(flat)
+    first, second = (
+        torch.zeros_like(flat.data),
+        flat.new_empty(0) if group["muon"] else torch.zeros_like(flat.data),
+    )
+    return {"exp_avg": first, "exp_avg_sq": second}
 
 
 def _group(engine: Engine, flat: int) -> dict:

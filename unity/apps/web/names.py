@@ -10,7 +10,7 @@ from unity.modality.table import MODALITIES
 from unity.tasks import TASKS
 
 # the rows of unity.sampler.SAMPLERS, which takes torch to read
-SAMPLER_NAMES = ("unipc", "euler")
+SAMPLER_NAMES = ("unipc", "euler", "dpm++")
 
 if TYPE_CHECKING:
     # a type checker cannot read the tables

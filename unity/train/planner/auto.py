@@ -61,7 +61,9 @@ def trained(options: Options) -> Trained:
     """What of the model a run trains."""
     adapters = options.lora
     kind = options.optim.kind or "adamw"
-    return Trained(lora_rank=adapters.rank, lora_targets=adapters.targets, optimizer=kind)
+    return Trained(
+        lora_rank=adapters.rank, lora_targets=adapters.targets, optimizer=kind, storage=options.base_storage
+    )
 
 
 def here() -> Gpu | None:
@@ -78,6 +80,7 @@ def _job(options: Options, ranks: int) -> Job:
         config=config, trained=trained(options), sample=sample(config, options.frames, options.size, Asked.words),
         pixels=options.size[0] * options.size[1], precision=options.precision, batch_size=options.batch_size,
         gpu=_here(), gpus=ranks, encoders=not reads_latents(options),
+        offloaded=options.offload == "optimizer",
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unity.config import ModelConfig
+from unity.config import STORAGE, ModelConfig
 from unity.model.names import TARGETS, is_factor, is_hidden, is_part
 from unity.model.strides import STRIDES, extent
 
@@ -24,10 +24,24 @@ class Trained:
     # a row of unity.model.names.TARGETS
     lora_targets: str = "all"
     optimizer: str = "adamw"
+    # how the frozen Linears of the blocks are kept, a row of unity.config.STORAGE
+    storage: str = "wide"
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether the moments have 8 bits."""
+        return self.optimizer == "adamw8"
 
     def adapts(self, name: str) -> bool:
         """Whether a Linear of the blocks is adapted."""
         return bool(self.lora_rank) and name.startswith("blocks.") and name.endswith(TARGETS[self.lora_targets])
+
+    def packed_bytes(self, name: str, shape: Shape) -> int:
+        """Of a parameter that is packed; 0 for one that is not."""
+        row, linear = STORAGE[self.storage], name.removesuffix(".weight")
+        frozen = bool(self.lora_rank) and linear != name and linear.startswith("blocks.")
+        packed = row and frozen and linear.endswith(TARGETS["all"]) and row.packs(shape[1])
+        return shape[0] * row.row_bytes(shape[1]) if row and packed else 0
 
     def trains(self, name: str) -> bool:
         """Whether a parameter is trained."""
@@ -43,6 +57,9 @@ class Parameters:
     # trained by Muon, which keeps no second moment, and the most of them of one shape
     matrices: int
     alike: int
+    # not trained and packed: how many, and the bytes that they take
+    packed: int
+    packed_bytes: int
     # too small for ZeRO-3 to cut: whole on every GPU
     uncut: int
     # of the largest block
@@ -121,6 +138,7 @@ def parameters(config: ModelConfig, trained: Trained, persistent: int) -> Parame
     """Counted; ZeRO-3 leaves parameters of up to `persistent` numbers uncut."""
     sizes = {name: (math.prod(shape), shape) for name, shape in shapes(config, trained).items()}
     learnt = {name: size for name, size in sizes.items() if trained.trains(name)}
+    kept = [(size, trained.packed_bytes(name, shape)) for name, (size, shape) in sizes.items()]
     muon = trained.optimizer == "muon"
     matrices = [size for name, size in learnt.items() if muon and is_hidden(name, size[1])]
     alike: dict[Shape, int] = {}
@@ -132,6 +150,8 @@ def parameters(config: ModelConfig, trained: Trained, persistent: int) -> Parame
         trained=sum(size for size, _ in learnt.values()),
         matrices=sum(size for size, _ in matrices),
         alike=max(alike.values(), default=0),
+        packed=sum(size for size, taken in kept if taken),
+        packed_bytes=sum(taken for _, taken in kept),
         uncut=sum(size for size, _ in sizes.values() if size <= persistent),
         block=sum(size for name, (size, _) in sizes.items() if name.startswith("blocks.0.")),
     )

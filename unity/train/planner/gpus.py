@@ -37,6 +37,8 @@ USABLE = 0.92
 FORWARD, BACKWARD = 0.60, 0.475
 # seconds in which Python starts the ops of a block, forward and backward: assumed, not measured here
 STARTED = 1.5e-3
+# bytes/s of a host's memory that an update there reaches for each GPU: assumed, not measured here
+HOST = 3e10
 # of a link's or a network's, by large collectives: assumed, not measured here
 COLLECTIVE = 0.8
 

@@ -44,29 +44,46 @@ class Kept:
     all: int
 
 
-def states(parameters: Parameters, numbers: Numbers, gpus: int) -> dict[str, float]:
-    """What is there all the time, by kind; ZeRO-3 divides it by the number of GPUs."""
-    trained, uncut = parameters.trained / gpus, parameters.uncut if gpus > 1 else 0
-    return {
-        "weights": numbers.bytes * (parameters.total / gpus + uncut),
-        "master weights": 4 * trained,
-        "gradients": 4 * trained,
-        "moments": 8 * trained - 4 * parameters.matrices / gpus,
-        "average": 4 * trained,
-    }
+def states(
+    parameters: Parameters, numbers: Numbers, gpus: int, eight: bool = False, offloaded: bool = False
+) -> dict[str, float]:
+    """What is there all the time, by kind; ZeRO-3 divides it by the number of GPUs.
+
+    `eight`: moments in 8 bits; `offloaded`: all but the weights is on the host.
+    """
+    uncut = parameters.uncut if gpus > 1 else 0
+    wide = (parameters.total - parameters.packed) / gpus + uncut
+    weights = {"weights": numbers.bytes * wide + parameters.packed_bytes / gpus}
+    updated = updating(parameters, gpus, eight)
+    return weights | (dict.fromkeys(updated, 0) if offloaded else updated)
 
 
-def workspace(parameters: Parameters, numbers: Numbers, gpus: int) -> dict[str, float]:
-    """What ZeRO-3 works in during forward and backward."""
+def updating(parameters: Parameters, gpus: int, eight: bool) -> dict[str, float]:
+    """What belongs to the update of a GPU's share."""
+    trained = parameters.trained / gpus
+    moments = 2 * (1 + 4 / 256) * trained if eight else 8 * trained - 4 * parameters.matrices / gpus
+    return {"master weights": 4 * trained, "gradients": 4 * trained, "moments": moments, "average": 4 * trained}
+
+
+def host(parameters: Parameters, gpus: int, eight: bool) -> float:
+    """What of it offloading puts on the host for a GPU; DeepSpeed keeps the gradients there twice."""
+    return sum(updating(parameters, gpus, eight).values()) + 4 * parameters.trained / gpus
+
+
+def workspace(config: ModelConfig, parameters: Parameters, numbers: Numbers, gpus: int) -> dict[str, float]:
+    """What ZeRO-3 works in during forward and backward, and a packed matrix that is widened."""
+    widened = numbers.bytes * config.dim * config.ffn_dim if parameters.packed else 0
     if gpus == 1:
-        return {"reduction": numbers.bytes * BUCKET, "gathered weights": 0}
+        return {"reduction": numbers.bytes * BUCKET, "gathered weights": widened}
     reduced = min(BUCKET, parameters.trained)
     live = min(parameters.total, LIVE + COMING)
-    return {"reduction": numbers.bytes * (BUCKET + reduced), "gathered weights": numbers.bytes * live}
+    return {"reduction": numbers.bytes * (BUCKET + reduced), "gathered weights": numbers.bytes * live + widened}
 
 
-def update_space(parameters: Parameters, numbers: Numbers, gpus: int) -> float:
+def update_space(parameters: Parameters, numbers: Numbers, gpus: int, offloaded: bool = False) -> float:
     """What the update of the weights works in: its gradients once more, and Muon's matrices of one shape."""
+    if offloaded:
+        return 0
     muon = (4 + 4 * numbers.bytes) * parameters.alike / gpus
     return 4 * min(parameters.trained / gpus, GROUP) + muon
 

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from unity.command import check_bounds, real, whole
-from unity.config import MODELS, RECOMPUTE
+from unity.config import MODELS, RECOMPUTE, STORAGE
 from unity.files import check_writable
 from unity.model.strides import STRIDES
+from unity.train import frugal
 from unity.train.planner.count import Trained, sample
 from unity.train.planner.gpus import GIB, GPUS, Gpu
 from unity.train.planner.plan import SIZES, Job, Limits
 
 if TYPE_CHECKING:
-    Name = Card = Recompute = str
+    Name = Card = Recompute = Storage = str
 else:
     # the rows of tables, which a type checker cannot read
-    Name, Card, Recompute = (Literal[tuple(table)] for table in (MODELS, GPUS, RECOMPUTE))
+    Name, Card, Recompute, Storage = (Literal[tuple(table)] for table in (MODELS, GPUS, RECOMPUTE, STORAGE))
 
 # clips that are tried where none is named: frames, height, width
 CLIPS = (
@@ -51,7 +52,10 @@ class Options:
     lora_rank: Annotated[int, whole(0, 4096)] = 0
     lora_targets: Literal["attention", "self_attention", "cross_attention", "ffn", "all"] = "all"
     # by default that of the model's size
-    optimizer: Literal["adamw", "muon"] | None = None
+    optimizer: Literal["adamw", "adamw8", "muon"] | None = None
+    # how the frozen Linears beside adapters are kept, a row of unity.config.STORAGE; and whether the host updates
+    base_storage: Storage = "wide"
+    offload: Literal["none", "optimizer"] = "none"
     # what is decided already; by default what is fastest
     sequence_parallel: Literal[1, 2, 4, 8, 16, 32, 64] | None = None
     micro_batch: Annotated[int, whole(1, 65_536)] | None = None
@@ -95,14 +99,22 @@ def jobs(options: Options) -> dict[str, Job]:
 
 
 def job(options: Options, frames: int, size: tuple[int, int]) -> Job:
-    """Raises ValueError for a clip that the codec or the patches do not divide."""
+    """Raises ValueError for a clip that the codec or the patches do not divide, and what does not go together."""
     config = MODELS[options.model]
     # the small models' own (unity.train.config.recipe)
     usual = "muon" if config.stem and not options.lora_rank else "adamw"
+    optimizer = options.optimizer or usual
+    frugal.check(
+        offload=options.offload, base_storage=options.base_storage, lora_rank=options.lora_rank,
+        precision=options.precision, optimizer=optimizer,
+    )  # fmt: skip
     return Job(
         config=config,
         trained=Trained(
-            lora_rank=options.lora_rank, lora_targets=options.lora_targets, optimizer=options.optimizer or usual
+            lora_rank=options.lora_rank,
+            lora_targets=options.lora_targets,
+            optimizer=optimizer,
+            storage=options.base_storage,
         ),
         sample=sample(config, frames, size, options.words),
         pixels=size[0] * size[1],
@@ -111,6 +123,7 @@ def job(options: Options, frames: int, size: tuple[int, int]) -> Job:
         gpu=_gpu(options),
         gpus=options.gpus,
         encoders=options.encoders,
+        offloaded=options.offload == "optimizer",
     )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from unity.config import RECOMPUTE, STAGES, ModelConfig
 from unity.train.planner import memory
 from unity.train.planner.count import Parameters, Product, Sample, Trained, parameters, products
-from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, STARTED, USABLE, Gpu
+from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, HOST, STARTED, USABLE, Gpu
 from unity.train.planner.memory import NUMBERS, Numbers
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -34,6 +34,8 @@ class Job:
     gpus: int
     # codec and text encoder are on every GPU
     encoders: bool = True
+    # the update is done on the host
+    offloaded: bool = False
 
     @property
     def numbers(self) -> Numbers:
@@ -76,8 +78,8 @@ class Plan:
         job, share = self.job, self.choice.micro_batch / self.choice.sequence_parallel
         _, worst = memory.activations(job.config, job.trained, job.sample, job.numbers, self.choice.recompute)
         return {
-            **memory.states(job.parameters, job.numbers, job.gpus),
-            **memory.workspace(job.parameters, job.numbers, job.gpus),
+            **self._states,
+            **memory.workspace(job.config, job.parameters, job.numbers, job.gpus),
             "activations": share * worst,
             "latents": self.choice.micro_batch * memory.latents(job.config, job.sample),
             "encoders": memory.encoders(job.config, job.numbers) if job.encoders else 0,
@@ -87,14 +89,25 @@ class Plan:
     def moments(self) -> dict[str, float]:
         """Bytes at the worst of each part of a step."""
         job, held = self.job, self.bytes
-        steady = sum(memory.states(job.parameters, job.numbers, job.gpus).values())
+        steady = sum(self._states.values())
         steady += held["encoders"] + held["reduction"]
         encoding = memory.encoding_space(job.config, job.numbers, job.pixels) if job.encoders else 0
         return {
             "encoding": steady + self.choice.micro_batch * encoding,
             "backward": sum(held.values()),
-            "update": steady + memory.update_space(job.parameters, job.numbers, job.gpus),
+            "update": steady + memory.update_space(job.parameters, job.numbers, job.gpus, job.offloaded),
         }
+
+    @cached_property
+    def _states(self) -> dict[str, float]:
+        job = self.job
+        return memory.states(job.parameters, job.numbers, job.gpus, job.trained.eight_bits, job.offloaded)
+
+    @cached_property
+    def host(self) -> float:
+        """Bytes of the host for each GPU, where it does the update."""
+        job = self.job
+        return memory.host(job.parameters, job.gpus, job.trained.eight_bits) if job.offloaded else 0.0
 
     @property
     def peak(self) -> float:
@@ -175,7 +188,8 @@ class Plan:
 
     @property
     def update(self) -> float:
-        return _UPDATED * self.job.parameters.trained / self.job.gpus / self.job.gpu.bandwidth
+        bandwidth = HOST if self.job.offloaded else self.job.gpu.bandwidth
+        return _UPDATED * self.job.parameters.trained / self.job.gpus / bandwidth
 
     @property
     def step(self) -> float:

@@ -36,6 +36,7 @@ def lines(name: str, plan: Plan, smallest: Plan | None) -> list[str]:
         ("choice", describe(plan)),
         ("GiB of a GPU", _listed({kind: size / GIB for kind, size in plan.bytes.items()}, ".2f")),
         ("", f"at most {memory_line(plan)}"),
+        *([("GiB of the host", f"{plan.host / GIB:.1f} for each GPU")] if job.offloaded else []),
         *_by_policy(plan),
         ("PFLOP a step", _listed({part: count / 1e15 for part, count in flops.items()}, ".4g")),
         ("", f"together {sum(flops.values()) / 1e15:.4g}; and {plan.recomputed / 1e15:.4g} again"),
@@ -93,7 +94,8 @@ def plain(plan: Plan | None) -> dict[str, Any] | None:
     return {
         "choice": asdict(plan.choice), "fits": plan.fits, "gpus": job.gpus, "parameters": asdict(job.parameters),
         "tokens": job.sample.sequence, "bytes": plan.bytes, "moments": plan.moments, "peak_bytes": plan.peak,
-        "usable_bytes": USABLE * job.gpu.memory, "flops": plan.flops, "recomputed_flops": plan.recomputed,
+        "host_bytes": plan.host, "usable_bytes": USABLE * job.gpu.memory,
+        "flops": plan.flops, "recomputed_flops": plan.recomputed,
         "sent_bytes": plan.volumes, "sent_seconds": {kind: plan.seconds(kind) for kind in plan.volumes},
         "hides": plan.hides, "compute_seconds": plan.compute, "step_seconds": plan.step, "mfu": plan.mfu,
         "stages": {
@@ -174,4 +176,6 @@ def _cluster(plan: Plan | None) -> str:
 
 def title(model: str, gpu: str, job: Job) -> str:
     trained = f"adapters of rank {job.trained.lora_rank}" if job.trained.lora_rank else "all weights"
-    return f"{model} on {job.gpus} x {gpu}, {job.precision}, {trained} by {job.trained.optimizer}"
+    stored = f" beside a base in {job.trained.storage}" if job.trained.storage != "wide" else ""
+    where = ", updated on the host" if job.offloaded else ""
+    return f"{model} on {job.gpus} x {gpu}, {job.precision}, {trained}{stored} by {job.trained.optimizer}{where}"
