@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 from unity.train.meeting import TEMPORARY
+from unity.train.submit.after import decide
+from unity.train.submit.script import AGAIN
+from unity.train.world import World, told_once
 
 SCRIPT = Path(__file__).with_name("arrive.py")
 
@@ -36,3 +42,16 @@ def test_a_launcher_that_names_no_place_is_told():
         capture_output=True, text=True,
     )  # fmt: skip
     assert "MASTER_ADDR and MASTER_PORT do not say where" in told.stderr
+
+
+def test_ranks_that_lost_another_are_handed_in_again(tmp_path, capsys):
+    """Where a machine goes down, no rank is left that says more than that."""
+    for rank in range(2):
+        world = World(rank=rank, size=3, local_rank=rank, device=torch.device("cpu"))
+        with pytest.raises(SystemExit) as left, told_once(world):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:4711")
+        assert left.value.code == TEMPORARY
+        assert f"train: rank {rank} lost another process of the run" in capsys.readouterr().err
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/submission.json").write_text('{"job": {"retries": 1}}')
+    assert decide(tmp_path, TEMPORARY, False)[0] == AGAIN

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unity.command import sentence
-from unity.train.meeting import check_gpus, meet
+from unity.command import say, sentence
+from unity.train.meeting import TEMPORARY, check_gpus, meet
 
 T = TypeVar("T")
 
@@ -146,7 +146,8 @@ def start_world() -> World:
 def told_once(world: World) -> Iterator[None]:
     """What all ranks know is said by rank 0 alone, what only one of them knows by that one.
 
-    A rank that finds another one gone says so in a sentence.
+    A rank that finds another one gone says so in a sentence, and ends with the code TEMPORARY: its user can mend
+    nothing, and another go may do better.
     """
     try:
         yield
@@ -167,10 +168,11 @@ def told_once(world: World) -> Iterator[None]:
                 f"smaller --size. --resume goes on from the last checkpoint"
             ) from error
         if world.size > 1 and any(sign in words.lower() for sign in _GONE):
-            raise ValueError(
-                f"rank {world.rank} lost another process of the run, which may have said why; --resume goes on "
-                f"from the last checkpoint"
-            ) from error
+            say(
+                f"train: rank {world.rank} lost another process of the run, which may have said why; --resume "
+                f"goes on from the last checkpoint"
+            )
+            raise SystemExit(TEMPORARY) from error
         raise
 
 
