@@ -11,10 +11,12 @@ from unity.train.options import Options
 from unity.typed import typed
 
 # settings that older runs did not keep: they spoke our words, adapted and recomputed nothing, cut no sequences,
-# looked over no machines, watched no ranks, kept no best ones and wrote between the steps, to one place
+# looked over no machines, watched no ranks, kept no best ones and wrote between the steps, to one place;
+# they learnt all of their stage, with every part of the model
 _LATER = {
     "type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan",
     "preflight", "watchdog_minutes", "keep_best", "save_beside", "remote",
+    "learn", "sources", "video_only", "in_context_learner", "switcher",
 }  # fmt: skip
 
 
