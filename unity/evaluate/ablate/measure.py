@@ -51,11 +51,13 @@ def open_model(folder: Path, encoders: dict[str, Encoders]) -> Generator:
 
 
 def at_mark(generator: Generator, arm: Arm, clips: Sequence[Clip]) -> Numbers:
-    """What is followed through a run: RGB errors, and the attention between the streams."""
+    """What is followed through a run that makes pairs: RGB errors, and the attention between the streams."""
+    if not tasks_of(arm)["joint"]:
+        return {}
     first = generator.card.modalities[0]
     shown = _having(clips, first)
     found = _errors(generator, "joint", first, shown, "video", video_only=True)
-    if tasks_of(arm)["joint"] and not arm.routing.get("video_only"):
+    if not arm.routing.get("video_only"):
         found |= _errors(generator, "joint", first, shown, f"joint/{first}")
         crossed = attention_between(generator, first, shown)
         found |= {f"attention/{way}": value for way, value in crossed.items()}
@@ -144,7 +146,9 @@ def _having(clips: Iterable[Clip], modality: str) -> list[Clip]:
     return [clip for clip in clips if modality in clip.values]
 
 
-def marks(run: Path) -> Iterator[tuple[int, Path]]:
-    """(step, model folder) of a run's checkpoints, the first one first."""
+def marks(run: Path, every: int) -> Iterator[tuple[int, Path]]:
+    """(step, model folder) of a run's checkpoints, the first one first; not those where a signal stopped it."""
     for folder in sorted((run / "checkpoints").glob("step-????????")):
-        yield int(folder.name.removeprefix("step-")), folder / "model"
+        step = int(folder.name.removeprefix("step-"))
+        if step % every == 0:
+            yield step, folder / "model"

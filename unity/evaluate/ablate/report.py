@@ -99,12 +99,13 @@ def panels(tables: Sequence[str], results: Results) -> dict[str, dict[str, list[
 
 
 def _curve(by_seed: Mapping[int, Result], key: str) -> list[tuple[int, float]]:
+    """At the steps that all seeds have."""
     values: dict[int, list[float]] = {}
     for result in by_seed.values():
         for mark in result.marks:
             if key in mark:
                 values.setdefault(int(mark["step"]), []).append(mark[key])
-    return [(step, fmean(found)) for step, found in sorted(values.items())]
+    return [(step, fmean(found)) for step, found in sorted(values.items()) if len(found) == len(by_seed)]
 
 
 def write(tables: Sequence[str], scale: str, seeds: int, folder: Path) -> list[Path]:

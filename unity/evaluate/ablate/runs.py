@@ -104,8 +104,8 @@ def worker(scale: Scale, folder: Path, data: tuple[Path, Path]) -> Callable[[Job
         options = options_of(arm, scale, job.seed, data[0], place / "run")
         train(options)
         trained = time.process_time()
-        models = list(marks(place / "run"))
-        if models[-1][0] < scale.steps:
+        models = list(marks(place / "run", scale.steps // scale.marks))
+        if not models or models[-1][0] < scale.steps:
             # a signal asked it to save and leave
             raise SystemExit(143)
         numbers = [{"step": step, **at_mark(open_model(path, encoders), arm, clips)} for step, path in models]

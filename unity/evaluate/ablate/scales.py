@@ -21,7 +21,7 @@ class Scale:
     size: int
     steps: int
     batch: int
-    # how often in a run its held-out errors are measured
+    # how often in a run its held-out errors are measured; divides the steps
     marks: int
     precision: str
     # processor seconds (of a GPU: seconds) of a step, and of all that is measured after a run

@@ -53,7 +53,7 @@ def options_of(arm: Arm, scale: Scale, seed: int, data: Path, run: Path) -> "Opt
     base = Options(
         stage=2, model=scale.model, architecture=scale.architecture, steps=scale.steps, batch_size=scale.batch,
         precision="bf16" if scale.precision == "bf16" else "fp32", time=SMALL_TIMES, optim=OptimConfig(ema=0.99),
-        workers=0, picture_every=0, save_every=max(1, scale.steps // scale.marks), keep=scale.marks + 1,
+        workers=0, picture_every=0, save_every=scale.steps // scale.marks, keep=scale.marks + 1,
         log_every=max(1, scale.steps // 3), watchdog_minutes=0.0, seed=seed, data=data, out=run, resume=run,
     )  # fmt: skip
     architecture = replace(base.architecture, **arm.architecture)
