@@ -19,7 +19,7 @@ from unity.evaluate.ablate import runs
 from unity.evaluate.ablate.arms import ARMS
 from unity.evaluate.ablate.crossing import crossing
 from unity.evaluate.ablate.direction import common, difference, paper_side, verdict
-from unity.evaluate.ablate.measure import confused
+from unity.evaluate.ablate.measure import confused, marks
 from unity.evaluate.ablate.report import lines, markdown, panels
 from unity.evaluate.ablate.runs import Job, Result, jobs
 from unity.evaluate.ablate.scales import SCALES
@@ -96,6 +96,12 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(tmp_path,
     (tmp_path / todo[0].name / runs.RESULT).write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         runs.result_of(todo[0], LEAST, tmp_path)
+
+
+def test_what_a_signal_left_is_no_mark(tmp_path):
+    for step in (25, 50, 61, 100):
+        (tmp_path / f"checkpoints/step-{step:08}/model").mkdir(parents=True)
+    assert [step for step, _ in marks(tmp_path, 25)] == [25, 50, 100]
 
 
 def test_a_direction_is_that_of_paired_intervals():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from unity.command import check_bounds, end, share_of, whole
 from unity.evaluate.ablate.scales import SCALES
 from unity.evaluate.ablate.tables import TABLES
+from unity.extras import require
 from unity.files import check_writable
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def run(options: Options) -> None:
     check_writable(folder)
     todo = runs.jobs(tables, options.seeds)
     if any(runs.result_of(job, scale, folder) is None for job in todo[share]):
+        for extra in ("train", "simulate"):
+            require(extra)
         runs.do(todo[share], scale, folder, make_data(scale, folder / "data"))
     for path in write(tables, options.scale, options.seeds, folder):
         print(f"wrote {path}")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,6 @@ def options_of(arm: Arm, scale: Scale, seed: int, data: Path, run: Path) -> "Opt
 
 def trainer() -> Callable[["Options"], Path]:
     """Runs one training after another in this process: seconds of imports are paid once."""
-    from unity.extras import require
-
-    require("train")
-    from functools import partial
-
     from unity.train.loop import train
     from unity.train.world import start_world
 
