@@ -42,7 +42,7 @@ class Line:
 
     @property
     def cells(self) -> list[str]:
-        gap = f"{self.found.mean:+.3g} ± {number(self.found.half)} ({self.found.seeds} seeds)"
+        gap = f"{self.found.mean:+.3g} ± {number(self.found.half)} (seeds: {self.found.seeds})"
         means = map(_mean, self.values)
         return [self.first, self.second, self.measure, *means, gap, _SAYS[self.paper], self.verdict]
 
@@ -148,7 +148,7 @@ def _about(tables: Sequence[str], scale: str, seeds: int, results: Results) -> d
         f"{row.batch}; {4 * row.held_out} held-out clips",
         "runs": f"{len(done)} of {len(jobs(tables, seeds))}",
         "spent": ", ".join(f"{minutes:.1f} processor minutes {what}" for what, minutes in spent.items()),
-        "arms": "; ".join(f"{arm} ({len(by_seed)} seeds): {ARMS[arm].words}" for arm, by_seed in results.items()),
+        "arms": "; ".join(f"{arm} (seeds: {len(by_seed)}): {ARMS[arm].words}" for arm, by_seed in results.items()),
     }
 
 
