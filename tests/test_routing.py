@@ -52,6 +52,33 @@ def test_any2any_never_leaves_both_clean_and_draws_all_patterns_alike():
     torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
 
 
+def test_text_to_video_hides_the_aux_stream_of_joint_samples_alone():
+    before, some = (
+        draw_route(RoutingConfig(video_only=v), TimeConfig(), "zero", 1, 2, SLOTS[:800]) for v in (0, 0.5)
+    )
+    hidden = some.time[:, 1] == 1
+    assert abs(hidden[some.task == 0].float().mean() - 0.5) < 0.06 and not hidden[some.task != 0].any()
+    assert (some.noisy[hidden] == torch.tensor([True, False])).all() and (some.model_time[hidden, 1] == 1).all()
+    for name in ("time", "model_time", "noisy", "caption", "prompt"):
+        assert torch.equal(getattr(some, name)[~hidden], getattr(before, name)[~hidden])
+    assert torch.equal(some.time[:, 0], before.time[:, 0])
+    # nothing of the aux latent is seen, or learnt
+    only = draw_route(
+        RoutingConfig(joint=1, control=0, estimate=0, video_only=1), TimeConfig(), "zero", 1, 2, range(4)
+    )
+    latents, noise = torch.randn(2, 4, 2, 3, 1, 2, 2).unbind(0)
+
+    def model(rgb, aux, time, modality, wanted):
+        return rgb * aux, aux * 0
+
+    other = latents.clone()
+    other[:, 1] += 1
+    losses = [
+        routed_loss(model, z, noise, only, torch.zeros(4, dtype=torch.long), ())[0] for z in (latents, other)
+    ]
+    assert torch.equal(*losses)
+
+
 def test_a_draw_depends_on_position_only():
     whole = route()
     parts = [draw_route(RoutingConfig(), TimeConfig(), "zero", 1, 2, SLOTS[i::2]) for i in range(2)]

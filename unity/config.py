@@ -41,6 +41,10 @@ class ModelConfig:
     # "shared": the aux stream uses the RGB projection; "expert": one projection per modality
     input: Share = "shared"
     output: Share = "expert"
+    # aux tokens read the words that name their modality; without the learner they read the caption, as RGB's do
+    in_context_learner: bool = True
+    # modulation and stem know which stream is of which modality; without the switcher they know its time alone
+    switcher: bool = True
     # time that the clean stream's modulation sees: 0, or the noisy stream's own (the 5B release)
     clean_time: Literal["zero", "shared"] = "zero"
     # what the head gives: the velocity (Wan), or the clean latent, from which the velocity follows. A narrow model
@@ -60,10 +64,10 @@ class ModelConfig:
                 f"dim {self.dim} over {self.num_heads} heads gives no even head size of at least 6; "
                 f"choose num_heads so that dim / num_heads is even"
             )
-        if self.stem and (self.patch[0], self.input, self.output) != (1, "shared", "expert"):
+        if self.stem and (self.patch[0], self.input) != (1, "shared"):
             raise ValueError(
-                f"a stem has patches of one latent frame, a shared input and expert outputs, not {self.patch}, "
-                f"input {self.input}, output {self.output}; leave them, or choose stem 0"
+                f"a stem has patches of one latent frame and a shared input, not {self.patch}, "
+                f"input {self.input}; leave them, or choose stem 0"
             )
 
     @property

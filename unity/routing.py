@@ -27,6 +27,8 @@ class RoutingConfig(_Shares):
 
     # either stream clean or noisy, never both clean, all patterns alike; estimates then see captions too
     any2any: bool = False
+    # share of the joint samples whose aux stream is noise alone and not learnt: text to video
+    video_only: Chance = 0.0
     caption_dropout: Chance = 0.1
     prompt_dropout: Chance = 0.1
 
@@ -81,7 +83,17 @@ def draw_route(
     drawn = {list(TASKS.values())[i].noisy for i in task.tolist()}
     rgb, aux = (any(stream) for stream in zip(*drawn, strict=True))
     prompted = draw(Purpose.PROMPT) >= config.prompt_dropout
-    return _route(task, times, clean_time, captioned, prompted, (rgb, aux))
+    route = _route(task, times, clean_time, captioned, prompted, (rgb, aux))
+    if not config.video_only:
+        return route
+    return text_to_video(route, route.noisy.all(1) & (draw(Purpose.TASK, 1) < config.video_only))
+
+
+def text_to_video(route: Route, alone: Bool[Tensor, " b"]) -> Route:
+    """The same, with an aux stream of noise alone, which is no answer, in the samples where `alone`."""
+    hidden = torch.stack((torch.zeros_like(alone), alone), dim=1)
+    time = {name: torch.where(hidden, 1.0, getattr(route, name)) for name in ("time", "model_time")}
+    return replace(route, **time, noisy=route.noisy & ~hidden)
 
 
 def fixed_route(task: str, time: Float[Tensor, " b"], clean_time: str) -> Route:

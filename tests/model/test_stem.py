@@ -125,9 +125,39 @@ def test_each_modality_has_a_projection_of_its_own():
     assert changed == [m == 3 for m in x["modality"].tolist()]
 
 
+def test_one_projection_may_serve_all_streams():
+    model, x = randomised(UnityDiT(replace(SMALL, output="shared"))), inputs()
+    before = model(**x)
+    with torch.no_grad():
+        model.stem_head.weight[:-1] += 1
+    assert all(map(torch.equal, model(**x), before)), "only RGB's own row is looked at"
+    with torch.no_grad():
+        model.stem_head.weight[-1] += 1
+    assert not any(
+        torch.equal(a, b) for pair in zip(model(**x), before, strict=True) for a, b in zip(*pair, strict=True)
+    )
+
+
+def test_without_learner_and_switcher_nothing_but_the_output_tells_modalities_apart():
+    """What each of the two parts knows, the other held still; with both off and one output, nothing is left."""
+    x = inputs()
+    x["caption"][:], x["caption_len"][:] = x["caption"][:1], 5
+    others = {"switcher": {"modality": torch.tensor([2, 2, 2])}, "learner": {"prompt": x["prompt"].flip(0)}}
+    for learner, switcher in ((True, True), (True, False), (False, True), (False, False)):
+        shape = replace(SMALL, output="shared", in_context_learner=learner, switcher=switcher)
+        model = randomised(UnityDiT(shape))
+        sees = {name: not torch.equal(model(**x)[1], model(**x | change)[1]) for name, change in others.items()}
+        assert sees == {"switcher": switcher, "learner": learner}
+    # what is read in the prompt's place is the caption
+    given = {"prompt": x["caption"], "prompt_len": x["caption_len"]}
+    torch.testing.assert_close(
+        model(**x), randomised(UnityDiT(replace(shape, in_context_learner=True)))(**x | given)
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"patch": (2, 2, 2)}, {"input": "expert"}, {"output": "shared"}],
+    [{"patch": (2, 2, 2)}, {"input": "expert"}],
     ids=lambda changes: next(iter(changes)),
 )
 def test_shapes_that_a_stem_does_not_have_are_refused(changes):

@@ -55,7 +55,7 @@ def test_a_resolved_configuration_is_complete(on_cpu, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     unset = {name for name, value in leaves(resolve(parse([]))).items() if value is None}
     # what starts elsewhere
-    assert unset == {"init", "resume", "remote", "codec_weights", "text_weights", "lora.alpha", "only"}
+    assert unset == {"init", "resume", "remote", "codec_weights", "text_weights", "lora.alpha", "only", "recipe"}
 
 
 @pytest.mark.parametrize(

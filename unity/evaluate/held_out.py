@@ -17,7 +17,7 @@ from unity.modality.encodings import OURS, redraw
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
 from unity.objective import routed_velocity
-from unity.routing import fixed_route
+from unity.routing import fixed_route, text_to_video
 from unity.sampler import Guidance, Sampling
 from unity.tasks import TASKS
 
@@ -73,7 +73,6 @@ def scores_by_clip(
     return {name: clip_scores(modality, zip(values, truth, strict=True)) for name, values in predictions.items()}
 
 
-@torch.no_grad()
 def latent_errors(
     generator: Generator, task: str, modality: str, clips: Sequence[Clip], seed: int = 0
 ) -> dict[str, float]:
@@ -81,6 +80,20 @@ def latent_errors(
 
     The mean over `TIMES`. Trivial is the multiple of the noisy latent itself that comes nearest, chosen anew for
     every time and stream with the answer in hand: all that can be said without looking at a picture.
+    """
+    return {
+        who: float(errors[:, errors[0].isfinite()].mean(1).mean())
+        for who, errors in stream_errors(generator, task, modality, clips, seed).items()
+    }
+
+
+@torch.no_grad()
+def stream_errors(
+    generator: Generator, task: str, modality: str, clips: Sequence[Clip], seed: int = 0, video_only: bool = False
+) -> dict[str, Float[Tensor, "times s"]]:
+    """The same at each of `TIMES` for rgb and aux, NaN where a stream is given.
+
+    `video_only`: the aux stream is noise alone, as in RoutingConfig.
     """
     known = {name: as_known(generator.card, clips, name) for name in ("rgb", modality)}
     latents = torch.stack([encode(generator, video, name) for name, video in known.items()], dim=1)
@@ -91,12 +104,13 @@ def latent_errors(
     for time in TIMES:
         level = torch.full((len(clips),), time, device=generator.device)
         route = fixed_route(task, level, generator.card.model.clean_time)
+        if video_only:
+            route = text_to_video(route, torch.ones_like(level, dtype=torch.bool))
         velocity, target, noisy = routed_velocity(generator.model, latents, noise, route, ids, texts)
-        scored = route.noisy[0]
         # the clean latent is the noisy one less time·velocity
         for errors, guess in ((model, velocity), (trivial, _best_multiple(noisy, target))):
-            errors.append(time**2 * _error(guess, target)[scored].mean())
-    return {"model": float(torch.stack(model).mean()), "trivial": float(torch.stack(trivial).mean())}
+            errors.append((time**2 * _error(guess, target)).masked_fill(~route.noisy[0], torch.nan))
+    return {"model": torch.stack(model), "trivial": torch.stack(trivial)}
 
 
 def _texts(generator: Generator, task: str, modality: str, clips: Sequence[Clip]) -> tuple[Tensor, ...]:

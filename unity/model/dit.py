@@ -82,7 +82,10 @@ class UnityDiT(nn.Module):
         """
         latents = (rgb,) if aux is None else (rgb, aux)
         layout = self._layout(latents, wanted)
-        stream_id = self._stream_ids(rgb, modality)
+        output_id = self._stream_ids(rgb, modality)
+        stream_id = output_id if self.config.switcher else torch.full_like(output_id, self.rgb_id)
+        if not self.config.in_context_learner:
+            prompt, prompt_len = caption, caption_len
         embedded = self.time_embedding(time_features(time, self.config.freq_dim))
         embedded = embedded + self.modality_embedding[stream_id].float()
         modulation = rearrange(self.time_projection(embedded), "b s (p d) -> b s p d", d=self.config.dim)
@@ -94,7 +97,7 @@ class UnityDiT(nn.Module):
         else:
             said = F.silu(rearrange(embedded, "b s d -> (b s) d"))
             tokens, features = self.stem(torch.stack(latents, dim=1), stream_id, said)
-            pending, around = Pending(layout.cut(tokens)), (features, stream_id.flatten(), said)
+            pending, around = Pending(layout.cut(tokens)), (features, self._heads_of(output_id).flatten(), said)
         for block in self.blocks[:-1]:
             pending = block(pending, given, layout.of_all())
         pending = self.blocks[-1](pending, given, layout)
@@ -127,6 +130,10 @@ class UnityDiT(nn.Module):
     def _stream_ids(self, rgb: Tensor, modality: Tensor | None) -> Int[Tensor, "b s"]:
         rgb_id = torch.full((len(rgb),), self.rgb_id, device=rgb.device)
         return rgb_id.unsqueeze(1) if modality is None else torch.stack((rgb_id, modality), dim=1)
+
+    def _heads_of(self, output_id: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+        """Which of the stem's output projections each stream goes through: RGB's, where one serves all."""
+        return output_id if self.config.output == "expert" else torch.full_like(output_id, self.rgb_id)
 
     def _tokens(
         self, latents: tuple[Tensor, ...], modality: Tensor | None, layout: Layout

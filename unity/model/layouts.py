@@ -84,7 +84,8 @@ def to_release(state: State, config: ModelConfig) -> dict[str, Tensor]:
 
     Raises ValueError for a model that is more than that can say. Read again, it is the same to the last bit.
     """
-    for name, value in LAYOUTS["the 5B release"].settings.items() | {("cross_attention", "shared")}:
+    whole = {("cross_attention", "shared"), ("in_context_learner", True), ("switcher", True)}
+    for name, value in LAYOUTS["the 5B release"].settings.items() | whole:
         if getattr(config, name) != value:
             raise ValueError(f"the release has {name} {value}: a model with {getattr(config, name)} is not one")
     release = {f"base.{name}": value for name, value in to_wan(state, config).items()}

@@ -112,6 +112,11 @@ def _strips(strips: Strips) -> str:
 
 
 def _curves(curves: Curves) -> str:
+    return _picture(curves_png(curves), ", ".join(curves.panels), "curves")
+
+
+def curves_png(curves: Curves) -> bytes:
+    """The panels as one picture; equal curves are equal bytes."""
     # the one part of a page that needs more than the core install
     with extra("report"):
         import matplotlib
@@ -129,7 +134,7 @@ def _curves(curves: Curves) -> str:
         data = io.BytesIO()
         # without the name of the program and its version, equal curves are equal bytes
         figure.savefig(data, format="png", metadata={"Software": None})
-    return _picture(data.getvalue(), ", ".join(curves.panels), "curves")
+    return data.getvalue()
 
 
 def _image(pixels: UInt8[np.ndarray, "h w 3"], alt: str, kind: str) -> str:

@@ -11,12 +11,12 @@ from unity.train.options import Options
 from unity.typed import typed
 
 # settings that older runs did not keep: they spoke our words, adapted and recomputed nothing, cut no sequences,
-# looked over no machines, watched no ranks, kept no best ones, wrote between the steps, to one place, had all of
-# their stage's modalities, and held all on the GPU, as wide as it computed
+# looked over no machines, watched no ranks, kept no best ones, wrote between the steps, to one place, had and
+# learnt all of their stage, with every part of the model, and held all on the GPU, as wide as it computed
 _LATER = {
     "type_prompts", "encodings", "lora", "modalities", "only", "sequence_parallel", "recompute", "plan",
     "preflight", "watchdog_minutes", "keep_best", "save_beside", "remote", "views", "offload", "base_storage",
-    "recipe", "parts_scale",
+    "recipe", "parts_scale", "learn", "sources", "video_only", "in_context_learner", "switcher",
 }  # fmt: skip
 
 

@@ -5,12 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from unity.config import STAGES
 from unity.data.buckets import describe
 from unity.data.latents.facts import read_facts
 from unity.data.loader import Reading, Share, training_batches
@@ -158,8 +157,9 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
 
 def _left_out(config: TrainConfig) -> list[str]:
     """What of the stage its dataset does not have."""
-    missing = [name for name in STAGES[config.stage].modalities if name not in config.views]
-    if not missing or config.only:
+    asked = replace(config, views=()).curriculum.modalities
+    missing = [name for name in asked if name not in config.views]
+    if not missing:
         return []
     views = ", ".join(config.views)
     return [f"no clip of {config.data} has {', '.join(missing)}: stage {config.stage} trains on {views} alone"]

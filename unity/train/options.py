@@ -113,6 +113,9 @@ class Options:
     deepspeed: Path | None = None
     # Python files with modalities of your own (unity.modality.plug_in), at their ids in this order
     modalities: tuple[Path, ...] = ()
+    # modalities and sources to learn from, by default the stage's
+    learn: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     # a modality that is trained alone, with everything else frozen
     only: str | None = None
     # which 8-bit arithmetic, with --precision fp8
@@ -140,6 +143,12 @@ class Options:
             raise ValueError(
                 f"--only {self.only} is none of {', '.join(MODALITIES)}; name others with --modalities"
             )
+        stage = STAGES[self.stage]
+        for flag, names, known in (("learn", self.learn, MODALITIES), ("sources", self.sources, stage.sources)):
+            if strange := [name for name in names if name not in known]:
+                raise ValueError(f"--{flag} {strange[0]} is none of {', '.join(known)}")
+        if self.only is not None and self.learn:
+            raise ValueError("--only trains one modality, and --learn names those to learn; give one of them")
         if not 0 <= self.augment <= 1:
             raise ValueError(f"augment is {self.augment}; give the share of estimates, from 0 to 1")
 
@@ -150,9 +159,10 @@ class Options:
 
     @property
     def curriculum(self) -> StageConfig:
-        """The stage, or what of it --only or its dataset leaves."""
+        """The stage, or what of it --learn, --sources or --only and its dataset leave."""
         stage = STAGES[self.stage]
-        return replace(stage, modalities=(self.only,) if self.only else self.views or stage.modalities)
+        learnt = (self.only,) if self.only else self.views or self.learn or stage.modalities
+        return replace(stage, modalities=learnt, sources=self.sources or stage.sources)
 
 
 @dataclass(frozen=True, kw_only=True)

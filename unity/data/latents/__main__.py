@@ -49,6 +49,8 @@ class Options:
     precision: Numbers | None = None
     # how latents are kept: bf16 takes half the bytes, and leaves 8 bits of each number
     numbers: Numbers = "fp32"
+    # more words that training may name modalities by, beside theirs
+    texts: tuple[str, ...] = ()
     # weights of the codec and of the text encoder; by default those beside --init
     codec_weights: Path | None = None
     text_weights: Path | None = None
@@ -143,7 +145,9 @@ def _facts(options: Options, pixels: Extent, wanted: Wanted) -> Facts:
     keys = fingerprint(model.codec, codec), fingerprint(model.text, text)
     prompts = {**{name: row.type_prompt for name, row in MODALITIES.items()}, **wanted.type_prompts}
     encodings = {name: wanted.encodings.get(name, OURS) for name in MODALITIES}
-    texts = dict.fromkeys(["", *prompts.values(), *(row.type_prompt for row in MODALITIES.values())])
+    texts = dict.fromkeys(
+        ["", *prompts.values(), *(row.type_prompt for row in MODALITIES.values()), *options.texts]
+    )
     clips = sha256(options.shards / "dataset.json")
     cuda = _device(options).startswith("cuda")
     return Facts(
