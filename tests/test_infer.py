@@ -317,7 +317,7 @@ def mistakes(film, checkpoint, folder):
     return {
         "modality": (["--modality", "smell"], "unknown modality 'smell'; choose one of depth"),
         "sampler": (["--sampler", "heun"], "unknown sampler 'heun'"),
-        "both": (["--video", film, "--condition", film], "give one of the two"),
+        "both": (["--video", film, "--condition", film], "give one of them"),
         "missing": (["--video", folder / "none.mp4"], "no video file .*none.mp4"),
         "unreadable": (["--video", text], "cannot read .*words.mp4"),
         "4k+1": (["--video", film, "--frames", 8], "frames is 8; .* such as 5 or 9"),

@@ -203,7 +203,7 @@ def test_a_file_that_holds_no_jobs_is_refused_before_anything_is_made(text, opti
         ({"jobs": Path("nowhere")}, "there is no nowhere"),
         ({"part": "0/2"}, "--part 0/2 is no share"),
         ({"part": "x"}, "--part x is no share"),
-        ({"video": Path("a.mp4")}, "leave --video and --condition out"),
+        ({"video": Path("a.mp4")}, "leave --video, --condition and --control-from out"),
         ({"modality": ""}, "no modality is named"),
     ],
 )

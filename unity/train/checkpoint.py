@@ -62,14 +62,15 @@ def load(world: World, checkpoint: Path, shards: Mapping[str, Flats], fragments:
     if shapes != wanted:
         differing = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
         raise ValueError(f"{checkpoint} holds another model: {differing[:4]} differ; give the same --model")
+    kinds = set(state.get("kinds", shards))
     # 8 bits have scales in common with their neighbours, so they stay as they are only among the same
-    alike = state["ranks"] == world.size and saved == fragments and shards.keys() <= set(state["kinds"])
+    alike = state["ranks"] == world.size and saved == fragments and shards.keys() <= kinds
     for kind, flats in shards.items():
         scales = shards.get(SCALES.format(kind))
         if alike and (scales or kind in _SCALES):
             _copy(checkpoint, kind, world.rank, flats)
         elif kind not in _SCALES:
-            files = [_reader(checkpoint, kind, rank, state["kinds"]) for rank in range(state["ranks"])]
+            files = [_reader(checkpoint, kind, rank, kinds) for rank in range(state["ranks"])]
             targets = [torch.zeros(len(flat)) for flat in flats] if scales else flats
             for name, piece in fragments.items():
                 # an optimizer need not keep every kind for every flat
