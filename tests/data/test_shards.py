@@ -1,5 +1,6 @@
 """Clips on disk: what is written comes back, parts merge, and damage is told, not trained on."""
 
+import hashlib
 import json
 import multiprocessing
 
@@ -218,3 +219,18 @@ def test_a_clip_is_checked(change, message, unchecked):
     Clip(**facts)
     with pytest.raises(ValueError, match=message):
         Clip(**(facts | change))
+
+
+@pytest.mark.parametrize(("modalities", "read"), [(MODALITY_NAMES, False), (OBJECTS, True)])
+def test_a_dataset_in_colours_of_before_is_refused_where_it_shows_them(tmp_path, modalities, read):
+    path = write_shards([_clip(0, modalities=modalities)], tmp_path / "data") / "dataset.json"
+    record = json.loads(path.read_text())
+    assert record.pop("colours") == 2
+    del record["sha256"]
+    seal = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(record | {"sha256": seal}))
+    if read:
+        assert open_shards(tmp_path / "data").counts == {"general": 1}
+        return
+    with pytest.raises(ValueError, match="densepose in colours that this version no longer reads; write"):
+        open_shards(tmp_path / "data")

@@ -14,7 +14,8 @@ People = Float32[np.ndarray, "t p 18 3"]
 # a joint, and where (x, y) it is
 Joint = tuple[int, np.ndarray]
 
-# OpenPose's 18 colours, and its limbs in those colours at 0.6 of the brightness.
+# OpenPose's 18 colours, and its limbs in those colours at a share of the brightness.
+_DIMMED = 0.6
 JOINT_COLOURS: UInt8[np.ndarray, "18 3"] = np.array(
     [
         (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
@@ -27,7 +28,7 @@ LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
     (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
-LIMB_COLOURS: UInt8[np.ndarray, "17 3"] = (JOINT_COLOURS[: len(LIMBS)] * 0.6).astype(np.uint8)
+LIMB_COLOURS: UInt8[np.ndarray, "17 3"] = (JOINT_COLOURS[: len(LIMBS)] * _DIMMED).astype(np.uint8)
 # Labels: 0 background, 1..18 joints, 19..35 limbs.
 _PALETTE = np.concatenate([np.zeros((1, 3), np.uint8), JOINT_COLOURS, LIMB_COLOURS])
 _FIRST_LIMB = 1 + len(JOINT_COLOURS)
@@ -124,23 +125,25 @@ def _faint_joints(hues: UInt8[np.ndarray, "t h w"], brightness: UInt8[np.ndarray
     t, h, w = hues.shape
     radius = joint_radius(h, w)
     # of a disc's light, what a limb through its middle has
-    limb = 0.6 * 2 * limb_thickness(h, w) / (np.pi * radius)
+    limb = _DIMMED * 2 * limb_thickness(h, w) / (np.pi * radius)
     edge = 1 + int(np.ceil(radius.max()))
     rows, columns = _bounds(hues > 0)
     padded = ((0, 0), (edge, edge), (edge, edge))
     hues, light = (np.pad(part[:, rows, columns], padded) for part in (hues, brightness))
-    tall = rearrange(np.float32(light) / 255, "t h w -> (t h) w")
+    high = hues.shape[1]
+    # all frames in one tall picture
+    hues, light = (rearrange(part, "t h w -> (t h) w") for part in (hues, light.astype(np.float32) / 255))
     found: list[list[Joint]] = [[] for _ in range(t)]
     for joint in np.unique(hues[hues > 0]) - 1:
-        own = np.where(rearrange(hues, "t h w -> (t h) w") == joint + 1, tall, 0)
+        own = np.where(hues == joint + 1, light, 0)
         disc = _disc(float(radius[joint]))
         share = cv2.filter2D(own, -1, disc / disc.sum(), borderType=cv2.BORDER_CONSTANT)
         peaks = np.argwhere(
             (share >= _FAINT * limb[joint]) & (share == cv2.dilate(share, np.ones(disc.shape, np.uint8)))
         )
         for row, column in peaks[np.argsort(-share[tuple(peaks.T)], kind="stable")].tolist():
-            time = row // hues.shape[1]
-            x, y = _centre(own, row, column, len(disc) // 2) - (0, time * hues.shape[1])
+            time = row // high
+            x, y = _centre(own, row, column, len(disc) // 2) - (0, time * high)
             found[time].append((int(joint), np.array([columns.start + x - edge, rows.start + y - edge])))
     return found
 

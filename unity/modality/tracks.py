@@ -98,17 +98,21 @@ def _expected(track: Track, time: int) -> Person:
 
 def _closeness(a: Person, b: Person, near: float) -> float:
     """How many joints both have, each less than whole as they are apart."""
-    return sum(max(0.0, 1 - float(np.linalg.norm(a[j] - b[j])) / near) for j in a.keys() & b.keys())
+    return sum(max(0.0, 1 - distance / near) for distance in _distances(a, b))
 
 
 def _agreeing(a: Person, b: Person, near: float) -> int:
     """How many joints both have at one place."""
-    return sum(bool(np.linalg.norm(a[joint] - b[joint]) <= near) for joint in a.keys() & b.keys())
+    return sum(distance <= near for distance in _distances(a, b))
 
 
 def _distance(a: Person, b: Person) -> float:
     """Distance between two people: the mean over the joints both have, else between their centres."""
-    shared = a.keys() & b.keys()
-    if shared:
-        return float(np.mean([np.linalg.norm(a[joint] - b[joint]) for joint in shared]))
+    if distances := _distances(a, b):
+        return float(np.mean(distances))
     return float(np.linalg.norm(np.mean(list(a.values()), 0) - np.mean(list(b.values()), 0)))
+
+
+def _distances(a: Person, b: Person) -> list[float]:
+    """Of each joint that both have."""
+    return [float(np.linalg.norm(a[joint] - b[joint])) for joint in a.keys() & b.keys()]

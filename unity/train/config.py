@@ -151,7 +151,7 @@ def resolve(options: Options, about: Mapping, ranks: int = 1) -> TrainConfig:
 
 def _views(options: Options, about: Mapping) -> tuple[str, ...]:
     """The modalities asked for that some clip has; all of them where none has any, so that the plan says so."""
-    stage = replace(options, views=()).curriculum
+    stage = options.asked
     there = set().union(*(about.get("views", {}).get(source, ()) for source in stage.sources))
     return tuple(name for name in stage.modalities if name in there) or stage.modalities
 

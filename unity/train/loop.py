@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -157,8 +157,7 @@ def prepare(options: Options, ranks: int, say: Callable[[str], None]) -> TrainCo
 
 def _left_out(config: TrainConfig) -> list[str]:
     """What of the stage its dataset does not have."""
-    asked = replace(config, views=()).curriculum.modalities
-    missing = [name for name in asked if name not in config.views]
+    missing = [name for name in config.asked.modalities if name not in config.views]
     if not missing:
         return []
     views = ", ".join(config.views)

@@ -158,11 +158,17 @@ class Options:
         return bool(self.lora.rank) or self.only is not None
 
     @property
-    def curriculum(self) -> StageConfig:
-        """The stage, or what of it --learn, --sources or --only and its dataset leave."""
+    def asked(self) -> StageConfig:
+        """The stage, or what of it --learn, --sources or --only leaves."""
         stage = STAGES[self.stage]
-        learnt = (self.only,) if self.only else self.views or self.learn or stage.modalities
+        learnt = (self.only,) if self.only else self.learn or stage.modalities
         return replace(stage, modalities=learnt, sources=self.sources or stage.sources)
+
+    @property
+    def curriculum(self) -> StageConfig:
+        """What of it the dataset has."""
+        asked = self.asked
+        return asked if self.only else replace(asked, modalities=self.views or asked.modalities)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,10 +56,6 @@ class _Buckets(Exception):
     """A folder of datasets."""
 
 
-class _Recoloured(Exception):
-    """A dataset in colours of before."""
-
-
 def read_about(folder: str | Path) -> dict:
     """What a dataset holds: frames, size (h, w), fps, seed, and per source count, modalities and who has what.
 
@@ -79,15 +75,9 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
         about, hashes = _sealed(record) if "format" in record else (record, None)
         colours = about.pop("colours", 1)
         _check_about(about)
-        if colours != _COLOURS and any(_RECOLOURED in row["modalities"] for row in about["sources"].values()):
-            raise _Recoloured
         _check(hashes is None or hashes.keys() == about["sources"].keys(), "its hashes are of other sources")
     except _Buckets as names:
         raise ValueError(f"{folder} holds buckets, of clips of several shapes; name one of {names}") from None
-    except _Recoloured:
-        raise ValueError(
-            f"{folder} shows {_RECOLOURED} in colours that this version no longer reads; write the dataset again"
-        ) from None
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} is no dataset (it has no dataset.json); make one with "
@@ -95,6 +85,10 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
         ) from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); write the dataset again") from error
+    if colours != _COLOURS and any(_RECOLOURED in row["modalities"] for row in about["sources"].values()):
+        raise ValueError(
+            f"{folder} shows {_RECOLOURED} in colours that this version no longer reads; write the dataset again"
+        )
     if hashes is None:
         _tell_old(str(folder))
     return about, hashes
