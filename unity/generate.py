@@ -164,7 +164,8 @@ def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str
 def _scheduled(generator: Generator, task: str, sampling: Sampling | None) -> Sampling:
     """With the checkpoint's own steps and shift where nothing else was asked for."""
     asked = sampling or Sampling()
-    return replace(asked, **vars(generator.card.schedule(task).asked(asked.steps, asked.shift)))
+    own = generator.card.schedule(task).asked(steps=asked.steps, shift=asked.shift)
+    return replace(asked, steps=own.steps, shift=own.shift)
 
 
 def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int]]:

@@ -64,7 +64,8 @@ class Plan:
 def plan_request(request: Request, card: ModelCard) -> Plan:
     """Checked against the model's card, the film and the place of its results; ValueError for what cannot be."""
     request, task, out = _complete(request)
-    request = replace(request, **vars(card.schedule(task).asked(request.steps, request.shift)))
+    schedule = card.schedule(task).asked(steps=request.steps, shift=request.shift, guidance=request.guidance)
+    request = replace(request, **vars(schedule))
     facts = look(path) if (path := request.film) else None
     window = request.frames or _most_frames(facts, card)
     frames = facts.frames if request.every_frame and facts else window
@@ -90,7 +91,7 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
         results=Results(out, "unity.infer", "run.json"),
         # without words there is nothing to guide by
         guidance=Guidance(
-            scale=request.guidance,
+            scale=schedule.guidance,
             caption=bool(prompt),
             prompt=request.prompt_guidance,
             batched=request.batched_guidance,

@@ -46,8 +46,8 @@ class Request:
     out: Path | None = None
     # sampling steps; by default as many as the checkpoint's card says, or 50
     steps: Annotated[int | None, whole(1, 1000)] = None
-    # classifier-free guidance on the prompt; 1 turns it off
-    guidance: Annotated[float, real(0, 100)] = 7.5
+    # classifier-free guidance on the prompt, 1 turns it off; by default as the card says, or 7.5
+    guidance: Annotated[float | None, real(0, 100)] = None
     # guidance on the words that name the modality, too
     prompt_guidance: bool = False
     # both evaluations of a guided step in one pass: faster where there is memory for twice the batch

@@ -39,7 +39,8 @@ def test_a_model_bounds_its_numbers_by_its_card(runs):
     assert told["frames"]["default"] == card["frames"] and told["size"]["default"] == tuple(card["size"])
     for task, own in card.get("schedules", {}).items():
         asked = scheduled(Ask(task=task, modalities=["depth"], shift=2.0), model)
-        assert (asked.steps, asked.shift) == (own["steps"], 2.0) and told["schedules"][task] == own
+        assert (asked.steps, asked.shift, asked.guidance) == (own["steps"], 2.0, own["guidance"])
+        assert told["schedules"][task] == own
     most = told["frames"]["most"]
     assert most % told["frames"]["step"] == 1 and all(side % 4 == 0 for side in told["size"]["unit"])
     model.check(most, told["size"]["most"])

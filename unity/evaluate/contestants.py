@@ -95,6 +95,6 @@ def of_baseline(name: str) -> Answers:
 
 def estimate(generator: Generator, modality: str, video: np.ndarray, clip: Clip, effort: Effort) -> np.ndarray:
     """The model's values of a video that somebody made for the clip."""
-    sampling = Sampling(guidance=Guidance(scale=1.0), steps=effort.steps, seed=effort.seed)
+    sampling = Sampling(guidance=Guidance(scale=1.0), seed=effort.seed)
     _, aux = generate(generator, "estimate", modality, [""], Footage(rgb=video[None]), sampling)
     return read_values(generator.card, modality, aux, [clip])[0]

@@ -166,9 +166,12 @@ def examine(
 
 
 def draw(
-    generator: Generator, task: str, modality: str, clips: Sequence[Clip], *, guidance: float, **options
+    generator: Generator, task: str, modality: str, clips: Sequence[Clip], *, guidance: float | None, **options
 ) -> tuple[Frames, Frames]:
-    """RGB and modality videos of a task for every clip, guided by its caption where the task reads one."""
+    """RGB and modality videos of a task for every clip, guided by its caption where the task reads one.
+
+    Without a `guidance` as the checkpoint's card says.
+    """
     row, kinds = TASKS[task], {"rgb": "rgb", "aux": modality}
     given: dict[str, Any] = {
         name: as_known(generator.card, clips, kind)
@@ -177,7 +180,7 @@ def draw(
     }
     frames, *size = clips[0].video["rgb"].shape[:3]
     captions = [clip.caption if row.captioned else "" for clip in clips]
-    scale = guidance if row.captioned else 1.0
+    scale = generator.card.schedule(task).asked(guidance=guidance).guidance if row.captioned else 1.0
     footage = Footage(**given, frames=frames, size=tuple(size))
     sampling = Sampling(guidance=Guidance(scale=scale), **options)
     return generate(generator, task, modality, captions, footage, sampling)

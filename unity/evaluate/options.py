@@ -62,10 +62,10 @@ class Options:
     exams: tuple[Exam, ...] = EXAMS
     # most clips of each modality, spread over the sources, by default 64; of a benchmark, of each track, 200
     clips: Annotated[int, whole(1)] | None = None
-    # sampling steps
-    steps: Annotated[int, whole(1, 1000)] = Effort.steps
-    # classifier-free guidance where a caption is read
-    guidance: Annotated[float, real(0, 100)] = Effort.guidance
+    # sampling steps; by default as many as the checkpoint's card says
+    steps: Annotated[int | None, whole(1, 1000)] = None
+    # classifier-free guidance where a caption is read; by default as the card says
+    guidance: Annotated[float | None, real(0, 100)] = None
     # of the noise that sampling starts from
     seed: Annotated[int, whole(0)] = 0
     # clips at a time; as part of what decides the noise it changes results within their spread
@@ -140,6 +140,9 @@ def table(modality: str, result: Result) -> str:
         "joint: disagreement as a share of the one with another clip": result.joint,
     }
     for words, found in shares.items():
+        lines += [f"  {words}, {row.measures[name].words}: {_number(mean)}" for name, mean in found.items()]
+    for exam, found in result.least.items():
+        words = f"{exam}: least share, of the clips' own videos"
         lines += [f"  {words}, {row.measures[name].words}: {_number(mean)}" for name, mean in found.items()]
     for task, error in result.errors.items():
         lines.append(f"  {task}: squared error of latents {error['model']:.4f}, of nothing {error['trivial']:.4f}")

@@ -54,10 +54,12 @@ class Schedule:
     steps: int = 50
     # above 1: more of the steps where there is much noise, as in training (unity.flow_matching.TimeConfig)
     shift: float = 1.0
+    # classifier-free, of the tasks that read a caption
+    guidance: float = 7.5
 
-    def asked(self, steps: int | None, shift: float | None) -> "Schedule":
+    def asked(self, **wanted: float | None) -> "Schedule":
         """This one, but for what somebody asks for."""
-        return Schedule(steps=self.steps if steps is None else steps, shift=self.shift if shift is None else shift)
+        return replace(self, **{name: value for name, value in wanted.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

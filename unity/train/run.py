@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unity.config import ModelConfig
 from unity.data.buckets import open_buckets
 from unity.data.latents.texts import read_texts
 from unity.encoders import Encoders, Kept, load_encoders
@@ -146,7 +147,7 @@ def content(run: Run, step: int, loss: float | None = None) -> Content:
         model=config.architecture, modalities=_learnt(config), stage=config.stage, step=step,
         frames=config.frames, size=config.size, data=str(config.data), optimizer=config.optim.kind,
         learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
-        schedules=schedules(config.time), base=_base(config),
+        schedules=schedules(config.time, config.architecture), base=_base(config),
     )  # fmt: skip
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "loss": loss, "config": to_plain(config)}
     return Content(
@@ -166,14 +167,16 @@ def _export(config: TrainConfig, card: ModelCard, average: Weights, folder: Path
     return stream_model(shapes, lambda name: (part.to(dtype) for part in average.parts(name)), card, folder)
 
 
-def schedules(time: TimeConfig) -> dict[str, Schedule]:
+def schedules(time: TimeConfig, model: ModelConfig) -> dict[str, Schedule]:
     """How samples of each task are drawn: at the times that training has seen.
 
-    Where estimates have times of their own they were learnt almost from noise alone, and few steps serve.
+    Where estimates have times of their own they were learnt almost from noise alone, and few steps serve. Pixels,
+    unlike a VAE's latents, show at once what guides too far.
     """
-    found = dict.fromkeys(TASKS, Schedule(shift=time.shift))
+    usual = Schedule(shift=time.shift)
+    found = dict.fromkeys(TASKS, replace(usual, guidance=3.0) if model.codec == "cells" else usual)
     if time.estimate_shift is not None:
-        found["estimate"] = Schedule(steps=4, shift=time.estimate_shift)
+        found["estimate"] = replace(usual, steps=3, shift=time.estimate_shift)
     return found
 
 

@@ -27,10 +27,10 @@ class Ask(BaseModel):
     model: Annotated[str, Field(max_length=4096)] = SHIPPED_NAME
     input: Annotated[str | None, Field(max_length=64, description="the id of an input; joint takes none")] = None
     prompt: Annotated[str, Field(max_length=4000)] = ""
-    # these two by default as the model's card says
+    # these three by default as the model's card says
     steps: Annotated[int | None, Field(ge=1, le=MOST_STEPS)] = None
     shift: Annotated[float | None, Field(gt=0, le=1000)] = None
-    guidance: Annotated[float, Field(ge=0, le=100)] = Request.guidance
+    guidance: Annotated[float | None, Field(ge=0, le=100)] = None
     prompt_guidance: bool = False
     sampler: Sampler = Request.sampler
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
@@ -39,7 +39,7 @@ class Ask(BaseModel):
 
 
 def scheduled(ask: Ask, model: Model) -> Ask:
-    """With the model's own steps and shift where nothing else was asked for."""
+    """With the model's own steps, shift and guidance where nothing else was asked for."""
     return ask.model_copy(update=vars(_schedule(ask, model)))
 
 
@@ -68,7 +68,7 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
             checkpoint=None if model.name == SHIPPED_NAME else model.path,
             out=folder / name,
             steps=schedule.steps,
-            guidance=ask.guidance,
+            guidance=schedule.guidance,
             prompt_guidance=ask.prompt_guidance,
             sampler=ask.sampler,
             shift=schedule.shift,
@@ -85,4 +85,6 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
 
 def _schedule(ask: Ask, model: Model) -> Schedule:
     own = model.card.schedule(ask.task)
-    return replace(own, steps=min(own.steps, MOST_STEPS)).asked(ask.steps, ask.shift)
+    return replace(own, steps=min(own.steps, MOST_STEPS)).asked(
+        steps=ask.steps, shift=ask.shift, guidance=ask.guidance
+    )

@@ -69,11 +69,12 @@ function bounds() {
   schedule();
 }
 
-/** Steps and shift as the model's card has them for the task. */
+/** Steps, shift and guidance as the model's card has them for the task. */
 function schedule() {
-  const { steps, shift } = model()?.schedules[value("task")] ?? { steps: 20, shift: 1 };
+  const { steps, shift, guidance } = model()?.schedules[value("task")] ?? { steps: 20, shift: 1, guidance: 7.5 };
   place("form").elements.steps.value = Math.min(steps, options.steps.most);
   place("form").elements.shift.value = shift;
+  place("form").elements.guidance.value = guidance;
 }
 
 /** A video that is to be followed shows one modality. */
