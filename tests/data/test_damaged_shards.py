@@ -497,6 +497,7 @@ def refuse_hostile(folder, name):
     raise AssertionError(f"{name} is read")
 
 
+@pytest.mark.slow
 def test_a_hostile_writer_is_refused_in_little_memory(tmp_path, format_2):
     """All hashes right, contents that lie: in a process that may take no more than 2 GB, and takes a tenth."""
     for name in HOSTILE:

@@ -148,6 +148,7 @@ def test_a_loss_that_is_not_finite_stops_both_ranks_before_the_update(two_ranks)
     assert said.count("check_non_finite") == 2
 
 
+@pytest.mark.slow
 def test_the_run_falls_back_to_the_last_whole_checkpoint(finished, world, tmp_path, capfd):
     unbroken = finished("fp32")
     resumed = as_after(unbroken, 3, tmp_path / "cut")
