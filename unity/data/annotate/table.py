@@ -88,7 +88,7 @@ GATES: dict[str, tuple[Rule, ...]] = {
             score="flicker",
             keep="at most",
             threshold=0.1,
-            reason="it flickers from frame to frame",
+            reason="what moves changes its depth from frame to frame",
         ),
     ),
     "flow": (
@@ -138,6 +138,13 @@ GATES: dict[str, tuple[Rule, ...]] = {
             keep="at least",
             threshold=0.5,
             reason="masks jump from frame to frame",
+        ),
+        Rule(
+            name="masks_keep_names",
+            score="swaps",
+            keep="at most",
+            threshold=0,
+            reason="things take the numbers of others",
         ),
     ),
     "densepose": (
