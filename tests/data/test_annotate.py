@@ -109,6 +109,32 @@ def test_depth_is_depth_anythings_nearest_at_one(tmp_path):
     MODALITIES["depth"].encode(values, MODALITIES["depth"].constants(values, (64, 64)))
 
 
+@pytest.mark.slow
+def test_depth_of_windows_is_of_one_scale(tmp_path):
+    """A network whose depth is brightness, which each window stretches and lifts by what it shows."""
+    torch = pytest.importorskip("torch")
+
+    class Bright(torch.nn.Module):
+        def forward(self, window):
+            light, own = window.mean(2) + 4, window[:, 20:].mean()
+            return (2 + own) * light + own**2
+
+    program = torch.export.export(Bright().eval(), (torch.zeros(1, 32, 3, 28, 28),))
+    torch.export.save(program, tmp_path / "bright.pt2")
+    video = np.linspace(1, 0.2, 60)[:, None, None, None] * _pan(60, 1, 28, 28)
+    video = video.astype(np.uint8)
+    values = _load("video-depth-anything", {"video-depth-anything": tmp_path / "bright.pt2"})(video).values
+    # a third of the weights is that of each colour, by its deviation
+    bright = (video / np.array([0.229, 0.224, 0.225])).mean(-1)
+    share = (1 / values - 1 / 255) / (1 - 1 / 255)
+    np.testing.assert_allclose(share, (bright - bright.min()) / np.ptp(bright), atol=2e-5)
+    (tmp_path / "none.pt2").write_bytes(b"no program")
+    torch.export.save(torch.export.export(Bright(), (torch.zeros(1, 22, 3, 28, 28),)), tmp_path / "short.pt2")
+    for name, words in (("none", "is no program of torch.export"), ("short", "not one window of shape")):
+        with pytest.raises(ValueError, match=words):
+            _load("video-depth-anything", {"video-depth-anything": tmp_path / f"{name}.pt2"})
+
+
 def test_people_keep_their_places():
     rng = np.random.default_rng(2)
     bodies = [np.concatenate([rng.uniform(0, 40, (18, 2)) + [60 * k, 0], np.ones((18, 1))], 1) for k in range(2)]

@@ -1,6 +1,6 @@
 """The annotators, one row each, and the gates that their work must pass."""
 
-from unity.data.annotate import depth, flow, masks, people, pose
+from unity.data.annotate import depth, flow, masks, people, pose, video_depth
 from unity.data.annotate.base import Annotator, Weights
 from unity.data.rules import Rule
 
@@ -56,6 +56,14 @@ _ROWS = (
         packages=("torch", "transformers"),
         weights="depth-anything",
         load=depth.load_depth_anything,
+    ),
+    Annotator(
+        name="video-depth-anything",
+        modality="depth",
+        words="Video Depth Anything, relative depth of windows of 32 frames",
+        packages=("torch",),
+        weights="video-depth-anything",
+        load=video_depth.load_video_depth,
     ),
     Annotator(
         name="dwpose",
