@@ -24,7 +24,7 @@ def measure(modality: str, values: Values, video: Video) -> dict[str, float]:
 def _depth(values: Values, video: Video) -> dict[str, float]:
     """Mean change of inverse depth from frame to frame, along the motion that DIS sees, as a share of its range.
 
-    The optical flow based warping metric of Wang et al. (2023), over what is seen in both frames.
+    Over what is seen in both frames: what only moves is no flicker.
     """
     by = max(1, min(video.shape[1:3]) // _FOLLOWED)
     inverse = 1 / shrink("depth", values, by)

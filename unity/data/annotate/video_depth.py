@@ -40,10 +40,14 @@ def _program(path: Path, device: str) -> tuple[Callable[[Prepared], np.ndarray],
         program = torch.export.load(str(path))
     except Exception as error:
         # of a file that is none it raises whatever its parts do
-        raise ValueError(f"{path} is no program of torch.export ({str(error).splitlines()[0]})") from error
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no program of torch.export ({words[:200]})") from error
     shape = [tuple(value.shape) for value in (program.example_inputs or ((),))[0]]
     if len(shape) != 1 or len(shape[0]) != 5 or shape[0][:3] != (1, _WINDOW, 3):
-        raise ValueError(f"{path} takes {shape}, not one window of shape (1, {_WINDOW}, 3, height, width)")
+        raise ValueError(
+            f"{path} takes {shape}, not one window of shape (1, {_WINDOW}, 3, height, width); "
+            f"export it as docs/data.md says"
+        )
     module = move_to_device_pass(program, device).module()
 
     def network(window: Prepared) -> np.ndarray:
