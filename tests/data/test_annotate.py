@@ -14,6 +14,7 @@ from unity.data.annotate.people import follow, openpose
 from unity.data.annotate.table import ANNOTATORS, GATES, annotators
 from unity.data.annotate.values import measure, shrink
 from unity.data.clips import MODALITY_NAMES
+from unity.data.rules import judge
 from unity.data.shards import open_shards
 from unity.data.shards.annotators import made_by
 from unity.data.shards.columns import names
@@ -108,6 +109,32 @@ def test_depth_is_depth_anythings_nearest_at_one(tmp_path):
     MODALITIES["depth"].encode(values, MODALITIES["depth"].constants(values, (64, 64)))
 
 
+@pytest.mark.slow
+def test_depth_of_windows_is_of_one_scale(tmp_path):
+    """A network whose depth is brightness, which each window stretches and lifts by what it shows."""
+    torch = pytest.importorskip("torch")
+
+    class Bright(torch.nn.Module):
+        def forward(self, window):
+            light, own = window.mean(2) + 4, window[:, 20:].mean()
+            return (2 + own) * light + own**2
+
+    program = torch.export.export(Bright().eval(), (torch.zeros(1, 32, 3, 28, 28),))
+    torch.export.save(program, tmp_path / "bright.pt2")
+    video = np.linspace(1, 0.2, 60)[:, None, None, None] * _pan(60, 1, 28, 28)
+    video = video.astype(np.uint8)
+    values = _load("video-depth-anything", {"video-depth-anything": tmp_path / "bright.pt2"})(video).values
+    # a third of the weights is that of each colour, by its deviation
+    bright = (video / np.array([0.229, 0.224, 0.225])).mean(-1)
+    share = (1 / values - 1 / 255) / (1 - 1 / 255)
+    np.testing.assert_allclose(share, (bright - bright.min()) / np.ptp(bright), atol=2e-5)
+    (tmp_path / "none.pt2").write_bytes(b"no program")
+    torch.export.save(torch.export.export(Bright(), (torch.zeros(1, 22, 3, 28, 28),)), tmp_path / "short.pt2")
+    for name, words in (("none", "is no program of torch.export"), ("short", "not one window of shape")):
+        with pytest.raises(ValueError, match=words):
+            _load("video-depth-anything", {"video-depth-anything": tmp_path / f"{name}.pt2"})
+
+
 def test_people_keep_their_places():
     rng = np.random.default_rng(2)
     bodies = [np.concatenate([rng.uniform(0, 40, (18, 2)) + [60 * k, 0], np.ones((18, 1))], 1) for k in range(2)]
@@ -159,18 +186,45 @@ def test_values_of_smaller_pictures_mean_the_same():
 
 
 def test_gates_find_what_is_unsteady():
+    video = np.zeros((4, 8, 8, 3), np.uint8)
     steady = np.zeros((4, 8, 8), np.uint8)
     steady[:, 2:6, 2:6] = 1
     jumping = np.stack([np.roll(frame, 4 * t, 1) for t, frame in enumerate(steady)])
-    assert measure("segmentation", steady) == {"cover": 0.25, "overlap": 1.0, "seen": 1.0}
-    assert measure("segmentation", jumping)["overlap"] == 0.0
+    assert measure("segmentation", steady, video) == {"cover": 0.25, "overlap": 1.0, "seen": 1.0, "swaps": 0}
+    assert measure("segmentation", jumping, video)["overlap"] == 0.0
     people = np.zeros((4, 1, 18, 3), np.float32)
     people[:2, :, :9, 2] = 1
-    assert measure("skeleton", people) == {"seen": 0.5, "joints": 9.0}
-    assert measure("skeleton", people[:, :0]) == {"seen": 0.0, "joints": 0.0}
-    inverse = np.stack([np.full((2, 2), v) for v in (0.2, 0.7, 0.2)])
-    inverse[0, 0, 0], inverse[1, 0, 0] = 1.2, 0.2
-    assert measure("depth", 1 / inverse)["flicker"] > 0.3
+    assert measure("skeleton", people, video) == {"seen": 0.5, "joints": 9.0}
+    assert measure("skeleton", people[:, :0], video) == {"seen": 0.0, "joints": 0.0}
+
+
+def test_things_that_take_the_numbers_of_others_are_counted():
+    labels = np.zeros((6, 12, 40), np.uint8)
+    for t, frame in enumerate(labels):
+        # one goes behind another, which stands; a third is alone
+        frame[3:9, 2 + t : 10 + t], frame[2:10, 10:18], frame[3:9, 30:36] = 1, 2, 3
+    assert measure("segmentation", labels, np.zeros((6, 12, 40, 3), np.uint8))["swaps"] == 0
+    swapped = labels.copy()
+    # the last two frames: 1 and 3 are each other; the fifth alone: 2 is a new one
+    swapped[4:][labels[4:] == 1], swapped[4:][labels[4:] == 3], swapped[4][labels[4] == 2] = 3, 1, 7
+    found = measure("segmentation", swapped, np.zeros((6, 12, 40, 3), np.uint8))
+    assert found["swaps"] == 2 + 1 + 1
+    why = judge(GATES["segmentation"], found).why
+    assert why == "things take the numbers of others (swaps 4, kept is at most 0)"
+
+
+def test_depth_is_followed_along_what_moves():
+    """A camera that pans past a relief: its depth moves as the picture does, and is steady."""
+    video, relief = _pan(5), 1 + cv2.GaussianBlur(_texture(3), (0, 0), 2)[..., 0] / 64
+    steady = np.stack([relief[8:72, 10 + 2 * t : 74 + 2 * t] for t in range(5)])
+    inverse = 1 / steady
+    still = np.abs(np.diff(inverse, axis=0)).mean() / np.ptp(inverse)
+    pumping = 1 / (inverse * np.array([1, 0.7, 1, 0.7, 1])[:, None, None])
+    found = [measure("depth", depth.astype(np.float32), video)["flicker"] for depth in (steady, pumping)]
+    assert found[0] < still / 4 and found[0] < 0.02 and found[1] > 0.1
+    passed = [not judge(GATES["depth"], {"flicker": flicker}).broken for flicker in found]
+    assert passed == [True, False]
+    assert measure("depth", steady[:1], video[:1]) == {"flicker": 0.0}
 
 
 def test_a_clip_keeps_what_passes_its_gate(record):

@@ -10,7 +10,7 @@ from unity.config import STAGES
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.latents.facts import Facts
 from unity.data.latents.make import Making, make, parts_folder, units
-from unity.data.latents.numbers import latent, states
+from unity.data.latents.numbers import latents, states
 from unity.data.latents.texts import read_texts
 from unity.data.loader import Reading, training_batches
 from unity.data.shards import open_shards, write_shards
@@ -114,7 +114,7 @@ def test_longer_clips_become_several(clips, tmp_path):
     sample, clip = kept.sample("subject", 9 + 2), clips.clip("subject", 1)
     assert sample["name"] == f"{clip.name}@2"
     first = torch.from_numpy(clip.video["rgb"][2:3])[None]
-    assert torch.equal(latent(sample["rgb"], kept.latents), encode(first, ["rgb"])[0])
+    assert torch.equal(latents([sample["rgb"]], kept.latents)[0], encode(first, ["rgb"])[0])
     assert torch.equal(states(sample["words"], kept.latents), words(clip.caption))
     with pytest.raises(ValueError, match="holds latents"):
         kept.clip("subject", 0)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,20 @@ class Alone(World):
 def alone() -> World:
     """What needs no DeepSpeed."""
     return Alone(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def four_steps(tmp_path):
+    """four_steps(data, batch_size=2): options of the debug model in fp32, a checkpoint after two of four steps."""
+    from unity.config import MODELS
+    from unity.train.options import Options
+
+    usual = Options(
+        stage=2, model="debug", architecture=MODELS["debug"], steps=4, batch_size=8, save_every=2, picture_every=4,
+        precision="fp32", workers=0, keep=9, out=tmp_path / "unbroken",
+        deepspeed=HERE.parents[1] / "launchers/zero3.json",
+    )  # fmt: skip
+    return lambda data, **changes: replace(usual, data=data, **changes)
 
 
 @pytest.fixture(scope="session")

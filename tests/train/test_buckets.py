@@ -4,21 +4,16 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from unity.config import MODELS
 from unity.data.buckets import describe, join
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.loader import training_batches
 from unity.data.shards import write_shards
 from unity.train import loop
 from unity.train.config import resolve
-from unity.train.options import Options
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +29,8 @@ def buckets(dataset, tmp_path_factory):
 
 
 @pytest.fixture
-def options(buckets, tmp_path):
-    return Options(
-        stage=2, model="debug", architecture=MODELS["debug"], data=buckets, steps=4, batch_size=8, save_every=2,
-        precision="fp32", picture_every=4, workers=0, keep=9, out=tmp_path / "unbroken", seed=2,
-        deepspeed=ROOT / "launchers/zero3.json",
-    )  # fmt: skip
+def options(buckets, four_steps):
+    return four_steps(buckets, seed=2)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,7 @@ from unity.model.fingerprint import fingerprint
 from unity.train import loop
 from unity.train.config import resolve
 from unity.train.latents import check_weights
-from unity.train.options import Options
 
-ROOT = Path(__file__).parents[2]
 # of a record: what differs from run to run
 CLOCK = ("seconds", "tokens_per_second", "wait_seconds", "memory_gib")
 
@@ -31,13 +28,9 @@ def latents(dataset, tmp_path_factory):
 
 
 @pytest.fixture
-def options(dataset, tmp_path):
-    """Four steps of stage 2 with the debug model in fp32, two micro-batches a step, a checkpoint after two."""
-    return Options(
-        stage=2, model="debug", architecture=MODELS["debug"], data=dataset, steps=4, batch_size=8, micro_batch=4,
-        save_every=2, precision="fp32", picture_every=0, workers=0, keep=9, out=tmp_path / "clips",
-        deepspeed=ROOT / "launchers/zero3.json",
-    )  # fmt: skip
+def options(dataset, four_steps):
+    """Two micro-batches a step."""
+    return four_steps(dataset, micro_batch=4, picture_every=0)
 
 
 def _metrics(run):

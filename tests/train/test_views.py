@@ -3,21 +3,17 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from unity.config import MODELS
 from unity.data.buckets import join
 from unity.data.clips import Clip
 from unity.data.shards import merge_parts, open_shards, write_part
 from unity.model.weights import read_card
 from unity.train import loop
 from unity.train.config_file import read_config, write_config
-from unity.train.options import Options
 
-ROOT = Path(__file__).parents[2]
 DIS = {"name": "dis", "versions": {"opencv": "5"}, "settings": {}}
 RAFT = {"name": "raft", "versions": {"torch": "2"}, "settings": {"updates": 12}}
 
@@ -44,12 +40,8 @@ def films(tmp_path_factory):
 
 
 @pytest.fixture
-def options(films, tmp_path):
-    return Options(
-        stage=1, model="debug", architecture=MODELS["debug"], data=films, steps=4, batch_size=2, save_every=2,
-        precision="fp32", picture_every=4, workers=0, keep=9, out=tmp_path / "unbroken", seed=2,
-        deepspeed=ROOT / "launchers/zero3.json",
-    )  # fmt: skip
+def options(films, four_steps):
+    return four_steps(films, stage=1, batch_size=2, seed=2)
 
 
 def test_what_is_left_out_and_who_annotated_is_said(options, films):

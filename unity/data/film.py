@@ -5,58 +5,21 @@ memory, however long the film is. What FFmpeg decodes of a damaged file is used;
 """
 
 import contextlib
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 
 from unity.data import decoding, picture
-from unity.data.decoding import opened, picture_name, source
-from unity.data.picture import Matrix
+from unity.data.decoding import opened, picture_name
+from unity.data.stamps import Astray, Facts, between, choose, jumping, jumps_pay, nearest, stamped
 
 # frame rate where nothing tells one
 RATE = Fraction(25)
-# decoding goes on rather than jump to a key frame for fewer frames than this
-_JUMP = 48
-
 Frames = UInt8[np.ndarray, "t h w 3"]
-# a frame and when it is shown
-Stamped = tuple[int, av.VideoFrame]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What can be known of a file without decoding more than its first frame."""
-
-    path: Path
-    # index of the stream among the file's
-    stream: int
-    # presentation times of the frames, ascending, in units of `tick` seconds; frame numbers where there are none
-    stamps: tuple[int, ...]
-    # those of the key frames
-    keys: tuple[int, ...]
-    tick: Fraction
-    timed: bool
-    # frames per second, as the file says
-    rate: Fraction
-    # height and width as shown: upright, pixels square
-    size: tuple[int, int]
-    matrix: Matrix | None
-    # width of a pixel by its height
-    pixel: Fraction | None
-    # what is wrong with the file, as far as its packets tell
-    faults: tuple[str, ...] = ()
-    # sentences about what the film shows differently than its file asks for
-    notes: tuple[str, ...] = ()
-
-    @property
-    def frames(self) -> int:
-        return len(self.stamps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,32 +113,13 @@ def read_film(
     )
 
 
-def between(facts: Facts, start: float, end: float) -> tuple[int, ...]:
-    """The stamps within a time in seconds from the first frame, or within half a millisecond of it."""
-    first, slack = facts.stamps[0], 5e-4
-    low, high = (first + (time + sign * slack) / float(facts.tick) for time, sign in ((start, -1), (end, 1)))
-    return tuple(facts.stamps[bisect_left(facts.stamps, low) : bisect_right(facts.stamps, high)])
-
-
 def shown(facts: Facts, size: tuple[int, int] | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
     """Every frame, upright, and its second from the first one; the whole picture brought to `size` (h, w)."""
     with opened(facts.path) as video:
-        for stamp, frame in _stamped(video, facts, []):
+        for stamp, frame in stamped(video, facts, []):
             shown = picture.upright(picture.show(frame), facts.matrix)
             fitted = picture.fit(shown, facts.size, size or facts.size, "rgb", True)
             yield float((stamp - facts.stamps[0]) * facts.tick), fitted
-
-
-def choose(stamps: Sequence[int], frames: int, what: str = "the video") -> list[int]:
-    """`frames` of the stamps, as evenly spread in time from the first to the last as there are frames."""
-    if frames > len(stamps) or frames < 1:
-        raise ValueError(
-            f"{what} has {len(stamps)} frames, {frames} are wanted; ask for 1 to {len(stamps)} (4k+1 of them)"
-        )
-    even = np.linspace(0, stamps[-1] - stamps[0], frames)
-    places = np.interp(even, np.array(stamps) - stamps[0], np.arange(len(stamps)))
-    # what rounding left of a half is a half
-    return [stamps[int(place)] for place in np.round(np.round(places, 6))]
 
 
 def _shown_as(facts: Facts) -> Facts:
@@ -199,14 +143,10 @@ def _shown_as(facts: Facts) -> Facts:
     return replace(facts, matrix=matrix, size=size, notes=tuple(notes))
 
 
-class _Astray(Exception):
-    """A jump did not arrive where the file's index said."""
-
-
 def _collect(facts: Facts, wanted: Sequence[int], fit: Fit) -> tuple[list[np.ndarray], list[int], list[str]]:
     """Pictures and stamps nearest to the wanted ones; by jumps where that saves work and the file allows it."""
-    if _jumps_pay(facts, wanted):
-        with contextlib.suppress(_Astray):
+    if jumps_pay(facts, wanted):
+        with contextlib.suppress(Astray):
             return _gather(facts, wanted, fit, jump=True)
     return _gather(facts, wanted, fit, jump=False)
 
@@ -214,8 +154,8 @@ def _collect(facts: Facts, wanted: Sequence[int], fit: Fit) -> tuple[list[np.nda
 def _gather(facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool):
     kept, stamps, faults = [], [], []
     with opened(facts.path) as video:
-        frames = _jumping(video, facts, wanted) if jump else _stamped(video, facts, faults)
-        for stamp, frame in _nearest(frames, wanted):
+        frames = jumping(video, facts, wanted) if jump else stamped(video, facts, faults)
+        for stamp, frame in nearest(frames, wanted):
             if stamps and stamp == stamps[-1]:
                 kept.append(kept[-1])
             else:
@@ -227,74 +167,6 @@ def _gather(facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool):
         if not kept:
             raise ValueError("it has no frames")
     return kept, stamps, faults
-
-
-def _nearest(frames: Iterator[Stamped], wanted: Sequence[int]) -> Iterator[Stamped]:
-    """For each of the ascending wanted stamps the frame that is nearest, of ascending frames."""
-    before, rest = None, list(reversed(wanted))
-    for stamp, frame in frames:
-        while rest and stamp >= rest[-1]:
-            if before is None or stamp - rest[-1] < rest[-1] - before[0]:
-                yield stamp, frame
-            else:
-                yield before
-            rest.pop()
-        if not rest:
-            return
-        before = stamp, frame
-    if before is not None:
-        yield from [before] * len(rest)
-
-
-def _stamped(stream: av.VideoStream, facts: Facts, faults: list[str]) -> Iterator[Stamped]:
-    last = None
-    for number, frame in enumerate(decoding.progressive(decoding.decode(stream, faults), stream)):
-        stamp = _stamp(frame, facts) if facts.timed else number
-        # a damaged film may go back in time
-        if stamp is not None and (last is None or stamp > last):
-            last = stamp
-            yield stamp, frame
-
-
-def _stamp(frame: av.VideoFrame, facts: Facts) -> int | None:
-    if frame.pts is None:
-        return None
-    # what comes out last of a damaged film may lack the length of its tick
-    return round(frame.pts * (frame.time_base or facts.tick) / facts.tick)
-
-
-def _jumps_pay(facts: Facts, wanted: Sequence[int]) -> bool:
-    if not facts.timed or any("interlaced" in note for note in facts.notes) or len(facts.keys) < 2:
-        return False
-    ends = np.searchsorted(facts.stamps, wanted)
-    starts = np.searchsorted(facts.stamps, _keys_before(facts, wanted))
-    return bool(np.minimum(ends - starts, np.diff(ends, prepend=0)).sum() + _JUMP < 0.7 * ends[-1])
-
-
-def _keys_before(facts: Facts, wanted: Sequence[int]) -> np.ndarray:
-    keys = np.array(facts.keys)
-    return keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)]
-
-
-def _jumping(stream: av.VideoStream, facts: Facts, wanted: Sequence[int]) -> Iterator[Stamped]:
-    """Frames around each wanted stamp, from the key frame before it; `_Astray` if the file is not as it says."""
-    faults, last = [], None
-    frames = iter(())
-    for stamp, key in zip(wanted, _keys_before(facts, wanted), strict=True):
-        if last is None or key > last:
-            source(stream).seek(int(key), stream=stream)
-            frames = _stamped(stream, facts, faults)
-            arrived = next(frames, None)
-            if arrived is None or arrived[0] != key:
-                raise _Astray
-            last = key
-            yield arrived
-        while last < stamp:
-            found = next(frames, None)
-            if found is None or faults:
-                raise _Astray
-            last = found[0]
-            yield found
 
 
 def _without_repeats(kept: list[np.ndarray], stamps: list[int]) -> tuple[list[np.ndarray], list[int]]:

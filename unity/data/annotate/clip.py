@@ -58,7 +58,7 @@ def annotated(
     video, constants, told = {"rgb": _smaller(seen, by)}, {}, {}
     for row, annotate in loaded:
         made = annotate(seen)
-        told[row.modality] = judged(row, made, gates.get(row.modality, ()))
+        told[row.modality] = judged(row, made, seen, gates.get(row.modality, ()))
         if told[row.modality]["kept"]:
             modality, values = MODALITIES[row.modality], shrink(row.modality, made.values, by)
             constants[row.modality] = modality.constants(values, size)
@@ -76,9 +76,9 @@ def annotated(
     return clip, {"clip": name, "source": clip.source, "annotators": told}
 
 
-def judged(row: Annotator, made: Annotation, gates: Sequence[Rule]) -> Record:
+def judged(row: Annotator, made: Annotation, video: Video, gates: Sequence[Rule]) -> Record:
     """Who made an annotation, its numbers, and whether it passes its gates."""
-    scores = measure(row.modality, made.values) | dict(made.scores)
+    scores = measure(row.modality, made.values, video) | dict(made.scores)
     verdict = judge(gates, scores)
     return row.made_by() | {"scores": scores, "kept": not verdict.broken, "why": verdict.why}
 

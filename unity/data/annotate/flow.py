@@ -1,15 +1,17 @@
 """Optical flow: OpenCV's dense inverse search, which learnt nothing, and RAFT."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from unity.data.annotate.base import Annotation, Video, Weights
 from unity.modality.flow import classical
 
 Flow = Float32[np.ndarray, "t h w 2"]
+Map = Float32[np.ndarray, "h w"]
+Mask = Bool[np.ndarray, "h w"]
 
 
 def load_dis(weights: Weights, settings: Mapping[str, float], device: str) -> Callable[[Video], Annotation]:
@@ -67,16 +69,23 @@ def _raft(model, frames: Video, updates: int) -> Flow:
 def both_ways(video: Video, estimate: Callable[[Video], Flow]) -> Annotation:
     """The flow of a clip, and how much of it the flow backwards takes to within a pixel of where it began."""
     forward = estimate(video)
-    back = estimate(video[::-1])[1:][::-1]
-    return Annotation(forward, {"returns": _returns(forward[1:], back)})
+    shares = [
+        home.sum() / max(inside.sum(), 1) for _, _, inside, home in _arrivals(forward, estimate(video[::-1]))
+    ]
+    return Annotation(forward, {"returns": float(np.mean(shares))})
 
 
-def _returns(forward: Float32[np.ndarray, "n h w 2"], back: Float32[np.ndarray, "n h w 2"]) -> float:
+def moved(video: Video) -> Iterator[tuple[Map, Map, Mask]]:
+    """Where each pixel of a frame is in the next one (x, y), by DIS, and whether it is seen in both."""
+    for x, y, _, home in _arrivals(_dis(video), _dis(video[::-1])):
+        yield x, y, home
+
+
+def _arrivals(forward: Flow, backward: Flow) -> Iterator[tuple[Map, Map, Mask, Mask]]:
+    """For each frame but the last where its pixels go, which stay inside, and which of them return to a pixel."""
     rows, columns = np.mgrid[: forward.shape[1], : forward.shape[2]].astype(np.float32)
-    shares = []
-    for there, again in zip(forward, back, strict=True):
+    for there, again in zip(forward[1:], backward[1:][::-1], strict=True):
         x, y = columns + there[..., 0], rows + there[..., 1]
         inside = (x >= 0) & (y >= 0) & (x <= columns.max()) & (y <= rows.max())
         returned = there + cv2.remap(np.ascontiguousarray(again), x, y, cv2.INTER_LINEAR)
-        shares.append(float((np.linalg.norm(returned, axis=-1) < 1)[inside].mean()) if inside.any() else 0.0)
-    return float(np.mean(shares))
+        yield x, y, inside, inside & (np.linalg.norm(returned, axis=-1) < 1)

@@ -1,6 +1,6 @@
 """The annotators, one row each, and the gates that their work must pass."""
 
-from unity.data.annotate import depth, flow, masks, people, pose
+from unity.data.annotate import depth, flow, masks, people, pose, video_depth
 from unity.data.annotate.base import Annotator, Weights
 from unity.data.rules import Rule
 
@@ -58,6 +58,14 @@ _ROWS = (
         load=depth.load_depth_anything,
     ),
     Annotator(
+        name="video-depth-anything",
+        modality="depth",
+        words="Video Depth Anything, relative depth of windows of 32 frames",
+        packages=("torch",),
+        weights="video-depth-anything",
+        load=video_depth.load_video_depth,
+    ),
+    Annotator(
         name="dwpose",
         modality="skeleton",
         words="DWPose through rtmlib",
@@ -88,7 +96,7 @@ GATES: dict[str, tuple[Rule, ...]] = {
             score="flicker",
             keep="at most",
             threshold=0.1,
-            reason="it flickers from frame to frame",
+            reason="what moves changes its depth from frame to frame",
         ),
     ),
     "flow": (
@@ -138,6 +146,13 @@ GATES: dict[str, tuple[Rule, ...]] = {
             keep="at least",
             threshold=0.5,
             reason="masks jump from frame to frame",
+        ),
+        Rule(
+            name="masks_keep_names",
+            score="swaps",
+            keep="at most",
+            threshold=0,
+            reason="things take the numbers of others",
         ),
     ),
     "densepose": (

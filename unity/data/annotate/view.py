@@ -52,6 +52,6 @@ def view(
     times = enlarged(facts, size)
     film = read_film(facts, frames, (times * size[0], times * size[1]), whole=whole)
     made = row.load(weights, row.settings, device)(film.frames)
-    told = judged(row, made, GATES[row.modality])
+    told = judged(row, made, film.frames, GATES[row.modality])
     values = shrink(row.modality, made.values, times)
     return View(film=film, values=values, told=told)

@@ -7,16 +7,13 @@ import torch
 from unity.data.clips import MODALITY_NAMES
 from unity.data.endings import shared
 from unity.data.latents.facts import Facts
-from unity.data.latents.numbers import latent, states
+from unity.data.latents.numbers import latents, states
 
 
 def collate(samples: list[dict], facts: Facts) -> dict:
     """A batch as of clips, but rgb and aux are float32 [b, c, u, v, x], and `states` lists captions' [l, d]."""
     rows = [sample["row"] for sample in samples]
-    videos = {
-        stream: shared(torch.stack([latent(sample[stream], facts) for sample in samples]))
-        for stream in ("rgb", "aux")
-    }
+    videos = {stream: shared(latents([sample[stream] for sample in samples], facts)) for stream in ("rgb", "aux")}
     ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
     words = [shared(states(sample["words"], facts)) for sample in samples]
     texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}

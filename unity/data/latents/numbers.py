@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from unity.data.latents.facts import Facts
@@ -21,17 +21,19 @@ def to_bytes(values: Tensor, numbers: str) -> bytes:
     return bits.numpy().astype(stored).tobytes()
 
 
-def latent(data: bytes, facts: Facts) -> Float[Tensor, "c u v x"]:
-    """A latent of a shard, in fp32."""
-    return _from_bytes(data, facts.shape, facts.numbers)
+def latents(samples: Sequence[bytes], facts: Facts) -> Float[Tensor, "b c u v x"]:
+    """Latents of a shard as a batch, in fp32."""
+    return torch.from_numpy(np.stack([_wide(data, facts.numbers).reshape(facts.shape) for data in samples]))
 
 
 def states(data: bytes, facts: Facts) -> Float[Tensor, "l d"]:
     """A caption's states of a shard, in fp32."""
-    return _from_bytes(data, (-1, facts.width), facts.words)
-
-
-def _from_bytes(data: bytes, shape: Sequence[int], numbers: str) -> Tensor:
     # a copy, which torch may write to
-    bits = np.frombuffer(data, _BITS[numbers][1]).astype(_BITS[numbers][1].replace("<", "="))
-    return torch.from_numpy(bits).view(NUMBERS[numbers]).view(*shape).float()
+    return torch.from_numpy(_wide(data, facts.words).reshape(-1, facts.width).copy())
+
+
+def _wide(data: bytes, numbers: str) -> Float32[np.ndarray, " n"]:
+    """In fp32, of which bfloat16 is the upper half; of fp32 the very bytes, which are many, and no copy."""
+    bits = np.frombuffer(data, _BITS[numbers][1])
+    wide = bits if numbers == "fp32" else bits.astype("<i4") << 16
+    return wide.view("<f4").astype(np.float32, copy=False)
