@@ -327,7 +327,7 @@ def test_a_full_disk_in_a_save_is_a_sentence_and_loses_nothing(again, world):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    done = run("--stage", 1, "--resume", again, "--steps", 4, "--save-beside", True, preexec_fn=limit)
+    done = run("--stage", 1, "--resume", again, "--steps", 4, "--save-beside", preexec_fn=limit)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "File too large" in done.stderr or "space" in done.stderr, done.stderr
     assert tree(again / NEWEST) == before

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import typing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from unity.train.config import parse
 from unity.train.config_file import read_config, write_config
 from unity.train.folder import find_run
 from unity.train.optim import SetOptim, learning_rate, optimizer
+from unity.train.options import Options
 
 # what the dataset says
 ABOUT = {"frames": 17, "size": [64, 64]}
@@ -48,6 +50,15 @@ def leaves(config) -> dict:
             found |= {f"{field.name}.{name}": leaf for name, leaf in leaves(value).items()}
         else:
             found[field.name] = value
+    return found
+
+
+def kinds(options: type) -> dict:
+    """The type of every setting, by the same names."""
+    found = {}
+    for name, kind in typing.get_type_hints(options).items():
+        inner = kinds(kind) if dataclasses.is_dataclass(kind) else {"": kind}
+        found |= {f"{name}.{key}".rstrip("."): leaf for key, leaf in inner.items()}
     return found
 
 
@@ -87,6 +98,17 @@ def test_dotted_flags_reach_every_part(on_cpu):
     assert (config.routing.joint, config.time.shift, config.optim.betas) == (0.4, 3.0, (0.8, 0.9))
     assert (config.precision, config.fp8.scales) == ("fp8", "tensor")
     assert config.architecture == dataclasses.replace(MODELS["debug"], cross_modulation=True)
+
+
+def test_every_switch_is_turned_by_its_name_alone():
+    """Also those that the machine decides where they are left out."""
+    hints = kinds(Options)
+    switches = [name for name, kind in hints.items() if kind in (bool, bool | None)]
+    assert {"preflight", "save_beside", "routing.any2any", "fp8.wide_weight_gradient"} <= set(switches)
+    for value, no in ((True, ""), (False, "no-")):
+        parts = [name.replace("_", "-").rpartition(".") for name in switches]
+        found = leaves(tyro.cli(Options, args=[f"--{part}{dot}{no}{last}" for part, dot, last in parts]))
+        assert {found[name] for name in switches} == {value}
 
 
 @pytest.mark.parametrize("flags", [["--stepz", "3"], ["--model", "huge"], ["--stage", "3"], ["--optim.foo", "1"]])
@@ -222,8 +244,6 @@ def test_parts_learn_at_a_rate_of_their_own():
     ],
 )
 def test_ways_to_save_memory_that_do_not_go_together_are_refused(on_cpu, flags, reason):
-    from unity.train.options import Options
-
     options = tyro.cli(Options, args=flags.split())
     with pytest.raises(ValueError, match=reason):
         resolve(dataclasses.replace(options, architecture=MODELS["1.3b"], init=None))
