@@ -85,6 +85,7 @@ REFUSED = {
     "--init nowhere": "one of them",
     "--frames 7": "4k\\+1",
     "--frames 999": "cut from",
+    "--optim.kind adamw": "moments of muon",
     "--optim.lr nan": "lr is nan",
     "--optim.lr inf": "lr is inf",
     "--optim.ema 1": "ema",

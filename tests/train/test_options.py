@@ -149,6 +149,25 @@ def test_resume_keeps_what_is_not_given(run):
     assert changed == {"resume", "optim.clip"}
 
 
+@pytest.mark.parametrize(
+    ("saved", "given", "goes"),
+    [("muon", "adamw8", False), ("adamw", "muon", False), ("adamw", "adamw8", True), ("muon", "muon", True)],
+)
+def test_moments_go_on_where_the_optimizer_has_the_same(run, saved, given, goes):
+    config = read_config(run)
+    write_config(
+        dataclasses.replace(config, optim=dataclasses.replace(config.optim, kind=saved)), run / "config.json"
+    )
+    flags = ["--resume", str(run), "--optim.kind", given]
+    if goes:
+        assert parse(["--stage", "1", *flags]).optim.kind == given
+    else:
+        with pytest.raises(ValueError, match=f"--optim.kind {given} .* moments of {saved} .*--init {run}/model"):
+            parse(["--stage", "1", *flags])
+    # another stage takes the weights alone
+    assert parse(["--stage", "2", *flags]).optim.kind == given
+
+
 def test_another_stage_keeps_the_model_but_not_steps_and_folder(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     second = resolve(parse(["--stage", "2", "--resume", str(run / "checkpoints/step-00000007")]))

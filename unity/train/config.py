@@ -222,10 +222,20 @@ def _resumed(given: Options, resume: Path, ranks: int) -> Options:
     if not saved.frozen:
         saved = replace(saved, init=None)
     if saved.stage == given.stage:
+        _check_moments(run, saved.optim.kind, given.optim.kind)
         return replace(saved, out=run)
     # another dataset may have other frames
     fits = {} if given.data is None else {"frames": None, "size": None}
     return replace(saved, steps=None, out=None, save_every=None, picture_every=None, log_every=None, **fits)
+
+
+def _check_moments(run: Path, saved: Kind | None, given: Kind | None) -> None:
+    """AdamW's moments are wanted in 32 bits or in 8, and those of its matrices Muon has not."""
+    if given is not None and saved is not None and "muon" in (saved, given) and saved != given:
+        raise ValueError(
+            f"--optim.kind {given} cannot go on from the moments of {saved} that {run} holds: leave it out, or "
+            f"start a new run from its weights, with --init {run}/model and another --out"
+        )
 
 
 def _goes_on(options: Options, out: Path) -> bool:
