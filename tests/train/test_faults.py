@@ -115,6 +115,26 @@ def test_a_refused_resume_leaves_the_run_byte_for_byte(again, flags, world, data
     assert parse(["--stage", "1", "--resume", str(again)]).model == "debug"
 
 
+def test_a_refused_resume_from_elsewhere_leaves_nothing_of_what_was_brought(saved, tmp_path, world, capfd):
+    from unity.train.loop import train
+    from unity.train.remote import visiting
+
+    shutil.copytree(saved / "checkpoints", tmp_path / "bucket/run/checkpoints")
+    out = tmp_path / "new/run"
+    flags = ["--stage", "1", "--resume", f"file://{tmp_path}/bucket/run", "--out", str(out), "--steps", "3"]
+
+    def start(*more: str) -> None:
+        with visiting() as visit:
+            train(parse([*flags, *more], visit=visit), world)
+
+    for refused in (["--model", "tiny"], ["--architecture.foo", "1"], ["--data", "nowhere"]):
+        with pytest.raises((ValueError, SystemExit)):
+            start(*refused)
+        assert not out.parent.exists() and "is removed again" in capfd.readouterr().out
+    start()
+    assert folder.checkpoints(out)[0].name == "step-00000003"
+
+
 def test_fewer_steps_than_are_done_change_nothing(again, world, capfd):
     from unity.train.loop import train
 
