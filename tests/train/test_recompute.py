@@ -271,7 +271,7 @@ def test_a_run_that_goes_on_with_another_kind_ends_in_the_same_bits(start, tmp_p
 def test_eight_bits_learn_what_bfloat16_does(start, tmp_path):
     """With every block recomputed: the loss at the end of 200 steps, over two seeds, is within 1%.
 
-    Of one seed, float32 and bfloat16 end up to 1.4% apart: that is what rounding alone does.
+    Of one seed, float32 and bfloat16 end up to 4% apart: that is what rounding alone does.
     """
 
     def losses(precision: str, seed: int) -> list[float]:

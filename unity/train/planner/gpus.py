@@ -37,9 +37,10 @@ GPUS = {
 
 # of a card; the rest is the driver's, and lies unused between allocations
 USABLE = 0.92
-# of the dense peak, of whole blocks: 10b, 37,440 tokens, H100 (benchmarks/results/block_bench_cuda.json). In 8
-# bits the forward's Linears reach that of their peak, and the backward is no faster than in bf16.
-FORWARD, BACKWARD = 0.60, 0.475
+# of the dense peak, of whole blocks: 10b, 37,440 and 65,520 tokens, H100 (block_bench_cuda.json and
+# step_bench_cuda.json in benchmarks/results). The last one is that of the forward's Linears in 8 bits, of their
+# own peak: between what they reach in a block alone and in a step; the backward is no faster than in bf16.
+FORWARD, BACKWARD, FORWARD_8 = 0.60, 0.475, 0.48
 # seconds in which Python starts the ops of a block, forward and backward: assumed, not measured here
 STARTED = 1.5e-3
 # bytes/s of a host's memory that an update there reaches for each GPU: assumed, not measured here
