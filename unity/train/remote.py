@@ -188,17 +188,14 @@ class Visit:
         return None
 
     def undo(self) -> None:
-        """Leave everything as it was before, but for runs that have begun since."""
+        """Leave everything as it was before, but for runs that have begun since, also in another process."""
         for checkpoint, begun in self.brought:
             run = checkpoint.parent.parent
-            if _begun(run) != begun:
-                continue
-            shutil.rmtree(checkpoint)
-            link, left = run / "model", folder.checkpoints(run)
-            link.unlink(missing_ok=True)
-            if left:
-                point(link, Path("checkpoints") / left[0].name / "model")
-            self.say(f"{checkpoint} is removed again")
+            # a run that another process holds is that one's
+            with suppress(ValueError), folder.held(run):
+                if _begun(run) == begun:
+                    _take_away(checkpoint, run)
+                    self.say(f"{checkpoint} is removed again")
         for path in self.made:
             # only what is empty goes
             with suppress(OSError):
@@ -214,6 +211,14 @@ def visiting(say: Callable[[str], None] = print) -> Iterator[Visit]:
     except (ValueError, SystemExit):
         visit.undo()
         raise
+
+
+def _take_away(checkpoint: Path, run: Path) -> None:
+    shutil.rmtree(checkpoint)
+    link, left = run / "model", folder.checkpoints(run)
+    link.unlink(missing_ok=True)
+    if left:
+        point(link, Path("checkpoints") / left[0].name / "model")
 
 
 def _begun(run: Path) -> int:
