@@ -69,7 +69,7 @@ EXTRAS = {
     # moments of AdamW in 8 bits, frozen weights in 4: with its CPU form, too
     "lowbit": ["bitsandbytes>=0.50"],
     # these two compile, or want a GPU: asked for by name only
-    "cuda": ["flash-attn", "transformer-engine[pytorch]>=2"],
+    "cuda": ["flash-attn", "transformer-engine[pytorch]>=2.9"],
 }
 DEV = [
     "basedpyright",

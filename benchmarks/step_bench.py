@@ -9,8 +9,13 @@ norm of every parameter's gradient are compared first: a wrong contestant gets n
 blocks, by the formula of `block_bench`. Beside the measured figures stand those that the planner
 (`python -m unity.train.planner`) has for this card. On a GPU, contestants are measured one after the other and
 every row is written at once.
+
+    torchrun --standalone --nproc-per-node 2 benchmarks/step_bench.py --contestant "unity full sp2"
+
+`sp2` and the like cut the tokens over so many ranks of a launcher; weights and optimizer are whole on each.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from functools import cache, partial
@@ -40,6 +45,7 @@ from step_cases import (
     twin,
 )
 from step_plan import planned
+from step_ranks import RANK, SIZE, together
 
 from unity.config import MODELS
 
@@ -88,18 +94,20 @@ def _together(case: Case, part: list[str], truth, seconds: float, device: str, e
 
 def _timed(steps: dict, seconds: float, device: str) -> tuple[dict[str, Timing], int | None]:
     """Times, and all memory in use at the worst moment, weights and optimizer included."""
+    # several ranks take as many steps each
+    seconds, runs = (seconds, 20) if SIZE == 1 else (math.inf, 5)
     if device != "cuda":
-        return measure_all(steps, seconds, warmup=1, runs=20), None
+        return measure_all(steps, seconds, warmup=1, runs=runs), None
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    timings = measure_all(steps, seconds, warmup=1, runs=20, device=device)
+    timings = measure_all(steps, seconds, warmup=1, runs=runs, device=device)
     return timings, torch.cuda.max_memory_allocated()
 
 
 def _row(name: str, timing: Timing, case: Case, device: str) -> dict:
     samples = CONTESTANTS[name].samples
     rate = 3 * samples * case.layers * flops(case.model.config, case.tokens) / timing.median
-    peak = peak_flops(device)
+    peak = peak_flops(device) and SIZE * peak_flops(device)
     return {
         "shape": case.name,
         "tokens": case.tokens,
@@ -146,15 +154,22 @@ def main() -> None:
         "--layers", type=at_least(1), help="default: as many as fit on the card, by the formula in the code"
     )
     args = parser.parse_args()
+    for name in args.contestant:
+        if (cut := CONTESTANTS[name].cut) != SIZE:
+            start = f"torchrun --standalone --nproc-per-node {cut}"
+            parser.error(f"{name!r} is of {cut} ranks, and here are {SIZE}; {start} starts as many")
     samples = max(CONTESTANTS[name].samples for name in args.contestant)
 
     def measure(name: str, tokens: int, end: float) -> Iterator[dict]:
         layers = args.layers or default_layers(MODELS[name], tokens, device)
         case = make_case(name, tokens, layers, device, DTYPES[args.dtype], samples)
-        return bench(case, args.contestant, args.seconds, device, end)
+        rows = bench(case, args.contestant, args.seconds, device, end)
+        # rank 0 writes them
+        return rows if RANK == 0 else (row for row in rows if RANK == 0)
 
-    print(COLUMNS, flush=True)
-    measure_cases(args, device, measure, layers=" ".join(fitting_layers.__doc__.split()))
+    with together():
+        print(COLUMNS, flush=True)
+        measure_cases(args, device, measure, layers=" ".join(fitting_layers.__doc__.split()))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from block_cases import GRIDS, WORDS, only_torch
+from step_ranks import average, share
 from torch import Tensor, nn
 
 from unity.config import MODELS, RECOMPUTE, ModelConfig
@@ -40,11 +41,15 @@ class Contestant:
     samples: int = 1
     # texts reach the model with their zeros, as the authors' release has them
     padded: bool = False
+    # ranks that share the samples, each with a slice of their tokens
+    cut: int = 1
 
     def loss(self, model: UnityDiT) -> Loss:
         """The loss of the model, which is changed for it."""
         if self.fp8:
             convert(model, Fp8Config())
+        if self.cut > 1:
+            share(model)
         for block in model.blocks:
             block.forward = self._wrapped(block.forward)
         recompute(model, self.recompute)
@@ -69,10 +74,17 @@ CONTESTANTS = {
     "release recipe": Contestant(recompute="none", plain=True, padded=True),
     **{f"unity {kind} x8": Contestant(recompute=kind, samples=8) for kind in ("selective", "full")},
     **{f"unity {kind} x8 fp8": Contestant(recompute=kind, samples=8, fp8=True) for kind in ("selective", "full")},
+    # one sample over the ranks of a launcher
+    **{f"unity {kind} sp{cut}": Contestant(recompute=kind, cut=cut) for kind in RECOMPUTE for cut in (2, 4, 8)},
+    **{
+        f"unity {kind} sp{cut} fp8": Contestant(recompute=kind, cut=cut, fp8=True)
+        for kind in RECOMPUTE
+        for cut in (2, 4, 8)
+    },
 }
 DEFAULTS = {
     "cpu": ["unity none", "unity selective", "unity full", "torch eager", "unity compiled", "torch compiled"],
-    "cuda": [name for name in CONTESTANTS if "x8" not in name and "release" not in name],
+    "cuda": [name for name, row in CONTESTANTS.items() if row.samples == row.cut == 1 and not row.padded],
 }
 
 
@@ -201,6 +213,7 @@ def gradients(loss: Loss, case: Case, batch: tuple) -> tuple[Tensor, Tensor]:
     try:
         value, _ = loss(*batch)
         value.backward()
+        average(case.model.parameters())
         return value.detach(), torch.stack([p.grad.float().norm() for p in case.model.parameters()])
     finally:
         case.model.zero_grad()
@@ -210,4 +223,5 @@ def step(loss: Loss, case: Case, batch: tuple) -> None:
     """What is timed: loss, backward, and the update of the weights."""
     value, _ = loss(*batch)
     value.backward()
+    average(case.model.parameters())
     case.update()

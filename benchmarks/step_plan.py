@@ -34,9 +34,9 @@ def figures(contestant: Contestant, config: ModelConfig, tokens: int, gpu: Gpu) 
     precision, samples = "fp8" if contestant.fp8 else "bf16", contestant.samples
     job = Job(
         config=config, trained=Trained(), sample=size, pixels=0, precision=precision, batch_size=samples, gpu=gpu,
-        gpus=1, encoders=False,
+        gpus=contestant.cut, encoders=False,
     )  # fmt: skip
-    choice = Choice(sequence_parallel=1, micro_batch=samples, recompute=contestant.recompute)
+    choice = Choice(sequence_parallel=contestant.cut, micro_batch=samples, recompute=contestant.recompute)
     plan = Plan(job=job, choice=choice)
     held = _STATE * job.parameters.total + plan.bytes["activations"] + plan.bytes["latents"]
     return {"planned_ms": 1e3 * plan.step, "planned_bytes": held}

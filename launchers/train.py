@@ -18,13 +18,14 @@ def main() -> None:
     # imported late: where the extra is missing, that is the answer and not a traceback
     from unity.train.config import parse
     from unity.train.loop import train
+    from unity.train.remote import visiting
     from unity.train.world import start_world, told_once
 
     # the deepspeed launcher puts this before our own flags
     args = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     world = start_world()
-    with told_once(world):
-        options = world.from_lead(partial(parse, args, ranks=world.size))
+    with told_once(world), visiting() as visit:
+        options = world.from_lead(partial(parse, args, ranks=world.size, visit=visit))
         default = Path(__file__).with_name("zero3.json")
         train(replace(options, deepspeed=options.deepspeed or default), world)
 

@@ -73,6 +73,7 @@ def test_flags_exist(start, words):
     known = help_of(start)
     missing = [flag for flag in flags if not re.search(rf"{re.escape(flag)}(?![\w-])", known)]
     assert not missing, f"{start[-1]} knows no {missing}"
+    assert "{None,True,False}" not in known, "a switch that wants a value: DisallowNone[bool | None]"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The training step's benchmark: contestants take the same step, wrong ones are caught, memory is counted."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from unity import ops
 from unity.config import MODELS
 from unity.train.planner.gpus import GPUS
 
+MEASURED = json.loads((Path(bench.__file__).parent / "results/step_bench_cuda.json").read_text())["rows"]
 SMALL = ["--shape", "debug", "--tokens", "288", "--layers", "1", "--contestant", "unity full", "--seconds", "0"]
 
 
@@ -133,6 +136,32 @@ def test_rows_say_how_many_layers_ran(tmp_path, monkeypatch, capsys):
     assert row["tflops"] == pytest.approx(3 * bench.flops(MODELS["debug"], 288) / row["ms"] / 1e9)
 
 
+def test_ranks_that_are_not_there_are_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step_bench.py", *SMALL[:-3], "unity full sp2"])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 2 and "torchrun --standalone --nproc-per-node 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_samples_cut_over_two_ranks(tmp_path, case):
+    """As a launcher starts them: the loss of one process, in rows of rank 0's."""
+    names, out = ["unity full sp2", "unity selective sp2 fp8"], tmp_path / "rows.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [bench.__file__, *SMALL[:6], "--contestant", *names, "--seconds", "0", "--json", out]
+    done = subprocess.run(
+        list(map(str, command)), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["contestant"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows.keys() == set(names) and done.stdout.count("unity full sp2") == 1
+    alone = bench.make_case("debug", 288, 1, "cpu", torch.float32)
+    loss = Contestant().loss(bench.twin(alone.model))(*alone.batch())[0].item()
+    assert rows[names[0]]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert rows[names[1]]["loss"] == pytest.approx(loss, rel=bench.FP8_TOLERANCE)
+    assert rows[names[1]]["loss"] != rows[names[0]]["loss"]
+
+
 def test_what_fits_on_a_card():
     """Of 80 GB: a part of 10b at the paper's length, all of 1.3b at a short one, and never less than a layer."""
     card = 80 * 2**30
@@ -150,6 +179,17 @@ def test_what_the_planner_has_for_a_step():
     # a block that keeps nothing saves nothing by 8 bits: measured, its peak is 3% higher
     assert eight["planned_ms"] < full["planned_ms"]
     assert eight["planned_bytes"] == pytest.approx(full["planned_bytes"], rel=0.03)
+    two = step_plan.figures(Contestant(cut=2), config, 65520, GPUS["H100"])
+    assert full["planned_ms"] / 2 < two["planned_ms"] < 0.6 * full["planned_ms"]
+    assert two["planned_bytes"] < full["planned_bytes"]
+
+
+@pytest.mark.parametrize("row", [r for r in MEASURED if r["contestant"] != "torch eager"], ids=str)
+def test_the_planner_has_what_was_measured_on_a_gpu(row):
+    config = replace(MODELS[row["shape"]], num_layers=row["layers"])
+    found = step_plan.figures(bench.CONTESTANTS[row["contestant"]], config, row["tokens"], GPUS["H100"])
+    assert found["planned_ms"] == pytest.approx(row["ms"], rel=0.05)
+    assert found["planned_bytes"] == pytest.approx(row["peak_bytes"], rel=0.07)
 
 
 def test_a_case_is_whole_on_its_device():

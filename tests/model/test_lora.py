@@ -9,9 +9,11 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from unity.config import ModelConfig
-from unity.model.adapter import Lora, read_adapter, save_adapter
+from unity.files import sha256
+from unity.model.adapter import Lora, read_adapter, stream_adapter
 from unity.model.card import NAME, ModelCard
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
@@ -67,7 +69,9 @@ def trained(tmp_path):
         randomise(model, lambda name: model.get_parameter(name).requires_grad, seed=5)
         state = {name: value for name, value in model.named_parameters() if value.requires_grad}
         card = replace(CARD, base=str(base), step=9)
-        return base, save_adapter(state, config, card, tmp_path / "adapter"), model
+        folder = tmp_path / "adapter"
+        stream_adapter(state, lambda name: state[name].split(2), config, card, folder)
+        return base, folder, model
 
     return make
 
@@ -86,6 +90,27 @@ def test_the_table_says_what_is_adapted_and_all_else_is_frozen(targets):
     assert {"modality_embedding", "head_aux.weight", "blocks.1.modulation.table"} <= trained
     for fresh, value in zip(model(*inputs()), before, strict=True):
         assert torch.equal(fresh, value)
+
+
+def test_an_adapter_is_never_whole_in_memory(tmp_path):
+    """Of ever so many factors and parts, the piece that is written and the one that was before it."""
+    shapes = {f"blocks.{i}.ffn.0.lora_A.default.weight": torch.empty(64, 48, device="meta") for i in range(9)}
+    shapes |= {f"blocks.{i}.modulation.table": torch.empty(64, 48, device="meta") for i in range(9)}
+    held, most = [], []
+
+    def parts(name):
+        for row in range(0, 64, 16):
+            piece = torch.full((16, 48), float(row))
+            held.append(StorageWeakRef(piece.untyped_storage()))
+            most.append(sum(not one.expired() for one in held))
+            yield piece
+
+    rows = stream_adapter(shapes, parts, LORA, CARD, tmp_path / "adapter")
+    assert len(held) == 18 * 4 and max(most) <= 2
+    for file, row in rows.items():
+        tensors = load_file(tmp_path / "adapter" / file)
+        assert row["sha256"] == sha256(tmp_path / "adapter" / file) and len(tensors) == 9
+        assert all((value[:, 0] == torch.arange(64) // 16 * 16).all() for value in tensors.values())
 
 
 def test_a_folder_loads_as_the_model_that_was_trained(trained):

@@ -11,7 +11,7 @@ from unity.train.world import start_world, stop_world
 
 CHECKS = {
     "quick": (*engine_on_ranks.QUICK, *train_on_ranks.CHECKS, *sequence_on_ranks.QUICK),
-    "slow": engine_on_ranks.SLOW,
+    "slow": (*engine_on_ranks.SLOW, *sequence_on_ranks.SLOW),
 }
 
 

@@ -85,6 +85,7 @@ REFUSED = {
     "--init nowhere": "one of them",
     "--frames 7": "4k\\+1",
     "--frames 999": "cut from",
+    "--optim.kind adamw": "moments of muon",
     "--optim.lr nan": "lr is nan",
     "--optim.lr inf": "lr is inf",
     "--optim.ema 1": "ema",
@@ -112,6 +113,26 @@ def test_a_refused_resume_leaves_the_run_byte_for_byte(again, flags, world, data
     assert tree(again) == before
     # and the plain resume is as good as ever
     assert parse(["--stage", "1", "--resume", str(again)]).model == "debug"
+
+
+def test_a_refused_resume_from_elsewhere_leaves_nothing_of_what_was_brought(saved, tmp_path, world, capfd):
+    from unity.train.loop import train
+    from unity.train.remote import visiting
+
+    shutil.copytree(saved / "checkpoints", tmp_path / "bucket/run/checkpoints")
+    out = tmp_path / "new/run"
+    flags = ["--stage", "1", "--resume", f"file://{tmp_path}/bucket/run", "--out", str(out), "--steps", "3"]
+
+    def start(*more: str) -> None:
+        with visiting() as visit:
+            train(parse([*flags, *more], visit=visit), world)
+
+    for refused in (["--model", "tiny"], ["--architecture.foo", "1"], ["--data", "nowhere"]):
+        with pytest.raises((ValueError, SystemExit)):
+            start(*refused)
+        assert not out.parent.exists() and "is removed again" in capfd.readouterr().out
+    start()
+    assert folder.checkpoints(out)[0].name == "step-00000003"
 
 
 def test_fewer_steps_than_are_done_change_nothing(again, world, capfd):
@@ -327,7 +348,7 @@ def test_a_full_disk_in_a_save_is_a_sentence_and_loses_nothing(again, world):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    done = run("--stage", 1, "--resume", again, "--steps", 4, "--save-beside", True, preexec_fn=limit)
+    done = run("--stage", 1, "--resume", again, "--steps", 4, "--save-beside", preexec_fn=limit)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "File too large" in done.stderr or "space" in done.stderr, done.stderr
     assert tree(again / NEWEST) == before

@@ -29,7 +29,7 @@ def launch(dataset):
         command = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", port]
         command += [ROOT / "launchers/train.py", "--stage", 2, "--model", "debug", "--data", dataset]
         command += ["--steps", steps, "--batch-size", 4, "--picture-every", 0, "--save-every", 1, "--log-every", 1]
-        command += ["--save-beside", True]
+        command += ["--save-beside"]
         command += ["--out", out, "--resume", out]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         running.append(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import typing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from unity.train.config import parse
 from unity.train.config_file import read_config, write_config
 from unity.train.folder import find_run
 from unity.train.optim import SetOptim, learning_rate, optimizer
+from unity.train.options import Options
 
 # what the dataset says
 ABOUT = {"frames": 17, "size": [64, 64]}
@@ -48,6 +50,15 @@ def leaves(config) -> dict:
             found |= {f"{field.name}.{name}": leaf for name, leaf in leaves(value).items()}
         else:
             found[field.name] = value
+    return found
+
+
+def kinds(options: type) -> dict:
+    """The type of every setting, by the same names."""
+    found = {}
+    for name, kind in typing.get_type_hints(options).items():
+        inner = kinds(kind) if dataclasses.is_dataclass(kind) else {"": kind}
+        found |= {f"{name}.{key}".rstrip("."): leaf for key, leaf in inner.items()}
     return found
 
 
@@ -89,6 +100,17 @@ def test_dotted_flags_reach_every_part(on_cpu):
     assert config.architecture == dataclasses.replace(MODELS["debug"], cross_modulation=True)
 
 
+def test_every_switch_is_turned_by_its_name_alone():
+    """Also those that the machine decides where they are left out."""
+    hints = kinds(Options)
+    switches = [name for name, kind in hints.items() if kind in (bool, bool | None)]
+    assert {"preflight", "save_beside", "routing.any2any", "fp8.wide_weight_gradient"} <= set(switches)
+    for value, no in ((True, ""), (False, "no-")):
+        parts = [name.replace("_", "-").rpartition(".") for name in switches]
+        found = leaves(tyro.cli(Options, args=[f"--{part}{dot}{no}{last}" for part, dot, last in parts]))
+        assert {found[name] for name in switches} == {value}
+
+
 @pytest.mark.parametrize("flags", [["--stepz", "3"], ["--model", "huge"], ["--stage", "3"], ["--optim.foo", "1"]])
 def test_unknown_flags_and_values_end_with_code_2(flags, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -125,6 +147,25 @@ def test_resume_keeps_what_is_not_given(run):
     before = leaves(read_config(run))
     changed = {name for name, value in leaves(resumed).items() if value != before[name]}
     assert changed == {"resume", "optim.clip"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "goes"),
+    [("muon", "adamw8", False), ("adamw", "muon", False), ("adamw", "adamw8", True), ("muon", "muon", True)],
+)
+def test_moments_go_on_where_the_optimizer_has_the_same(run, saved, given, goes):
+    config = read_config(run)
+    write_config(
+        dataclasses.replace(config, optim=dataclasses.replace(config.optim, kind=saved)), run / "config.json"
+    )
+    flags = ["--resume", str(run), "--optim.kind", given]
+    if goes:
+        assert parse(["--stage", "1", *flags]).optim.kind == given
+    else:
+        with pytest.raises(ValueError, match=f"--optim.kind {given} .* moments of {saved} .*--init {run}/model"):
+            parse(["--stage", "1", *flags])
+    # another stage takes the weights alone
+    assert parse(["--stage", "2", *flags]).optim.kind == given
 
 
 def test_another_stage_keeps_the_model_but_not_steps_and_folder(run, monkeypatch, tmp_path):
@@ -222,8 +263,6 @@ def test_parts_learn_at_a_rate_of_their_own():
     ],
 )
 def test_ways_to_save_memory_that_do_not_go_together_are_refused(on_cpu, flags, reason):
-    from unity.train.options import Options
-
     options = tyro.cli(Options, args=flags.split())
     with pytest.raises(ValueError, match=reason):
         resolve(dataclasses.replace(options, architecture=MODELS["1.3b"], init=None))

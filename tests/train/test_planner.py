@@ -25,7 +25,7 @@ from unity.train import config as cfg
 from unity.train.config import parse
 from unity.train.planner import auto, memory
 from unity.train.planner.count import Product, Sample, Trained, parameters, products, sample, shapes
-from unity.train.planner.gpus import BACKWARD, FORWARD, GIB, GPUS, USABLE, card
+from unity.train.planner.gpus import BACKWARD, FORWARD, FORWARD_8, GIB, GPUS, USABLE, card
 from unity.train.planner.memory import NUMBERS, Numbers, activations, kept, passing
 from unity.train.planner.options import Options, jobs
 from unity.train.planner.plan import Choice, Job, Limits, Plan, best, choices, leanest, smallest
@@ -185,7 +185,8 @@ def test_a_block_takes_the_time_that_was_measured_on_a_gpu(row):
     size = Sample(tokens=row["tokens"] // 2, cells=0, words=MEASURED["words"])
     inside = [product for product in products(config, ALL, size) if product.inside]
     eight = row["contestant"].endswith("fp8")
-    forward = sum(p.flops / (FORWARD * (gpu.fp8 if eight and p.eight_bits else gpu.bf16)) for p in inside)
+    rates = {True: FORWARD_8 * gpu.fp8, False: FORWARD * gpu.bf16}
+    forward = sum(p.flops / rates[eight and p.eight_bits] for p in inside)
     backward = sum(p.backward * p.flops for p in inside) / (BACKWARD * gpu.bf16)
     expected = {"forward": forward, "both": forward + backward, "both, checkpointed": 2 * forward + backward}
     assert expected[row["direction"]] == pytest.approx(row["ms"] / 1e3, rel=0.05)

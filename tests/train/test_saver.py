@@ -17,7 +17,7 @@ from unity.model.streamed import write_stream
 from unity.train import checkpoint, saver, writer
 from unity.train.exchange import Exchange
 from unity.train.kept import Keep
-from unity.train.remote import address_of, bring, open_remote
+from unity.train.remote import Visit, address_of, open_remote, visiting
 from unity.train.saver import Manner, Snapshot, saving
 from unity.train.writer import Content
 from unity.train.zero import Fragment
@@ -279,19 +279,28 @@ def test_what_is_copied_elsewhere_comes_back_and_only_what_is_whole(world, tmp_p
     ]
     # damaged, then cut off
     remote.files.pipe_file(remote.path("step-00000003", "weight-00000.safetensors"), b"x")
-    assert bring(elsewhere, there, said.append) == there and said[-2].endswith("is damaged: passing it over")
+    bring = Visit(say=said.append).bring
+    assert bring(elsewhere, there) == there and said[-2].endswith("is damaged: passing it over")
     remote.files.rm_file(remote.path("step-00000003", "manifest.json"))
-    assert bring(elsewhere, there, said.append) == there
+    assert bring(elsewhere, there) == there
     assert (
         saved(there) == {"step-00000002": 2.0}
         and float(load_file(there / "model/model.safetensors")["a"][0, 0]) == 2
     )
     assert checkpoint.newest_whole(world, there, said.append) == there / "checkpoints/step-00000002"
     # a path of the command line has lost a slash
-    one = bring(address_of(Path(f"{elsewhere}/checkpoints/step-00000002")), tmp_path / "one", said.append)
+    one = bring(address_of(Path(f"{elsewhere}/checkpoints/step-00000002")), tmp_path / "one")
     assert one == tmp_path / "one/checkpoints/step-00000002" and checkpoint.read_state(one)["step"] == 2
+    # a run that is refused before it has begun leaves what was here
+    one.rename(one.with_name("step-00000001"))
+    with pytest.raises(ValueError, match="refused"), visiting(said.append) as visit:
+        visit.bring(elsewhere, tmp_path / "one")
+        assert (tmp_path / "one/model").resolve().parent.name == "step-00000002"
+        raise ValueError("refused")
+    assert [path.name for path in (tmp_path / "one/checkpoints").iterdir()] == ["step-00000001"]
+    assert (tmp_path / "one/model").resolve().parent.name == "step-00000001"
     with pytest.raises(ValueError, match="cannot be read"):
-        bring(f"{elsewhere}/checkpoints/step-00000009", tmp_path / "one", said.append)
+        bring(f"{elsewhere}/checkpoints/step-00000009", tmp_path / "one")
 
 
 def test_a_copy_that_fails_is_told_at_once_and_at_the_end(world, tmp_path, monkeypatch):

@@ -30,6 +30,11 @@ def test_two_ranks(two_ranks, name):
 
 
 @pytest.mark.slow
+def test_compiled_on_two_ranks(two_ranks_more):
+    assert two_ranks_more.count("check_sequence_inductor") == 2
+
+
+@pytest.mark.slow
 def test_four_ranks(run_on_ranks, dataset, tmp_path):
     said = run_on_ranks(4, "sequence_on_ranks.py", dataset, tmp_path)
     assert {name: said.count(f"check_sequence_{name}") for name in NAMES} == dict.fromkeys(NAMES, 4)

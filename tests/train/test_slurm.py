@@ -1,6 +1,7 @@
 """launchers/submit.py on a real SLURM of two nodes, both on this machine, from Debian's slurm-wlm and munge."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -10,10 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+
+from unity.train.folder import checkpoints
+from unity.train.kept import step_of
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -124,11 +129,11 @@ def said(*command) -> str:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True).stdout
 
 
-def submit(run: Path, dataset: Path, *more) -> int:
+def submit(run: Path, dataset: Path, *more, save_every: int = 999) -> int:
     """A debug run of 40 steps with a rank on each of the two nodes."""
     words = ["--nodes", 2, "--gpus-per-node", 0, "--cpus-per-gpu", 1, "--time", 30, *more]
     words += ["--stage", 1, "--model", "debug", "--data", dataset, "--steps", 40, "--batch-size", 4]
-    words += ["--micro-batch", 1, "--precision", "fp32", "--picture-every", 0, "--save-every", 999]
+    words += ["--micro-batch", 1, "--precision", "fp32", "--picture-every", 0, "--save-every", save_every]
     words += ["--workers", 0, "--out", run]
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment |= {"DS_ACCELERATOR": "cpu"}
@@ -166,18 +171,19 @@ def starts_again(job: int, number: int) -> None:
 
     In the second in which a job has ended, a node takes the credential of its next go for that of the last.
     """
-    hurried = False
+    hurried = -math.inf
 
     def runs() -> bool:
         nonlocal hurried
         # both from one answer: the job may be handed in between two
         now = said("scontrol", "show", "job", job)
-        if "JobState=PENDING" in now and not hurried:
+        # one that comes while the nodes still tidy up is forgotten
+        if "JobState=PENDING" in now and time.monotonic() > hurried + 20:
             said("scontrol", "update", f"jobid={job}", "starttime=now+3")
-            hurried = True
+            hurried = time.monotonic()
         return "JobState=RUNNING" in now and f"Restarts={number} " in now
 
-    until(runs, 90, lambda: said("scontrol", "show", "job", job) + said("sinfo", "-N"))
+    until(runs, 150, lambda: said("scontrol", "show", "job", job) + said("sinfo", "-N"))
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +215,55 @@ def test_a_job_that_is_preempted_twice_equals_one_that_is_not(cluster, dataset, 
     assert text.count("the job is handed in again") == (1 if form == "srun" else 2), text
     assert "the run is finished" in text
     assert losses(run) == losses(unbroken)
+
+
+def rank_of(run: Path, rank: int) -> psutil.Process:
+    """The process of a rank of the run, on either node."""
+
+    def is_it(process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            mine = str(run) in words and any(word.endswith("launchers/train.py") for word in words)
+            return mine and words[0] != "srun" and process.environ().get("RANK") == str(rank)
+        return False
+
+    return next(process for process in psutil.process_iter() if is_it(process))
+
+
+def held_in_a_save(run: Path) -> psutil.Process:
+    """Rank 1, stopped where rank 0 has begun a checkpoint and waits for the other's part of it."""
+    one, end = rank_of(run, 1), time.monotonic() + 240
+    while time.monotonic() < end:
+        if not list((run / "checkpoints").glob("*.partial")):
+            time.sleep(0.001)
+            continue
+        one.suspend()
+        # long enough for a checkpoint that wants nothing of it any more
+        time.sleep(2)
+        if list((run / "checkpoints").glob("*.partial")):
+            return one
+        one.resume()
+    raise AssertionError(log(run))
+
+
+@pytest.mark.parametrize(("victim", "manner"), [(0, "--save-beside"), (1, "--no-save-beside")])
+def test_a_rank_killed_in_the_middle_of_a_save_costs_nothing(cluster, dataset, unbroken, tmp_path, victim, manner):
+    """By SIGKILL: what was cut off is passed over, and the job goes on from the checkpoint before it."""
+    run = tmp_path / "run"
+    job = submit(run, dataset, manner, save_every=2)
+    reaches(run, 4)
+    held, killed = held_in_a_save(run), rank_of(run, victim)
+    whole = max(step_of(path.name) for path in checkpoints(run))
+    killed.kill()
+    if held != killed:
+        held.resume()
+    starts_again(job, 1)
+    until(lambda: over(job), 600, lambda: log(run))
+    text = log(run)
+    assert f"going on from step {whole} of" in text and text.count("going on from") == 1, text
+    assert "the run is finished" in text
+    assert losses(run) == losses(unbroken)
+    assert [path.name for path in checkpoints(run)] == ["step-00000040", "step-00000038"]
 
 
 def test_a_second_submission_of_a_running_job_is_refused(cluster, dataset, tmp_path):

@@ -79,7 +79,10 @@ def write(world, run, step, keep=None, loss=None):
 
 def export(average, folder) -> dict:
     folder.mkdir()
-    save_file({name: average.whole(name) for name in average.shapes}, folder / "model.safetensors")
+    tensors = {
+        name: torch.cat(list(average.parts(name))).view(like.shape) for name, like in average.shapes.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
     return {}
 
 

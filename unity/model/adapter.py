@@ -5,14 +5,13 @@ was trained in full, and the model card, which names the weights that it all bel
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unity.config import ModelConfig
@@ -24,6 +23,7 @@ from unity.model.lora import LoraConfig, peft_config, plain_name
 from unity.model.names import is_factor
 from unity.model.reader import Reader
 from unity.model.stored import Stored, open_stored
+from unity.model.streamed import write_stream
 
 TENSORS, SETTINGS, PARTS = "adapter_model.safetensors", "adapter_config.json", "parts.safetensors"
 # ends of names in an adapter → what they are of the tensor whose name they stand behind
@@ -78,19 +78,29 @@ def is_adapter(folder: Path) -> bool:
     return (folder / TENSORS).is_file() and (folder / SETTINGS).is_file()
 
 
-def save_adapter(state: Mapping[str, Tensor], lora: LoraConfig, card: ModelCard, folder: Path | str) -> Path:
-    """Write what was trained of an adapted model, under the names that it has there; see the top of this file."""
-    folder, mine = Path(folder), (TENSORS, SETTINGS, PARTS, NAME)
-    tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
-    factors = {f"base_model.model.{plain_name(n)}": value for n, value in tensors.items() if is_factor(n)}
-    parts = {plain_name(name): value for name, value in tensors.items() if not is_factor(name)}
-    with whole_folder(folder, last=NAME, mine=lambda name: name in mine) as part:
-        save_file(factors, part / TENSORS)
-        if parts:
-            save_file(parts, part / PARTS)
+def stream_adapter(
+    shapes: Mapping[str, Tensor],
+    parts: Callable[[str], Iterable[Tensor]],
+    lora: LoraConfig,
+    card: ModelCard,
+    folder: Path | str,
+) -> dict[str, dict]:
+    """Write what was trained of an adapted model, under the names that it has there; see the top of this file.
+
+    Tensors come in parts and are never whole in memory (`unity.model.streamed`): factors of a high rank are as
+    large as what they adapt. Returns the size and SHA-256 of the files with tensors, by their names.
+    """
+    mine = (TENSORS, SETTINGS, PARTS, NAME)
+    factors = {f"base_model.model.{plain_name(name)}": name for name in shapes if is_factor(name)}
+    others = {plain_name(name): name for name in shapes if not is_factor(name)}
+    names, rows = factors | others, {}
+    with whole_folder(Path(folder), last=NAME, mine=lambda name: name in mine) as part:
+        for file, inside in ((TENSORS, factors), *([(PARTS, others)] if others else [])):
+            like = {key: shapes[name] for key, name in inside.items()}
+            rows[file] = write_stream(part / file, like, lambda key: parts(names[key]))
         peft_config(lora, card.base).save_pretrained(str(part))
         write_card(card, part)
-    return folder
+    return rows
 
 
 def read_adapter(path: Path, config: ModelConfig) -> Adapter:

@@ -21,7 +21,7 @@ from unity.train.optim import Kind, OptimConfig, SetOptim
 from unity.train.options import LEARNING_RATES, MACHINES, PAPER_RATE, SIMULATED, SMALL_TIMES, Options
 from unity.train.planner.auto import recommended
 from unity.train.recipes import RECIPES
-from unity.train.remote import address_of, bring
+from unity.train.remote import Visit, address_of
 from unity.train.world import computes_bf16, device_kind
 
 
@@ -49,12 +49,12 @@ class TrainConfig(Options):
     optim: SetOptim = field()
 
 
-def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Options:
+def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1, visit: Visit | None = None) -> Options:
     """The options that command-line arguments ask for; unknown ones end the program with code 2.
 
     A resumed run keeps the settings it had, except those given. Another stage has its own steps and folder. What
     starts from weights has their size and conventions, and the recipe of their size. Raises ValueError for what
-    cannot be.
+    cannot be. What is resumed from elsewhere is brought here, which `visit` can undo.
     """
     # single settings of a shape mean nothing before it is known whose
     given = tyro.cli(Options, args=_without_shape(args), console_outputs=talkative)
@@ -62,7 +62,7 @@ def parse(args: Sequence[str], talkative: bool = True, ranks: int = 1) -> Option
     if given.resume is not None and given.init is not None:
         raise ValueError("--resume and --init both name weights to start from; give one of them")
     if given.resume is not None and (address := address_of(given.resume)):
-        given = replace(given, resume=bring(address, given.out))
+        given = replace(given, resume=(visit or Visit()).bring(address, given.out))
     base = Options() if given.resume is None else _resumed(given, given.resume, ranks)
     found = None if given.init is None else heritage(given.init, given.model, _asked(given, args, talkative))
     base = _inheriting(base, found, given) if found else replace(base, architecture=_architecture(given, base))
@@ -222,10 +222,20 @@ def _resumed(given: Options, resume: Path, ranks: int) -> Options:
     if not saved.frozen:
         saved = replace(saved, init=None)
     if saved.stage == given.stage:
+        _check_moments(run, saved.optim.kind, given.optim.kind)
         return replace(saved, out=run)
     # another dataset may have other frames
     fits = {} if given.data is None else {"frames": None, "size": None}
     return replace(saved, steps=None, out=None, save_every=None, picture_every=None, log_every=None, **fits)
+
+
+def _check_moments(run: Path, saved: Kind | None, given: Kind | None) -> None:
+    """AdamW's moments are wanted in 32 bits or in 8, and those of its matrices Muon has not."""
+    if given is not None and saved is not None and "muon" in (saved, given) and saved != given:
+        raise ValueError(
+            f"--optim.kind {given} cannot go on from the moments of {saved} that {run} holds: leave it out, or "
+            f"start a new run from its weights, with --init {run}/model and another --out"
+        )
 
 
 def _goes_on(options: Options, out: Path) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Fixed, Suppress
+from tyro.conf import DisallowNone, Fixed, Suppress
 
 from unity.command import real, whole
 from unity.config import MODELS, RECOMPUTE, STAGES, STORAGE, ModelConfig, StageConfig
@@ -97,7 +97,7 @@ class Options:
     keep_best: Annotated[int, whole(0, 10**9)] = 0
     # write checkpoints beside the steps, from a copy of the rank's share in the host's memory; by default where
     # GPUs hold that, while on a CPU it would take memory and cores from the steps
-    save_beside: bool | None = None
+    save_beside: DisallowNone[bool | None] = None
     # a second place for each checkpoint when it is whole, by an address that fsspec knows, such as s3://bucket/run
     remote: str | None = None
     # weights of the codec and of the text encoder, where the embedded ones are not used; by default those beside

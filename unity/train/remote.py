@@ -8,8 +8,9 @@ What has no manifest is not whole, and is passed over. A run that goes on from a
 import json
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,19 @@ class Remote:
 
     def fetch(self, name: str, checkpoints: Path) -> Path:
         """Bring a checkpoint into a folder; raises ValueError if it is not what its manifest says."""
-        rows = json.loads(self.files.cat_file(self.path(name, _MANIFEST)))
         final = checkpoints / name
         partial = final.with_name(f"{name}.partial")
+        try:
+            self._fetch(name, partial)
+            put(partial, final, aside=final.with_name(f".{name}"))
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        point(checkpoints.parent / "model", Path("checkpoints") / name / "model")
+        return final
+
+    def _fetch(self, name: str, partial: Path) -> None:
+        rows = json.loads(self.files.cat_file(self.path(name, _MANIFEST)))
         shutil.rmtree(partial, ignore_errors=True)
         for file, row in rows.items():
             target = partial / file
@@ -80,9 +91,6 @@ class Remote:
             if digest(target) != row:
                 raise ValueError(f"{file} of {name} at {self.address} is damaged")
         self.files.get_file(self.path(name, _MANIFEST), str(partial / _MANIFEST))
-        put(partial, final, aside=final.with_name(f".{name}"))
-        point(checkpoints.parent / "model", Path("checkpoints") / name / "model")
-        return final
 
     def try_out(self) -> None:
         """Raises ValueError where nothing can be written."""
@@ -125,45 +133,94 @@ def open_remote(address: str) -> Remote:
     return Remote(address=address, files=files, root=root.rstrip("/"))
 
 
-def bring(address: str, out: Path | None, say: Callable[[str], None] = print) -> Path:
-    """What to resume on this machine for a run, or a checkpoint, elsewhere.
+@dataclass(kw_only=True)
+class Visit:
+    """What is brought here for a run, and taken away again where that is refused before it has begun."""
 
-    That is the run folder `out`, by default of the same name in runs/, with the newest checkpoint that is whole
-    there, unless it has one as new already. Raises ValueError for what cannot be reached.
-    """
-    found = re.fullmatch(r"(.+)/checkpoints/(step-\d{8,})", address)
-    remote = open_remote(found[1] if found else address)
-    run = out or Path("runs") / remote.root.rpartition("/")[2]
-    try:
-        names = [found[2]] if found else remote.names()
-        with folder.held(run):
-            checkpoint = _newest(remote, names, run, bool(found), say)
-    except ValueError:
-        raise
-    # each file system has errors of its own
-    except Exception as error:
-        raise ValueError(f"--resume {address} cannot be read: {sentence(error)}") from error
-    return checkpoint if found and checkpoint else run
+    say: Callable[[str], None] = print
+    # brought, and since when: the time of the run's configuration, which a run that begins writes anew
+    brought: list[tuple[Path, int]] = field(default_factory=list)
+    # folders that were made for them
+    made: list[Path] = field(default_factory=list)
 
+    def bring(self, address: str, out: Path | None) -> Path:
+        """What to resume on this machine for a run, or a checkpoint, elsewhere.
 
-def _newest(remote: Remote, names: list[str], run: Path, asked: bool, say: Callable[[str], None]) -> Path | None:
-    """The first of these checkpoints that is whole, on this machine; None where none is, or the run is further.
-
-    `asked`: it is one that somebody asks for, however far the run is.
-    """
-    here = [path.name for path in folder.checkpoints(run)]
-    for name in names:
-        if name in here:
-            return run / "checkpoints" / name
-        if here and not asked and step_of(here[0]) > step_of(name):
-            return None
+        That is the run folder `out`, by default of the same name in runs/, with the newest checkpoint that is
+        whole there, unless it has one as new already. Raises ValueError for what cannot be reached.
+        """
+        found = re.fullmatch(r"(.+)/checkpoints/(step-\d{8,})", address)
+        remote = open_remote(found[1] if found else address)
+        run = out or Path("runs") / remote.root.rpartition("/")[2]
+        self.made += [path for path in (run / "checkpoints", run, *run.parents) if not path.exists()]
         try:
-            checkpoint = remote.fetch(name, run / "checkpoints")
-        except ValueError as error:
-            if asked:
-                raise
-            say(f"{error}: passing it over")
-            continue
-        say(f"brought {name} of {remote.address} to {run}")
-        return checkpoint
-    return None
+            names = [found[2]] if found else remote.names()
+            with folder.held(run):
+                checkpoint = self._newest(remote, names, run, bool(found))
+        except ValueError:
+            raise
+        # each file system has errors of its own
+        except Exception as error:
+            raise ValueError(f"--resume {address} cannot be read: {sentence(error)}") from error
+        return checkpoint if found and checkpoint else run
+
+    def _newest(self, remote: Remote, names: list[str], run: Path, asked: bool) -> Path | None:
+        """The first of these that is whole, on this machine; None where none is, or the run here is further.
+
+        `asked`: it is one that somebody asks for, however far the run is.
+        """
+        here = [path.name for path in folder.checkpoints(run)]
+        for name in names:
+            if name in here:
+                return run / "checkpoints" / name
+            if here and not asked and step_of(here[0]) > step_of(name):
+                return None
+            try:
+                checkpoint = remote.fetch(name, run / "checkpoints")
+            except ValueError as error:
+                if asked:
+                    raise
+                self.say(f"{error}: passing it over")
+                continue
+            self.brought.append((checkpoint, _begun(run)))
+            self.say(f"brought {name} of {remote.address} to {run}")
+            return checkpoint
+        return None
+
+    def undo(self) -> None:
+        """Leave everything as it was before, but for runs that have begun since, also in another process."""
+        for checkpoint, begun in self.brought:
+            run = checkpoint.parent.parent
+            # a run that another process holds is that one's
+            with suppress(ValueError), folder.held(run):
+                if _begun(run) == begun:
+                    _take_away(checkpoint, run)
+                    self.say(f"{checkpoint} is removed again")
+        for path in self.made:
+            # only what is empty goes
+            with suppress(OSError):
+                path.rmdir()
+
+
+@contextmanager
+def visiting(say: Callable[[str], None] = print) -> Iterator[Visit]:
+    """Inside, what is brought stays, unless a ValueError or the command line's own end refuses the run."""
+    visit = Visit(say=say)
+    try:
+        yield visit
+    except (ValueError, SystemExit):
+        visit.undo()
+        raise
+
+
+def _take_away(checkpoint: Path, run: Path) -> None:
+    shutil.rmtree(checkpoint)
+    link, left = run / "model", folder.checkpoints(run)
+    link.unlink(missing_ok=True)
+    if left:
+        point(link, Path("checkpoints") / left[0].name / "model")
+
+
+def _begun(run: Path) -> int:
+    path = run / "config.json"
+    return path.stat().st_mtime_ns if path.exists() else 0

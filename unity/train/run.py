@@ -1,7 +1,7 @@
 """A run: all that its steps work with, from a configuration or a checkpoint, and back into checkpoints."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from unity.data.latents.texts import read_texts
 from unity.encoders import Encoders, Kept, load_encoders
 from unity.flow_matching import TimeConfig
 from unity.modality.table import MODALITIES
-from unity.model.adapter import save_adapter
+from unity.model.adapter import stream_adapter
 from unity.model.card import ModelCard, Schedule
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
@@ -159,12 +159,14 @@ def content(run: Run, step: int, loss: float | None = None) -> Content:
 def _export(config: TrainConfig, card: ModelCard, average: Weights, folder: Path) -> dict[str, dict]:
     """Write the averaged weights for inference, in the precision of the training; see `Content.export`."""
     dtype = _DTYPES[config.precision]
-    if config.lora.rank:
-        # which is small
-        save_adapter({name: average.whole(name).to(dtype) for name in average.shapes}, config.lora, card, folder)
-        return {}
     shapes = {name: like.to(dtype) for name, like in average.shapes.items()}
-    return stream_model(shapes, lambda name: (part.to(dtype) for part in average.parts(name)), card, folder)
+
+    def parts(name: str) -> Iterator[Tensor]:
+        return (part.to(dtype) for part in average.parts(name))
+
+    if config.lora.rank:
+        return stream_adapter(shapes, parts, config.lora, card, folder)
+    return stream_model(shapes, parts, card, folder)
 
 
 def schedules(time: TimeConfig, model: ModelConfig) -> dict[str, Schedule]:

@@ -31,9 +31,6 @@ class Weights:
     # the fragments of a parameter, in order
     parts: Callable[[str], Iterator[Tensor]]
 
-    def whole(self, name: str) -> Tensor:
-        return torch.cat(list(self.parts(name))).view(self.shapes[name].shape)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Content:

@@ -1,4 +1,9 @@
-"""GPUs as rows, with their makers' figures, and what of them training was measured to reach."""
+"""GPUs as rows, with their makers' figures, and what of them training was measured to reach.
+
+Makers print peaks with sparsity (H100 SXM: 1,979 and 3,958 TFLOP/s), of which half is dense, links in both
+directions (NVLink 4: 900 GB/s), and memory in decimal; drivers report 81,559 MiB of an H100, 143,771 of an H200,
+and of a B200 in an HGX 180 of its 192 GB. A network is a port of 400 Gbit/s a GPU (A100, L40S: 200; RTX4090: 100).
+"""
 
 from dataclasses import dataclass, replace
 
@@ -32,9 +37,10 @@ GPUS = {
 
 # of a card; the rest is the driver's, and lies unused between allocations
 USABLE = 0.92
-# of the dense peak, of whole blocks: 10b, 37,440 tokens, H100 (benchmarks/results/block_bench_cuda.json). In 8
-# bits the forward's Linears reach that of their peak, and the backward is no faster than in bf16.
-FORWARD, BACKWARD = 0.60, 0.475
+# of the dense peak, of whole blocks: 10b, 37,440 and 65,520 tokens, H100 (block_bench_cuda.json and
+# step_bench_cuda.json in benchmarks/results). The last one is that of the forward's Linears in 8 bits, of their
+# own peak: between what they reach in a block alone and in a step; the backward is no faster than in bf16.
+FORWARD, BACKWARD, FORWARD_8 = 0.60, 0.475, 0.48
 # seconds in which Python starts the ops of a block, forward and backward: assumed, not measured here
 STARTED = 1.5e-3
 # bytes/s of a host's memory that an update there reaches for each GPU: assumed, not measured here

@@ -7,7 +7,7 @@ from functools import cached_property
 from unity.config import RECOMPUTE, STAGES, ModelConfig
 from unity.train.planner import memory
 from unity.train.planner.count import Parameters, Product, Sample, Trained, parameters, products
-from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, HOST, STARTED, USABLE, Gpu
+from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, FORWARD_8, HOST, STARTED, USABLE, Gpu
 from unity.train.planner.memory import NUMBERS, Numbers
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -144,8 +144,9 @@ class Plan:
         gpu, eight = self.job.gpu, self.job.numbers.eight_bits
 
         def forward(product: Product) -> float:
-            peak = gpu.fp8 if eight and product.eight_bits and gpu.fp8 else gpu.bf16
-            return product.flops / (FORWARD * peak)
+            if eight and product.eight_bits and gpu.fp8:
+                return product.flops / (FORWARD_8 * gpu.fp8)
+            return product.flops / (FORWARD * gpu.bf16)
 
         once = sum(forward(p) + p.backward * p.flops / (BACKWARD * gpu.bf16) for p in self.job.products)
         again = sum(share * forward(product) for product, share in self._again())

@@ -14,7 +14,8 @@ from unity.train import loop
 from unity.train.config import TrainConfig, parse, resolve
 from unity.train.config_file import to_plain
 from unity.train.folder import held
-from unity.train.options import SIMULATED
+from unity.train.options import SIMULATED, Options
+from unity.train.remote import visiting
 from unity.train.revision import difference, revision
 from unity.train.run import engine_settings
 from unity.train.submit import slurm
@@ -48,8 +49,12 @@ def prepare(submission: Submission, args: Sequence[str], train: Path) -> Job:
 
 def checked(args: Sequence[str], ranks: int, train: Path) -> TrainConfig:
     """The configuration of a command line of launchers/train.py, as of that many ranks."""
-    options = parse(args, ranks=ranks)
-    options = replace(options, deepspeed=options.deepspeed or train.with_name("zero3.json"))
+    with visiting() as visit:
+        options = parse(args, ranks=ranks, visit=visit)
+        return _complete(replace(options, deepspeed=options.deepspeed or train.with_name("zero3.json")), ranks)
+
+
+def _complete(options: Options, ranks: int) -> TrainConfig:
     loop.refuse(options, ranks)
     data = options.data or SIMULATED
     if not data.exists() and options.data is None:
