@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -149,3 +150,38 @@ def test_show_says_what_weights_are(ours):
     lines = show(Export(do="show", checkpoint=ours))
     assert lines[0].startswith("layout: this project;") and "float32" in lines[0]
     assert lines[2] == "learnt: depth; stage 1, step 7, 9 frames of 32x48"
+
+
+SCORES = {"results": {"depth": {"clips": 9, "scores": {
+    "model": {"abs_rel": {"mean": 0.1234, "low": 0.1, "high": 0.2}},
+    "trivial": {"abs_rel": {"mean": 0.5678, "low": None, "high": None}},
+}}}}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["unity", "diffusers", "wan"])
+def test_what_leaves_says_what_was_trained_on_what(tmp_path, layout):
+    """Each fact of the card and each score that was given is on the page, whose front the hub can read."""
+    known = {
+        "data": "films | of dogs",
+        "optimizer": "muon",
+        "learning_rate": 0.003,
+        "history": {"hardware": "2 × X"},
+    }
+    save_model(randomised().state_dict(), replace(CARD, **known), tmp_path / "ours")
+    (tmp_path / "exam.json").write_text(json.dumps(SCORES))
+    asked = Export(do="export", checkpoint=tmp_path / "ours", to=layout, out=tmp_path / "out")
+    export(replace(asked, scores=tmp_path / "exam.json"))
+    page = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert page.data.tags == ["unity-video", "depth"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.text.splitlines()]
+    for row in (
+        ["data", "films / of dogs"], ["stage, step", "1, 7"], ["optimizer", "muon, peak rate 0.003"],
+        ["hardware", "2 × X"], ["clips", "9 frames of 32×48"], ["depth, 9 clips", "model", "trivial"],
+    ):  # fmt: skip
+        assert row in rows, page.text
+    assert any(row[1:] == ["0.123 [0.100, 0.200]", "0.568"] for row in rows)
+    for wrong in ("[]", "{}", '{"results": {"depth": {"scores": {"model": {"x": {}}}}}}'):
+        (tmp_path / "exam.json").write_text(wrong)
+        with pytest.raises(ValueError, match="no results of `python -m unity.evaluate`"):
+            export(replace(asked, out=tmp_path / "none", scores=tmp_path / "exam.json"))
+    assert not (tmp_path / "none").exists()

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ftfy
 import torch
@@ -17,6 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from unity.files import sha256
 from unity.model.minilm import DIM, load_minilm
 from unity.model.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 MAX_TOKENS = 512
 # Bytes of the states that are kept in main memory; a text takes 0.5 MB of UMT5-XXL, 0.03 MB of MiniLM.
@@ -147,14 +151,23 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
+def load_umt5(
+    weights: Path | None, device: str | torch.device
+) -> "tuple[PreTrainedTokenizerBase, UMT5EncoderModel]":
+    """The tokenizer and the frozen model behind `umt5`, see `load_text`."""
     # takes seconds to import
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     tokenizer = load_pretrained(AutoTokenizer, weights, UMT5_REPO, "tokenizer")
     model = load_pretrained(UMT5EncoderModel, weights, UMT5_REPO, "text_encoder", torch_dtype=dtype)
-    model.eval().requires_grad_(False).to(device)
+    return tokenizer, model.eval().requires_grad_(False).to(device)
+
+
+def umt5(
+    tokenizer: "PreTrainedTokenizerBase", model: "UMT5EncoderModel", device: str | torch.device
+) -> TextEncoder:
+    """States of UMT5 that is on the device, or that hooks bring there."""
     return TextEncoder(
         lambda text: tokenizer(text, verbose=False)["input_ids"],
         lambda ids: model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state,
@@ -162,3 +175,7 @@ def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
         unknown=tokenizer.unk_token_id,
         device=device,
     )
+
+
+def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
+    return umt5(*load_umt5(weights, device), device)

@@ -39,16 +39,21 @@ def save_model(state: State, card: ModelCard, folder: Path | str, dtype: torch.d
 
 
 def stream_model(
-    shapes: Mapping[str, Tensor], parts: Callable[[str], Iterable[Tensor]], card: ModelCard, folder: Path | str
+    shapes: Mapping[str, Tensor],
+    parts: Callable[[str], Iterable[Tensor]],
+    card: ModelCard,
+    folder: Path | str,
+    beside: Callable[[Path], object] = lambda part: None,
 ) -> dict[str, dict]:
     """The same, of tensors that are never whole in memory; returns the file's size and SHA-256, by its name.
 
-    See `unity.model.streamed`.
+    `beside` writes what else is to be in the folder. See `unity.model.streamed`.
     """
     folder = Path(folder)
     with whole_folder(folder, last=NAME, mine=lambda name: name in (TENSORS, NAME)) as part:
         row = write_stream(part / TENSORS, shapes, parts)
         write_card(card, part)
+        beside(part)
     return {TENSORS: row}
 
 
