@@ -66,7 +66,9 @@ def given_to(task: str) -> dict:
     return {name: read_video(SAMPLE, FRAMES, SIZE, stream)}
 
 
-@pytest.mark.parametrize("task", ["estimate", "control", "joint"])
+@pytest.mark.parametrize(
+    "task", ["estimate", *(pytest.param(t, marks=pytest.mark.slow) for t in ("control", "joint"))]
+)
 def test_samples_are_those_of_infer(pipeline, checkpoint, tmp_path, task):
     path = {"estimate": {"video": SAMPLE}, "control": {"condition": SAMPLE}, "joint": {}}[task]
     words = None if task == "estimate" else "a dog runs"
@@ -78,10 +80,10 @@ def test_samples_are_those_of_infer(pipeline, checkpoint, tmp_path, task):
     found = pipeline(words, modality="flow", generator=seed(7), **ASKED, **given_to(task))
     np.testing.assert_array_equal(bytes_of(found.frames[0]), truth.video["rgb"])
     if task == "control":
-        assert found.values is None
+        assert found.view_values is None
     else:
         np.testing.assert_array_equal(bytes_of(found.views[0]), truth.video["flow"])
-        np.testing.assert_array_equal(found.values[0], truth.values)
+        np.testing.assert_array_equal(found.view_values[0], truth.values)
 
 
 @pytest.mark.slow
@@ -156,7 +158,7 @@ def test_the_cards_schedule_and_whole_frames_where_nothing_else_is_asked_for(pip
     found = pipeline(modality="depth", video=film, generator=seed(0), guidance_scale=7.5)
     assert truth.record["steps"] == 2 and truth.record["shift"] == 4.0
     np.testing.assert_array_equal(bytes_of(found.views[0]), truth.video["depth"])
-    np.testing.assert_array_equal(found.values[0], truth.values)
+    np.testing.assert_array_equal(found.view_values[0], truth.values)
 
 
 @pytest.mark.slow

@@ -124,15 +124,18 @@ def read_film(
     stream: str = "rgb",
     whole: bool = False,
     within: tuple[float, float] | None = None,
+    fps: float | None = None,
 ) -> Film:
     """`frames` frames spread evenly in time from the first to the last, or all, resized to cover `size` (h, w).
 
-    `within`: of those shown in that time alone, in seconds from the first frame of the file, ends included.
+    `within`: of those shown in that time alone, in seconds from the first frame of the file, ends included. `fps`:
+    at most so many a second, of which `frames` are the first ones.
 
     The centre is cut out, or the `whole` picture is brought to that size, as suits the `stream` (rgb or a
     modality). Raises ValueError for a film that is shorter than `frames` or cannot be decoded.
     """
     stamps = facts.stamps if within is None else between(facts, *within)
+    stamps = stamps if fps is None else paced(facts, fps, stamps)[:frames]
     wanted = stamps if frames is None else choose(stamps, frames, str(facts.path))
     kept, stamps, faults = _collect(facts, wanted, Fit(size, stream, whole))
     if frames is None and len(kept) < len(wanted):
@@ -155,6 +158,19 @@ def between(facts: Facts, start: float, end: float) -> tuple[int, ...]:
     first, slack = facts.stamps[0], 5e-4
     low, high = (first + (time + sign * slack) / float(facts.tick) for time, sign in ((start, -1), (end, 1)))
     return tuple(facts.stamps[bisect_left(facts.stamps, low) : bisect_right(facts.stamps, high)])
+
+
+def paced(facts: Facts, fps: float, stamps: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Of the film's stamps, or those given, the nearest to every 1/fps seconds from the first; each once."""
+    known = np.array(facts.stamps if stamps is None else stamps)
+    seconds = (known - known[0]) * float(facts.tick)
+    # half a frame beyond the last, which may be the nearest to a moment after it
+    moments = np.arange(int(seconds[-1] * fps + 0.5) + 1) / fps
+    after = np.searchsorted(seconds, moments).clip(1, max(1, len(known) - 1)).clip(0, len(known) - 1)
+    before = np.maximum(after - 1, 0)
+    # what rounding left of a half is a half, and then the earlier one
+    nearer = np.round(np.abs(seconds[after] - moments) - np.abs(seconds[before] - moments), 6) < 0
+    return tuple(np.unique(known[np.where(nearer, after, before)]).tolist())
 
 
 def shown(facts: Facts, size: tuple[int, int] | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:

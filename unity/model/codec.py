@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -13,9 +13,6 @@ from unity.modality.table import MODALITIES
 from unity.model import dct
 from unity.model.pretrained import load_pretrained
 from unity.model.strides import STRIDES
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
 
 Pixels = Float[Tensor, "b 3 t h w"]
 Latent = Float[Tensor, "b c u v x"]
@@ -84,10 +81,8 @@ def load_codec(
     raise ValueError(f"unknown codec {name!r}; choose {', '.join((*EMBEDDED, *WAN))}")
 
 
-def load_wan_vae(
-    name: str, weights: Path | None, device: str | torch.device, dtype: torch.dtype
-) -> "AutoencoderKLWan":
-    """The frozen VAE behind the codec `wan2.1` or `wan2.2`, see `load_codec`."""
+def load_wan_vae(name: str, weights: Path | None, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """The frozen AutoencoderKLWan behind the codec `wan2.1` or `wan2.2`, see `load_codec`."""
     # diffusers takes seconds to import
     from diffusers import AutoencoderKLWan
 
@@ -181,8 +176,8 @@ class DCTCodec:
 class WanCodec:
     """The causal video VAE of Wan 2.1 or 2.2, the mean of its posterior, normalised by its own constants."""
 
-    def __init__(self, name: str, vae: "AutoencoderKLWan", device: str | torch.device | None = None):
-        """On the VAE's device, or on the one that hooks bring it to."""
+    def __init__(self, name: str, vae: Any, device: str | torch.device | None = None):
+        """`vae` is an AutoencoderKLWan; on its device, or on the one that hooks bring it to."""
         repo, self.channels, self.stride = WAN[name]
         self.vae, config = vae, vae.config
         found = (config.z_dim, config.scale_factor_temporal, config.scale_factor_spatial)

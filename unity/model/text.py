@@ -7,7 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import ftfy
 import torch
@@ -18,9 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from unity.files import sha256
 from unity.model.minilm import DIM, load_minilm
 from unity.model.pretrained import load_pretrained
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 MAX_TOKENS = 512
 # Bytes of the states that are kept in main memory; a text takes 0.5 MB of UMT5-XXL, 0.03 MB of MiniLM.
@@ -151,9 +148,7 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def load_umt5(
-    weights: Path | None, device: str | torch.device
-) -> "tuple[PreTrainedTokenizerBase, UMT5EncoderModel]":
+def load_umt5(weights: Path | None, device: str | torch.device) -> tuple[Any, Any]:
     """The tokenizer and the frozen model behind `umt5`, see `load_text`."""
     # takes seconds to import
     from transformers import AutoTokenizer, UMT5EncoderModel
@@ -164,9 +159,7 @@ def load_umt5(
     return tokenizer, model.eval().requires_grad_(False).to(device)
 
 
-def umt5(
-    tokenizer: "PreTrainedTokenizerBase", model: "UMT5EncoderModel", device: str | torch.device
-) -> TextEncoder:
+def umt5(tokenizer: Any, model: Any, device: str | torch.device) -> TextEncoder:
     """States of UMT5 that is on the device, or that hooks bring there."""
     return TextEncoder(
         lambda text: tokenizer(text, verbose=False)["input_ids"],

@@ -38,8 +38,8 @@ class UnityVideoPipelineOutput(BaseOutput):
 
     frames: Any
     views: Any
-    # as unity.modality.base has them: metres, pixels, numbers of instances, ...
-    values: list[np.ndarray] | None
+    # as unity.modality.base has them: metres, pixels, numbers of instances, ...; `values` is a method of outputs
+    view_values: list[np.ndarray] | None
 
 
 class Call(NamedTuple):
@@ -152,7 +152,8 @@ class UnityVideoPipeline(DiffusionPipeline):
         guidance = Guidance(scale=guidance_scale, caption=any(prompt.strip() for prompt in call.prompts))
         sampling = Sampling(guidance=guidance, seed=_seed(generator))
         self._interrupt = False
-        with self.progress_bar(total=num_inference_steps or self.card.schedule(call.task).steps) as bar:
+        steps = num_inference_steps or self.card.schedule(call.task).steps
+        with self.progress_bar(total=steps) as bar:  # pyright: ignore[reportCallIssue]
 
             def after(number: int, latents: Tensor) -> Tensor:
                 bar.update()
@@ -195,7 +196,8 @@ class UnityVideoPipeline(DiffusionPipeline):
             video = self.card.modality(modality).redrawn(video, 1 / canvas.widening)
         clips = np.broadcast_to(video, (len(prompts), *video.shape))
         task = "estimate" if stream == "rgb" else "control"
-        return Call(task, modality, prompts, Footage(**{stream: clips}), canvas)
+        footage = Footage(rgb=clips) if stream == "rgb" else Footage(aux=clips)
+        return Call(task, modality, prompts, footage, canvas)
 
     def _solver(self, task: str, steps: int | None, after: Callable[[int, Tensor], Tensor]) -> Solver:
         """The scheduler's times and steps; after each of them `after` is called, which may change the latents."""
@@ -243,12 +245,12 @@ class UnityVideoPipeline(DiffusionPipeline):
     def _output(self, call: Call, rgb: Frames, aux: Frames, kind: str) -> UnityVideoPipelineOutput:
         """Without what was added at the borders."""
         row, canvas = self.card.modality(call.modality), call.canvas
-        rgb, aux = ([canvas.crop(clip) for clip in clips] for clips in (rgb, aux))
+        videos, drawn = ([canvas.crop(clip) for clip in clips] for clips in (rgb, aux))
         values = None
         if call.task != "control":
-            values = [row.decode(clip, row.unknown_constants(*canvas.model)) for clip in aux]
-        views = [row.redrawn(clip, canvas.widening) for clip in aux]
-        return UnityVideoPipelineOutput(frames=_shown(rgb, kind), views=_shown(views, kind), values=values)
+            values = [row.decode(clip, row.unknown_constants(*canvas.model)) for clip in drawn]
+        views = [row.redrawn(clip, canvas.widening) for clip in drawn]
+        return UnityVideoPipelineOutput(frames=_shown(videos, kind), views=_shown(views, kind), view_values=values)
 
 
 def _check_names(output_type: str, inputs: Sequence[str]) -> None:
