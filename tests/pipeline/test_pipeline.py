@@ -8,7 +8,10 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     DPMSolverMultistepScheduler,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
+    MagCacheConfig,
+    TaylorSeerCacheConfig,
     UniPCMultistepScheduler,
 )
 from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
@@ -256,6 +259,31 @@ def test_hooks_of_diffusers_leave_the_velocities(checkpoint):
     plain = pipe(**asked, generator=seed(4)).frames
     pipe.enable_model_cpu_offload(device="cpu")
     np.testing.assert_array_equal(pipe(**asked, generator=seed(4)).frames, plain)
+
+
+@pytest.mark.slow
+def test_a_cache_leaves_most_of_the_blocks_out_and_changes_little(checkpoint):
+    """TaylorSeer's, kept apart for the two texts of guidance and begun anew with each sample."""
+    pipe = UnityVideoPipeline.from_checkpoint(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    asked = {"prompt": "a cat", "modality": "depth", **ASKED, "num_inference_steps": 24}
+    plain, calls = pipe(**asked, generator=seed(5)).frames, []
+    inside = pipe.transformer.blocks[0].self_attn.q.register_forward_hook(lambda *given: calls.append(1))
+    pipe.transformer.enable_cache(TaylorSeerCacheConfig(cache_interval=3, taylor_factors_dtype=torch.float32))
+    cached = pipe(**asked, generator=seed(5)).frames
+    # of two passes of 24 steps: the first three, and one in three of the others
+    assert len(calls) == 2 * (3 + 7)
+    error = np.abs(cached - plain).mean() / plain.std()
+    assert 0 < error < 0.05
+    np.testing.assert_array_equal(pipe(**asked, generator=seed(5)).frames, cached)
+    with pytest.raises(ValueError, match="3 are too few for that"):
+        pipe(**asked | {"num_inference_steps": 3})
+    inside.remove()
+    pipe.transformer.disable_cache()
+    np.testing.assert_array_equal(pipe(**asked, generator=seed(5)).frames, plain)
+    for other in (FirstBlockCacheConfig(), MagCacheConfig(calibrate=True)):
+        with pytest.raises(ValueError, match="TaylorSeerCacheConfig fits"):
+            pipe.transformer.enable_cache(other)
 
 
 REFUSED = [

@@ -143,9 +143,13 @@ def card_of(content: Mapping[str, Any]) -> ModelCard:
     content = _ours(dict(content))
     if not isinstance(content["model"], dict):
         raise ValueError(f"model is {_short(content['model'])}, not a list of settings")
-    settings = _checked(ModelConfig, content["model"])
     rest = {name: value for name, value in content.items() if name != "model"}
-    return ModelCard(model=ModelConfig(**settings), **_checked(ModelCard, rest))
+    return ModelCard(model=shape_of(content["model"]), **_checked(ModelCard, rest))
+
+
+def shape_of(settings: Mapping[str, Any]) -> ModelConfig:
+    """The shape that JSON holds; ValueError for what no model can have."""
+    return ModelConfig(**_checked(ModelConfig, settings))
 
 
 def _json(path: Path) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers import CacheMixin, ConfigMixin, ModelMixin, TaylorSeerCacheConfig
 from torch import nn
 
 from unity.config import ModelConfig
@@ -38,6 +38,25 @@ class UnityTransformer3DModel(ModelMixin, UnityDiT, CacheMixin, ConfigMixin):
             new = cls(**diffusers_settings(card))
         new.load_state_dict(model.state_dict(), assign=True)
         return new.requires_grad_(False).eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """`UnityDiT.forward`; a cache is kept for each pair of texts, as each answers differently."""
+        if not self.is_cache_enabled:
+            return UnityDiT.forward(self, *args, **kwargs)
+        texts = [
+            str(value.data_ptr()) for value in (*args[4:], *kwargs.values()) if isinstance(value, torch.Tensor)
+        ]
+        with self.cache_context(" ".join(texts)):
+            return UnityDiT.forward(self, *args, **kwargs)
+
+    def enable_cache(self, config: Any) -> None:
+        """TaylorSeer's. Raises ValueError for those that take a block's output for a sum with its input."""
+        if not isinstance(config, TaylorSeerCacheConfig):
+            raise ValueError(
+                f"{type(config).__name__} compares what goes into a block with what comes out, and blocks here "
+                f"hand on a sum that is still to be added, for speed; TaylorSeerCacheConfig fits"
+            )
+        super().enable_cache(config)
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:

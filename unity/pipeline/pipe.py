@@ -28,6 +28,8 @@ from unity.pipeline.model import UnityTransformer3DModel
 from unity.pipeline.scheduler import UnityScheduler
 from unity.sampler import Guidance, Sampling, Solver
 
+# below, every step matters: nothing is taken from a cache
+FEW_STEPS = 16
 # one clip: pictures, or an array t h w 3 of bytes or of numbers in [0, 1]
 Clip = Sequence[Image.Image] | Sequence[np.ndarray] | np.ndarray
 
@@ -152,6 +154,7 @@ class UnityVideoPipeline(DiffusionPipeline):
         guidance = Guidance(scale=guidance_scale, caption=any(prompt.strip() for prompt in call.prompts))
         sampling = Sampling(guidance=guidance, seed=_seed(generator))
         self._interrupt = False
+        self._begin_cache(call.task, num_inference_steps)
         steps = num_inference_steps or self.card.schedule(call.task).steps
         with self.progress_bar(total=steps) as bar:  # pyright: ignore[reportCallIssue]
 
@@ -198,6 +201,18 @@ class UnityVideoPipeline(DiffusionPipeline):
         task = "estimate" if stream == "rgb" else "control"
         footage = Footage(rgb=clips) if stream == "rgb" else Footage(aux=clips)
         return Call(task, modality, prompts, footage, canvas)
+
+    def _begin_cache(self, task: str, asked: int | None) -> None:
+        """Forget the last sample's steps. Raises ValueError for fewer steps than a cache may leave out of."""
+        if not self.transformer.is_cache_enabled:
+            return
+        steps = self.card.schedule(task).asked(asked, None).steps
+        if steps < FEW_STEPS:
+            raise ValueError(
+                f"a cache leaves steps out, and {steps} are too few for that: give num_inference_steps of at "
+                f"least {FEW_STEPS}, or call transformer.disable_cache()"
+            )
+        self.transformer._reset_stateful_cache()
 
     def _solver(self, task: str, steps: int | None, after: Callable[[int, Tensor], Tensor]) -> Solver:
         """The scheduler's times and steps; after each of them `after` is called, which may change the latents."""
