@@ -2,13 +2,13 @@
 
     python benchmarks/infer_bench.py [--shape 1.3b 5b --tokens 1152 --steps 16 --option unity "diffusers Wan"]
 
-One clip is sampled from noise by Euler's steps, with guidance unless an option says otherwise, by a model of random
-weights without VAE and text encoder; all options have the same. An option's error is that of the latents it ends in,
-as a share of the deviation of those of its truth: the same weights, guidance and precision, without it. Options that
-change only the order of additions must stay below the tolerance, or get no speed. `diffusers Wan` is the transformer
-of its Wan pipeline, with the RGB half of the same weights; `unity, RGB alone` computes the same function. Options are
-measured one after the other, each in memory of its own; on one CPU thread, time is the processor's. `debug` is a
-narrow model of Wan's kind.
+One clip is sampled from noise by Euler's steps, with guidance unless an option says otherwise, by a model of
+random weights without VAE and text encoder; all options have the same. An option's error is that of the latents it
+ends in, as a share of the deviation of those of its truth: the same weights, guidance and precision, without it.
+Options that change only the order of additions must stay below the tolerance, or get no speed. `diffusers Wan` is
+the transformer of its Wan pipeline, with the RGB half of the same weights; `unity, RGB alone` computes the same
+function. Options are measured one after the other, each in memory of its own; on one CPU thread, time is the
+processor's. `debug` is a narrow model of Wan's kind.
 """
 
 import argparse

@@ -514,3 +514,18 @@ def test_rates_and_sizes_are_refused_where_they_mean_nothing(given, words, gener
     given = {key: film if value == "film" else value for key, value in given.items()}
     with pytest.raises(ValueError, match=words):
         infer(Request(modality="depth", out=tmp_path / "out", **given), generator)
+
+
+@pytest.mark.slow
+def test_compiled_it_answers_the_same(generator, film, tmp_path, monkeypatch):
+    """To rounding, which decodes to a level of 255 at most; without a compiler, in a sentence."""
+    asked = {"modality": "depth", "video": film, "steps": 2, "size": SIZE}
+    plain, compiled = (
+        infer(Request(out=tmp_path / str(on), compile=on, **asked), generator).video["depth"].astype(int)
+        for on in (False, True)
+    )
+    assert np.abs(plain - compiled).max() <= 1
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match="needs a C.. compiler"):
+        infer(Request(out=tmp_path / "none", compile=True, **asked), generator)

@@ -79,6 +79,9 @@ def answer(
         checkpoint, request.device, request.codec_weights, request.text_weights, lora_of(request)
     )
     tell(_about(generator))
+    if request.compile:
+        compiled = torch.compile(generator.model, dynamic=False)
+        generator = replace(generator, model=compiled)  # pyright: ignore[reportArgumentType]
     tell(f"{plan.task}, {', '.join(plan.modalities)}: {_effort(plan)}")
     starts = places(plan.frames if film is None else len(film.frames), plan.window)
     clips = _sample(plan, film, starts, generator, watch)
@@ -244,6 +247,7 @@ def _record(plan: Plan, film: Film | None, starts: list[int], generator: Generat
         "sampler": request.sampler,
         "shift": request.shift,
         "guidance": asdict(plan.guidance) if plan.guidance.active else None,
+        "compiled": request.compile,
         "seed": request.seed,
         "checkpoint": str(generator.path),
         "lora": request.lora and {"path": str(request.lora), "strength": request.lora_strength},

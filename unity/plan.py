@@ -1,6 +1,8 @@
 """A request with nothing left open: all that can be refused is refused here, before the weights are read."""
 
+import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +122,8 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)
+    if request.compile:
+        _check_compiler()
     for name in _modalities(request):
         require(*(extra for row in exports(request.also, name) for extra in row.needs))
     if sum(bool(given) for given in (request.video, request.condition, request.control_from)) > 1:
@@ -192,6 +196,13 @@ def _check_device(device: str | None) -> None:
     if device != "cpu" and int(found[1] or 0) >= (count := torch.cuda.device_count()):
         many = f"there are {count} GPUs, counted from 0" if count else "no CUDA GPU can be used here"
         raise ValueError(f"device {device!r}: {many}; leave --device out, or give cpu")
+
+
+def _check_compiler() -> None:
+    """What torch.compile makes for a CPU is C++."""
+    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "cl"))), None)
+    if not torch.cuda.is_available() and found is None:
+        raise ValueError("--compile needs a C++ compiler, and none is found; install one (g++), or leave it out")
 
 
 def card_of(request: Request) -> ModelCard:

@@ -52,6 +52,8 @@ class Request:
     prompt_guidance: bool = False
     # both evaluations of a guided step in one pass: faster where there is memory for twice the batch
     batched_guidance: bool = False
+    # by torch.compile: the first step takes a minute, the others less than without; values differ by rounding
+    compile: bool = False
     # unipc, euler, or dpm++ (DPM-Solver++ 2M)
     sampler: str = "unipc"
     # above 1: more of the steps where there is much noise; by default as the card says, or 1

@@ -185,3 +185,26 @@ def test_what_leaves_says_what_was_trained_on_what(tmp_path, layout):
         with pytest.raises(ValueError, match="no results of `python -m unity.evaluate`"):
             export(replace(asked, out=tmp_path / "none", scores=tmp_path / "exam.json"))
     assert not (tmp_path / "none").exists()
+
+
+def test_weights_of_any_size_have_the_shape_that_their_settings_tell(tmp_path):
+    """diffusers' own narrow model, with its config.json and without; one that lies is refused by the tensors."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 80, "text_dim": 16, "num_layers": 3}
+    WanTransformer3DModel(in_channels=16, out_channels=16, **sizes).save_pretrained(tmp_path / "narrow")
+    model, card = load_model(tmp_path / "narrow")
+    found = card.model
+    assert (found.dim, found.num_heads, found.ffn_dim, found.text_dim, found.num_layers) == (48, 2, 80, 16, 3)
+    assert (found.codec, found.latent_channels, card.stage, len(model.blocks)) == ("wan2.1", 16, 0, 3)
+    path = tmp_path / "narrow" / "config.json"
+    settings = json.loads(path.read_text())
+    for lie, said in (
+        ({"ffn_dim": 96}, "does not fit its model"), ({"num_layers": 2}, "are none of 1.3b"),
+        ({"in_channels": 7}, "are none of 1.3b"), ({"num_attention_heads": "2"}, "are none of 1.3b"),
+        ({"_class_name": "Other"}, "are none of 1.3b"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(settings | lie))
+        with pytest.raises(ValueError, match=said):
+            load_model(tmp_path / "narrow")
+    path.unlink()
+    with pytest.raises(ValueError, match="or the config.json that lay beside them"):
+        load_model(tmp_path / "narrow")
