@@ -16,6 +16,7 @@ from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
 from unity.model.export import Export, export, show
 from unity.model.layouts import to_diffusers, to_release, to_unity, to_wan
+from unity.model.readme import readme
 from unity.model.weights import load_model, save_model
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
@@ -172,7 +173,8 @@ def test_what_leaves_says_what_was_trained_on_what(tmp_path, layout):
     asked = Export(do="export", checkpoint=tmp_path / "ours", to=layout, out=tmp_path / "out")
     export(replace(asked, scores=tmp_path / "exam.json"))
     page = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
-    assert page.data.tags == ["unity-video", "depth"]
+    assert page.data.tags == ["unity-video", "depth"] and page.data.base_model is None
+    assert "base_model: Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in readme(replace(CARD, base="wan2.1-1.3b"), "unity")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.text.splitlines()]
     for row in (
         ["data", "films / of dogs"], ["stage, step", "1, 7"], ["optimizer", "muon, peak rate 0.003"],

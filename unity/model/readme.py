@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 from unity.files import write_text
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
+from unity.model.hub import NAMES, is_name
 from unity.tasks import TASKS
 
 NAME = "README.md"
@@ -72,12 +73,13 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 
 def _front(card: ModelCard, use: str) -> ModelCardData:
+    # anything else is a place on somebody's disk
+    named = NAMES[card.base].transformer if card.base in NAMES else card.base if is_name(card.base) else None
     return ModelCardData(
         library_name="unity-video" if use in ("unity", "diffusers") else "diffusers",
         pipeline_tag="text-to-video",
         tags=["unity-video", *card.modalities],
-        # a repository of the hub; anything else is a place on somebody's disk
-        base_model=card.base if card.base.count("/") == 1 and not card.base.startswith((".", "/")) else None,
+        base_model=named,
     )
 
 

@@ -198,9 +198,10 @@ class UnityVideoPipeline(DiffusionPipeline):
             # speeds are drawn as shares of the width that the model sees
             video = self.card.modality(modality).redrawn(video, 1 / canvas.widening)
         clips = np.broadcast_to(video, (len(prompts), *video.shape))
-        task = "estimate" if stream == "rgb" else "control"
-        footage = Footage(rgb=clips) if stream == "rgb" else Footage(aux=clips)
-        return Call(task, modality, prompts, footage, canvas)
+        if stream == "rgb":
+            # estimation reads no words about the scene
+            return Call("estimate", modality, [""] * len(prompts), Footage(rgb=clips), canvas)
+        return Call("control", modality, prompts, Footage(aux=clips), canvas)
 
     def _begin_cache(self, task: str, asked: int | None) -> None:
         """Forget the last sample's steps. Raises ValueError for fewer steps than a cache may leave out of."""
