@@ -159,7 +159,7 @@ def test_the_cards_schedule_and_whole_frames_where_nothing_else_is_asked_for(pip
     asked = Request(modality="depth", video=SAMPLE, checkpoint=checkpoint, out=tmp_path, device="cpu")
     truth = infer(asked, say=lambda line: None)
     film = truth.video["rgb"]
-    found = pipeline(modality="depth", video=film, generator=seed(0), guidance_scale=7.5)
+    found = pipeline(modality="depth", video=film, generator=seed(0))
     assert truth.record["steps"] == 2 and truth.record["shift"] == 4.0
     np.testing.assert_array_equal(bytes_of(found.views[0]), truth.video["depth"])
     np.testing.assert_array_equal(found.view_values[0], truth.values)

@@ -108,7 +108,8 @@ def _spoken(card: ModelCard) -> Iterator[tuple[str, str]]:
 def _drawn(card: ModelCard) -> Iterator[tuple[str, str]]:
     for task, row in TASKS.items():
         schedule = card.schedule(task)
-        yield f"{task}: {row.words}", f"{schedule.steps} steps, shift {schedule.shift:g}"
+        guidance = f", guidance {schedule.guidance:g}" if row.captioned else ""
+        yield f"{task}: {row.words}", f"{schedule.steps} steps, shift {schedule.shift:g}{guidance}"
 
 
 def _scored(scores: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from unity.canvas import Canvas, exactly
 from unity.encoders import Encoders
 from unity.generate import Footage, Frames, Generator, check_learnt, fitted, generate
 from unity.model.adapter import Lora
-from unity.model.card import ModelCard
+from unity.model.card import ModelCard, Schedule
 from unity.model.codec import WAN, WanCodec, load_codec, load_wan_vae
 from unity.model.hub import beside
 from unity.model.readme import write_readme
@@ -132,14 +132,14 @@ class UnityVideoPipeline(DiffusionPipeline):
         width: int | None = None,
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict], dict | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> UnityVideoPipelineOutput | tuple:
-        """Sizes, frames and steps are by default those of the model's card.
+        """Sizes, frames, steps and guidance are by default those of the model's card.
 
         `generator` stands for its seed: `torch.Generator().manual_seed(3)` gives what `--seed 3` does. `latents`
         (b, 2, c, t, h, w) hold both streams; a callback may return others. `output_type` is np (numbers in
@@ -150,13 +150,13 @@ class UnityVideoPipeline(DiffusionPipeline):
             raise ValueError("height and width go together; give both, or neither")
         size = (height, width) if height is not None and width is not None else None
         call = self._planned(prompt, modality, {"rgb": video, "aux": condition}, size, num_frames)
+        schedule = self.card.schedule(call.task).asked(steps=num_inference_steps, guidance=guidance_scale)
         # without words there is nothing to guide by
-        guidance = Guidance(scale=guidance_scale, caption=any(prompt.strip() for prompt in call.prompts))
+        guidance = Guidance(scale=schedule.guidance, caption=any(prompt.strip() for prompt in call.prompts))
         sampling = Sampling(guidance=guidance, seed=_seed(generator))
         self._interrupt = False
-        self._begin_cache(call.task, num_inference_steps)
-        steps = num_inference_steps or self.card.schedule(call.task).steps
-        with self.progress_bar(total=steps) as bar:  # pyright: ignore[reportCallIssue]
+        self._begin_cache(schedule.steps)
+        with self.progress_bar(total=schedule.steps) as bar:  # pyright: ignore[reportCallIssue]
 
             def after(number: int, latents: Tensor) -> Tensor:
                 bar.update()
@@ -167,7 +167,7 @@ class UnityVideoPipeline(DiffusionPipeline):
                 )
                 return (changed or {}).get("latents", latents)
 
-            solver = self._solver(call.task, num_inference_steps, after)
+            solver = self._solver(schedule, after)
             drawn = generate(self._generator(), *call[:4], sampling, solver=solver)
         self.maybe_free_model_hooks()
         output = self._output(call, *drawn, output_type)
@@ -203,11 +203,10 @@ class UnityVideoPipeline(DiffusionPipeline):
             return Call("estimate", modality, [""] * len(prompts), Footage(rgb=clips), canvas)
         return Call("control", modality, prompts, Footage(aux=clips), canvas)
 
-    def _begin_cache(self, task: str, asked: int | None) -> None:
+    def _begin_cache(self, steps: int) -> None:
         """Forget the last sample's steps. Raises ValueError for fewer steps than a cache may leave out of."""
         if not self.transformer.is_cache_enabled:
             return
-        steps = self.card.schedule(task).asked(asked, None).steps
         if steps < FEW_STEPS:
             raise ValueError(
                 f"a cache leaves steps out, and {steps} are too few for that: give num_inference_steps of at "
@@ -215,9 +214,9 @@ class UnityVideoPipeline(DiffusionPipeline):
             )
         self.transformer._reset_stateful_cache()
 
-    def _solver(self, task: str, steps: int | None, after: Callable[[int, Tensor], Tensor]) -> Solver:
+    def _solver(self, schedule: Schedule, after: Callable[[int, Tensor], Tensor]) -> Solver:
         """The scheduler's times and steps; after each of them `after` is called, which may change the latents."""
-        schedule, scheduler = self.card.schedule(task).asked(steps, None), self.scheduler
+        scheduler = self.scheduler
         if isinstance(scheduler, UnityScheduler):
             shift = scheduler.config["shift"]
             scheduler.set_timesteps(schedule.steps, shift=schedule.shift if shift is None else shift)
