@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ class UnityVideoPipeline(DiffusionPipeline):
             parts["vae"] = load_wan_vae(card.model.codec, codec_weights or usual, device, dtype)
         if card.model.text == "umt5":
             parts["tokenizer"], parts["text_encoder"] = load_umt5(text_weights or usual, device)
-        return cls(UnityTransformer3DModel.of(model, card), UnityScheduler(), **parts)
+        return cls(UnityTransformer3DModel.of(model, _whole(card)), UnityScheduler(), **parts)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As diffusers does, with a README that says what was trained on what."""
@@ -266,6 +266,13 @@ class UnityVideoPipeline(DiffusionPipeline):
             values = [row.decode(clip, row.unknown_constants(*canvas.model)) for clip in drawn]
         views = [row.redrawn(clip, canvas.widening) for clip in drawn]
         return UnityVideoPipelineOutput(frames=_shown(videos, kind), views=_shown(views, kind), view_values=values)
+
+
+def _whole(card: ModelCard) -> ModelCard:
+    """The card of weights that hold all of their base, from which nothing is read any more."""
+    if not card.base:
+        return card
+    return replace(card, base="", history={"starts from": card.base} | card.history)
 
 
 def _check_names(output_type: str, inputs: Sequence[str]) -> None:
