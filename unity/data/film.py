@@ -161,16 +161,14 @@ def between(facts: Facts, start: float, end: float) -> tuple[int, ...]:
 
 
 def paced(facts: Facts, fps: float, stamps: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Of the film's stamps, or those given, the nearest to every 1/fps seconds from the first; each once."""
+    """Of the film's stamps, or those given, that nearest to every 1/fps seconds from the first, if any is."""
     known = np.array(facts.stamps if stamps is None else stamps)
-    seconds = (known - known[0]) * float(facts.tick)
-    # half a frame beyond the last, which may be the nearest to a moment after it
-    moments = np.arange(int(seconds[-1] * fps + 0.5) + 1) / fps
-    after = np.searchsorted(seconds, moments).clip(1, max(1, len(known) - 1)).clip(0, len(known) - 1)
-    before = np.maximum(after - 1, 0)
-    # what rounding left of a half is a half, and then the earlier one
-    nearer = np.round(np.abs(seconds[after] - moments) - np.abs(seconds[before] - moments), 6) < 0
-    return tuple(np.unique(known[np.where(nearer, after, before)]).tolist())
+    turns = (known - known[0]) * float(facts.tick) * fps
+    moments = np.floor(turns + 0.5)
+    # what rounding left of a half is a half, and then the earlier one is taken
+    order = np.lexsort((np.round(np.abs(turns - moments), 6), moments))
+    first = order[np.unique(moments[order], return_index=True)[1]]
+    return tuple(np.sort(known[first]).tolist())
 
 
 def shown(facts: Facts, size: tuple[int, int] | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
