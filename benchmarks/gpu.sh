@@ -2,12 +2,13 @@
 # Values and gradients of every kernel, then speed: of kernels, of the block, of the training step. On a machine with
 # a CUDA GPU, in less than ten minutes, with nothing to install.
 #
-#     OUT=folder benchmarks/gpu.sh [values] [kernels] [block] [step]
+#     OUT=folder benchmarks/gpu.sh [values] [kernels] [block] [step] [infer]
 #
 # Needs Python 3.11 or newer with torch, triton and einops; the checkout is used where it lies. What was printed and
 # the rows (JSON) go to $OUT. An op with a wrong value fails the script and gets no speed. What matters most comes
 # first; what the time does not suffice for is named and left out. TIMES=2 gives the parts twice their time: then
-# `values kernels` take ten minutes, and `block` and `step` six each at most.
+# `values kernels` take ten minutes, and `block` and `step` six each at most. `infer` runs where it is named, ten
+# minutes at most; its rows against diffusers, and by its hooks, need what `pip install .` brings.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-benchmarks/results}
@@ -45,5 +46,7 @@ run step 65 50 benchmarks/step_bench.py --shape 5b --tokens 1152 --layers 20 \
     --json "$OUT/step_bench_release_cuda.json" \
     --contestant "release recipe" "unity full x8" "unity full x8 fp8" "unity selective x8" "unity selective x8 fp8" \
     "unity none" "torch eager"
+# a step of sampling at the release's clip, by each option of inference
+run infer 290 250 benchmarks/infer_bench.py --shape 1.3b 5b --tokens 1152 --json "$OUT/infer_bench_cuda.json"
 
 exit $status

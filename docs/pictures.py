@@ -1,13 +1,15 @@
-"""The README's pictures: `python docs/pictures.py` writes them beside this file.
+"""The README's pictures: `python docs/pictures.py` writes them beside this file, or to --out, in a minute.
 
 docs/estimates.png  what the shipped model estimates of a real and of a simulated clip, and the truth of the latter
 docs/world.png      simulated clips in all their views
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image
@@ -56,8 +58,17 @@ def sheet(rows: Sequence[Sequence[Picture]]) -> Image.Image:
     return Image.fromarray(rearrange(cells, "r v h w c -> (r h) (v w) c")[:-GAP, :-GAP])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where the pictures go."""
+
+    # a folder that is there
+    out: Path = Path(__file__).parent
+
+
 def main() -> None:
-    folder, generator = Path(__file__).parent, load_generator(SHIPPED)
+    folder = tyro.cli(Options, prog="python docs/pictures.py", description=__doc__).out
+    generator = load_generator(SHIPPED)
     size = generator.card.size
     held_out = simulate(HELD_OUT, "two_persons", frames=FRAMES, size=size)
     rows = [estimates(generator, real(size)), estimates(generator, held_out), truth(held_out)]

@@ -45,6 +45,7 @@ MAY = {
     "unity.plan": {"unity"},
     "unity.request": set(),
     "unity.jobs": {"unity"},
+    "unity.pipeline": {"unity"},
     "unity.windows": {"unity.modality"},
     "unity.canvas": set(),
     "unity.evaluate": {"unity"},
@@ -59,7 +60,7 @@ MAY = {
 # all of the package may import these, but for the kernels, which are torch and triton alone
 EVERYWHERE = {"unity.files", "unity.command", "unity.extras"}
 # these may import what the row above allows, but never these parts
-BUILT_ON_INFERENCE = ("infer", "jobs", "plan", "answer", "evaluate", "report", "apps")
+BUILT_ON_INFERENCE = ("infer", "jobs", "pipeline", "plan", "answer", "evaluate", "report", "apps")
 NEVER = {f"unity.{name}": {"unity.train"} for name in BUILT_ON_INFERENCE}
 OUTSIDE = {"launchers", "benchmarks", "tests"}
 # inference and what is built on it start without these, also indirectly: they are not in the core install

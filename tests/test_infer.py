@@ -460,3 +460,72 @@ def test_files_for_other_programs_come_beside_the_usual_ones(generator, film, tm
     assert {"depth_16", "depth_16.json", "flow_kitti", "depth.npz", "flow"} <= names
     assert not any("coco" in name for name in names)
     assert len(list((tmp_path / "out" / "flow_kitti").iterdir())) == FRAMES
+
+
+@pytest.mark.slow
+def test_frames_come_at_the_rate_that_is_asked_for(generator, film, tmp_path):
+    """Of a film of 11 frames at 10 a second: the first ones, one in two of all, and every one at most."""
+    by = {}
+    for name, asked in {
+        "spread": {}, "own": {"fps": 10.0}, "half": {"fps": 5.0, "frames": 5}, "more": {"fps": 99.0},
+        "all at half": {"fps": 4.0, "every_frame": True},
+    }.items():  # fmt: skip
+        out = tmp_path / name
+        infer(Request(modality="depth", video=film, steps=1, size=SIZE, out=out, **asked), generator)
+        record = json.loads((out / "run.json").read_text())
+        by[name] = record["source"]["times"], record["fps"], record["frames"]
+    every = [t / 10 for t in range(11)]
+    spread = [every[t] for t in np.linspace(0, 10, FRAMES).round().astype(int)]
+    assert by["spread"][0] == pytest.approx(spread) and by["spread"][1] == pytest.approx(8.0)
+    assert by["own"][0] == by["more"][0] == pytest.approx(every[:FRAMES]) and by["own"][1] == pytest.approx(10)
+    assert by["half"][0] == pytest.approx(every[::2][:5]) and by["half"][1] == pytest.approx(5)
+    # 0.25 s are as near to 0.2 as to 0.3
+    assert by["all at half"][0] == pytest.approx([0, 0.2, 0.5, 0.7, 1.0]) and by["all at half"][2] == 5
+
+
+@pytest.mark.slow
+def test_values_come_back_at_the_films_own_size(generator, film, tmp_path):
+    """What is written is what the model sees, brought to the film's pixels; with --size, to those of the cut."""
+    for size, whole in ((None, (64, 96)), ((64, 64), (64, 64))):
+        small, large = (
+            infer(
+                Request(modality="flow", video=film, steps=1, size=size, out=tmp_path / str(at), at_film_size=at),
+                generator,
+            )
+            for at in (False, True)
+        )
+        seen = small.values.shape[1:3]
+        assert large.values.shape == (FRAMES, *whole, 2)
+        np.testing.assert_array_equal(large.values, MODALITIES["flow"].resize(small.values, seen, whole))
+        np.testing.assert_array_equal(large.video["flow"], small.video["flow"])
+        assert json.loads((tmp_path / "True/run.json").read_text())["values_size"] == list(whole)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"prompt": "a ball", "fps": 8.0}, "belong to a film"),
+        ({"prompt": "a ball", "at_film_size": True}, "belong to a film"),
+        ({"condition": "film", "at_film_size": True}, "is for estimates"),
+        ({"video": "film", "fps": 1.0, "frames": 9}, "has 2 frames at 1 a second, 9 are wanted"),
+    ],
+)
+def test_rates_and_sizes_are_refused_where_they_mean_nothing(given, words, generator, film, tmp_path):
+    given = {key: film if value == "film" else value for key, value in given.items()}
+    with pytest.raises(ValueError, match=words):
+        infer(Request(modality="depth", out=tmp_path / "out", **given), generator)
+
+
+@pytest.mark.slow
+def test_compiled_it_answers_the_same(generator, film, tmp_path, monkeypatch):
+    """To rounding, which decodes to a level of 255 at most; without a compiler, in a sentence."""
+    asked = {"modality": "depth", "video": film, "steps": 2, "size": SIZE}
+    plain, compiled = (
+        infer(Request(out=tmp_path / str(on), compile=on, **asked), generator).video["depth"].astype(int)
+        for on in (False, True)
+    )
+    assert np.abs(plain - compiled).max() <= 1
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match="needs a C.. compiler"):
+        infer(Request(out=tmp_path / "none", compile=True, **asked), generator)

@@ -8,7 +8,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Texts, guided, sample, time_grid
+from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Solver, Texts, guided, sample, time_grid
 
 
 def texts(batch: int) -> Texts:
@@ -23,7 +23,7 @@ IDS = torch.zeros(2, dtype=torch.long)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_straight_path_is_exact(name, steps):
     data, noise = torch.randn(2, 3, 4, 5, dtype=torch.float64).unbind(0)
-    reached = SAMPLERS[name](lambda x, t: noise - data, noise, time_grid(steps, shift=3.0))
+    reached = Solver(time_grid(steps, shift=3.0), SAMPLERS[name]())(lambda x, t: noise - data, noise)
     torch.testing.assert_close(reached, data, atol=1e-12, rtol=0)
 
 
@@ -44,7 +44,8 @@ def test_order_of_convergence_on_a_gaussian(name, order):
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64)
     truth = 0.7 + 0.3 * noise
     errors = [
-        (SAMPLERS[name](gaussian_velocity(0.7, 0.3), noise, time_grid(n)) - truth).abs().max() for n in (40, 80)
+        (Solver(time_grid(n), SAMPLERS[name]())(gaussian_velocity(0.7, 0.3), noise) - truth).abs().max()
+        for n in (40, 80)
     ]
     assert errors[0] / errors[1] > 1.8**order, errors
     assert errors[1] < 0.02
@@ -70,7 +71,7 @@ def test_samplers_equal_diffusers(name, steps):
     theirs = noise
     for i, step in enumerate(scheduler.timesteps):
         theirs = scheduler.step(velocity(theirs, times[i].item()), step, theirs).prev_sample
-    ours = SAMPLERS[name](velocity, noise, times.tolist())
+    ours = Solver(times.tolist(), SAMPLERS[name]())(velocity, noise)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 

@@ -79,6 +79,9 @@ def answer(
         checkpoint, request.device, request.codec_weights, request.text_weights, lora_of(request)
     )
     tell(_about(generator))
+    if request.compile:
+        compiled = torch.compile(generator.model, dynamic=False)
+        generator = replace(generator, model=compiled)  # pyright: ignore[reportArgumentType]
     tell(f"{plan.task}, {', '.join(plan.modalities)}: {_effort(plan)}")
     starts = places(plan.frames if film is None else len(film.frames), plan.window)
     clips = _sample(plan, film, starts, generator, watch)
@@ -99,7 +102,8 @@ def _film(plan: Plan, card: ModelCard) -> tuple[Film | None, dict | None]:
 def _as_it_is(plan: Plan, facts: Facts) -> Film:
     kind = "rgb" if plan.task == "estimate" else plan.request.modality
     frames = None if plan.request.every_frame else plan.frames
-    return read_film(facts, frames, plan.canvas.picture, kind, whole=not plan.request.size)
+    whole, fps = not plan.request.size, plan.request.fps
+    return read_film(facts, frames, plan.canvas.picture, kind, whole=whole, fps=fps)
 
 
 def _annotated(plan: Plan, card: ModelCard) -> tuple[Film, dict]:
@@ -197,6 +201,12 @@ def _seen(
     return seen
 
 
+def _sized(plan: Plan, row: Modality, values: np.ndarray) -> np.ndarray:
+    """Values as they are written."""
+    old, new = plan.canvas.picture, plan.values_size
+    return values if old == new else row.resize(values, old, new)
+
+
 def _about(generator: Generator) -> str:
     """What answers: nobody should take a small model's output for more than it is."""
     card, size = generator.card, sum(p.numel() for p in generator.model.parameters())
@@ -231,11 +241,13 @@ def _record(plan: Plan, film: Film | None, starts: list[int], generator: Generat
         "windows": {"frames": plan.window, "begin": starts} if len(starts) > 1 else None,
         "size": plan.canvas.picture,
         "model_size": plan.canvas.model,
+        "values_size": plan.values_size,
         "fps": film.fps if film else FPS,
         "steps": request.steps,
         "sampler": request.sampler,
         "shift": request.shift,
         "guidance": asdict(plan.guidance) if plan.guidance.active else None,
+        "compiled": request.compile,
         "seed": request.seed,
         "checkpoint": str(generator.path),
         "lora": request.lora and {"path": str(request.lora), "strength": request.lora_strength},
@@ -256,10 +268,10 @@ def _write(plan: Plan, record: dict, seen: list[Seen]) -> Result:
         for one in seen:
             if one.row is None or one.values is None:
                 continue
-            values[one.name] = one.values
-            one.row.save(one.values, folder / one.name, fps)
+            values[one.name] = found = _sized(plan, one.row, one.values)
+            one.row.save(found, folder / one.name, fps)
             for kind in exports(plan.request.also, one.name):
-                kind.write(one.values, folder / one.name)
+                kind.write(found, folder / one.name)
             strips[f"{one.name}, the values read from it"] = one.row.picture(one.values, one.constants)
         labelled_strip(strips).save(folder / "picture.png")
     results = plan.results

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from unity.canvas import Canvas, Padded, exactly, whole_frame
+from unity.data.video import resize
 from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
@@ -17,7 +19,7 @@ from unity.model.card import ModelCard
 from unity.model.codec import stride
 from unity.model.hub import beside
 from unity.model.weights import load_model
-from unity.sampler import Known, Sampling, Texts, sample
+from unity.sampler import Known, Sampling, Solver, Texts, sample
 
 Frames = UInt8[np.ndarray, "b t h w 3"]
 # called after each step with its number, from 1, and what decodes the videos that sampling would end in there
@@ -81,14 +83,18 @@ def load_generator(
     )
 
 
-def check_request(card: ModelCard, modality: str, frames: int, size: tuple[int, int]) -> None:
-    """Raises ValueError for a modality that the checkpoint has not learnt, or a clip that it cannot hold."""
-    learnt = card.modalities
-    if modality not in learnt:
+def check_learnt(card: ModelCard, modality: str) -> None:
+    """Raises ValueError for a modality that the checkpoint has not learnt."""
+    if modality not in card.modalities:
         raise ValueError(
-            f"this checkpoint has not learnt {modality!r}, only {', '.join(learnt) or 'plain video'}; "
+            f"this checkpoint has not learnt {modality!r}, only {', '.join(card.modalities) or 'plain video'}; "
             f"give another --modality or --checkpoint"
         )
+
+
+def check_request(card: ModelCard, modality: str, frames: int, size: tuple[int, int]) -> None:
+    """Raises ValueError for a modality that the checkpoint has not learnt, or a clip that it cannot hold."""
+    check_learnt(card, modality)
     cell, patch = stride(card.model.codec), card.model.patch
     if frames < 1 or (frames - 1) % cell[0]:
         below = max(0, frames - 1) // cell[0] * cell[0] + 1
@@ -112,10 +118,12 @@ def generate(
     footage: Footage = Footage(),
     sampling: Sampling | None = None,
     watch: Watch | None = None,
+    solver: Solver | None = None,
 ) -> tuple[Frames, Frames]:
     """RGB and modality videos of a task, one for each caption; a given stream comes back as it came.
 
     `estimate` takes `footage.rgb`, `control` takes `footage.aux`, `joint` neither. `watch` follows the steps.
+    `solver` stands in for the times and steps of `sampling`.
     """
     given = {"rgb": footage.rgb, "aux": footage.aux}
     frames, size = _extent(generator, footage)
@@ -147,7 +155,8 @@ def generate(
         if watch is not None:
             watch(next(numbers), lambda: finish(data[:, 0], data[:, 1]))
 
-    return finish(*sample(generator.model, task, ids, texts, known, _scheduled(generator, task, sampling), step))
+    sampling = _scheduled(generator, task, sampling)
+    return finish(*sample(generator.model, task, ids, texts, known, sampling, step, solver))
 
 
 def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b c u v x"]:
@@ -176,3 +185,25 @@ def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int
     frames = generator.card.frames if footage.frames is None else footage.frames
     height, width = footage.size or generator.card.size
     return frames, (height, width)
+
+
+def fitted(
+    card: ModelCard,
+    video: UInt8[np.ndarray, "t h w 3"],
+    stream: str,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Padded, Canvas]:
+    """Pictures of RGB or a modality as the model takes them: 4k + 1 of them, at about the pixels that it knows.
+
+    `frames` of them, by default as many as there are up to the checkpoint's, spread evenly; a `size` (h, w) is
+    covered and cut from the centre. Raises ValueError for fewer than `frames`.
+    """
+    step, *cell = stride(card.model.codec)
+    count = min(card.frames, 1 + (len(video) - 1) // step * step) if frames is None else frames
+    if not 1 <= count <= len(video):
+        raise ValueError(f"there are {len(video)} frames, {count} are wanted; ask for 1 to {len(video)}")
+    rows, columns = (s * p for s, p in zip(cell, card.model.patch[1:], strict=True))
+    canvas = exactly(size) if size else whole_frame(video.shape[1:3], card.size, (rows, columns))
+    chosen = video[np.linspace(0, len(video) - 1, count).round().astype(int)]
+    return canvas.pad(resize(chosen, canvas.picture, stream)), canvas

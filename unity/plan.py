@@ -1,6 +1,8 @@
 """A request with nothing left open: all that can be refused is refused here, before the weights are read."""
 
+import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unity.canvas import Canvas, exactly, whole_frame
+from unity.canvas import Canvas, Size, exactly, whole_frame
 from unity.command import check_bounds, say
 from unity.data.film import Facts, look, picture_name
+from unity.data.picture import cut
+from unity.data.stamps import paced
 from unity.extras import require
 from unity.files import plain
 from unity.generate import check_request
@@ -55,6 +59,14 @@ class Plan:
         return self.request.film
 
     @property
+    def values_size(self) -> Size:
+        """Height and width that values are written at: the picture's, or those that it has in the film."""
+        if self.facts is None or not self.request.at_film_size:
+            return self.canvas.picture
+        *_, height, width = cut(self.facts.size, self.request.size)
+        return round(height), round(width)
+
+    @property
     def streams(self) -> dict[str, str]:
         """rgb and the modalities → whether it is sampled or given."""
         rgb, aux = ("sampled" if noisy else "given" for noisy in TASKS[self.task].noisy)
@@ -67,16 +79,18 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     schedule = card.schedule(task).asked(steps=request.steps, shift=request.shift, guidance=request.guidance)
     request = replace(request, **vars(schedule))
     facts = look(path) if (path := request.film) else None
-    window = request.frames or _most_frames(facts, card)
-    frames = facts.frames if request.every_frame and facts else window
+    there = _there(facts, request.fps)
+    window = request.frames or _most_frames(there, card)
+    frames = window if there is None or not request.every_frame else there
     canvas = exactly(request.size) if request.size else _whole(facts, card)
     modalities = _modalities(request)
     for modality in modalities:
         check_request(card, modality, window, canvas.model)
-    if facts is not None and facts.frames < frames:
+    if facts is not None and there is not None and there < frames:
+        pace = "" if request.fps is None else f" at {request.fps:g} a second"
         raise ValueError(
-            f"{picture_name(facts.path)} has {facts.frames} frames, {frames} are wanted; ask for 1 to "
-            f"{facts.frames} (4k+1 of them)"
+            f"{picture_name(facts.path)} has {there} frames{pace}, {frames} are wanted; ask for 1 to {there} "
+            f"(4k+1 of them)"
         )
     prompt = request.prompt or ""
     plan = Plan(
@@ -109,6 +123,8 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)
+    if request.compile:
+        _check_compiler()
     for name in _modalities(request):
         require(*(extra for row in exports(request.also, name) for extra in row.needs))
     if sum(bool(given) for given in (request.video, request.condition, request.control_from)) > 1:
@@ -131,6 +147,12 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         raise ValueError(f"several modalities at once are for estimates; give one --modality for {task}")
     if request.every_frame and task != "estimate":
         raise ValueError("--every-frame is for estimates; a new video has as many frames as --frames says")
+    if request.film is None and (request.fps or request.at_film_size):
+        raise ValueError("--fps and --at-film-size belong to a film; give one as --video or --condition")
+    if request.control_from and request.fps:
+        raise ValueError("--fps is for --video and --condition; an annotator sees all of --control-from")
+    if request.at_film_size and task != "estimate":
+        raise ValueError("--at-film-size is for estimates; a new video has the size that --size gives")
     if request.every_frame and request.frames:
         raise ValueError("--every-frame takes all frames, --frames so many; leave one of them out")
     out = request.out or Path("runs/infer") / "-".join((*_modalities(request), task))
@@ -177,6 +199,13 @@ def _check_device(device: str | None) -> None:
         raise ValueError(f"device {device!r}: {many}; leave --device out, or give cpu")
 
 
+def _check_compiler() -> None:
+    """What torch.compile makes for a CPU is C++."""
+    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "cl"))), None)
+    if not torch.cuda.is_available() and found is None:
+        raise ValueError("--compile needs a C++ compiler, and none is found; install one (g++), or leave it out")
+
+
 def card_of(request: Request) -> ModelCard:
     """The card of the checkpoint that is asked for, with its adapter."""
     if request.checkpoint is None and not SHIPPED.is_dir():
@@ -191,10 +220,15 @@ def lora_of(request: Request) -> Lora | None:
     return request.lora and Lora(request.lora, request.lora_strength)
 
 
-def _most_frames(facts: Facts | None, card: ModelCard) -> int:
+def _there(facts: Facts | None, fps: float | None) -> int | None:
+    """How many frames a film has, or has at a rate."""
+    return None if facts is None else facts.frames if fps is None else len(paced(facts, fps))
+
+
+def _most_frames(there: int | None, card: ModelCard) -> int:
     """As many as the checkpoint was trained on, or as a short film has."""
     step = stride(card.model.codec)[0]
-    return card.frames if facts is None else min(card.frames, 1 + (facts.frames - 1) // step * step)
+    return card.frames if there is None else min(card.frames, 1 + (there - 1) // step * step)
 
 
 def _whole(facts: Facts | None, card: ModelCard) -> Canvas:
@@ -212,7 +246,9 @@ def _check_results(plan: Plan) -> None:
     ]
     planned = ("rgb.mp4", "picture.png", "run.json", *kinds)
     # two videos and, of the values, two files of eight bytes a pixel
-    need = plan.frames * height * width * (3 + (3 + 2 * 8) * len(plan.modalities)) + (1 << 20)
+    need = plan.frames * height * width * (3 + 3 * len(plan.modalities)) + (1 << 20)
+    height, width = plan.values_size
+    need += plan.frames * height * width * 2 * 8 * len(plan.modalities)
     plan.results.check(
         planned, [path for path in (plan.path, plan.request.checkpoint, plan.request.lora) if path], need
     )

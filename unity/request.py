@@ -52,6 +52,8 @@ class Request:
     prompt_guidance: bool = False
     # both evaluations of a guided step in one pass: faster where there is memory for twice the batch
     batched_guidance: bool = False
+    # by torch.compile: the first step takes a minute, the others less than without; values differ by rounding
+    compile: bool = False
     # unipc, euler, or dpm++ (DPM-Solver++ 2M)
     sampler: str = "unipc"
     # above 1: more of the steps where there is much noise; by default as the card says, or 1
@@ -61,6 +63,11 @@ class Request:
     # how many, 4k+1, spread evenly in time over the whole video; by default what the checkpoint was trained on, or
     # as many as a shorter video has
     frames: Annotated[int | None, whole(1, 65535)] = None
+    # take at most so many frames a second of the video, from its beginning, rather than spread --frames over all
+    # of it: a model that learnt at 16 a second sees motion as it knows it; with --every-frame, all of the video so
+    fps: Annotated[float | None, real(0, 1000, above=True)] = None
+    # write values at the size of the video that was given, rather than at the size that the model sees
+    at_film_size: bool = False
     # estimate every frame of the video instead, in overlapping windows of as many as the checkpoint was trained
     # on; all of them are held in memory at the size that the model sees
     every_frame: bool = False

@@ -1,8 +1,10 @@
 """From noise to data along the learned velocity: Euler, UniPC, DPM++, guidance and the three tasks."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,8 @@ from unity.tasks import TASKS
 
 # velocity(state, time) for a state of noisy streams at one time
 Velocity = Callable[[Tensor, float], Tensor]
+# (state, velocity there, its time, the next time) → the state then; one remembers what it needs of those before
+Step = Callable[[Tensor, Tensor, float, float], Tensor]
 # called once a step with the data, of the state's shape, that sampling would end in if it ended there
 Watch = Callable[[Tensor], object]
 # states [b, l, d] and lengths [b] of a text, as the model takes them
@@ -47,46 +51,61 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
 
 
-def euler(velocity: Velocity, state: Tensor, times: Iterable[float]) -> Tensor:
+def euler() -> Step:
     """First-order steps along the velocity; exact where the path is straight."""
-    for now, then in _pairs(times):
-        state = state + (then - now) * velocity(state, now)
-    return state
+    return lambda state, velocity, now, then: state + (then - now) * velocity
 
 
-def unipc(velocity: Velocity, state: Tensor, times: Iterable[float]) -> Tensor:
+def unipc() -> Step:
     """UniPC of order 2 on data predictions, B(h) = exp(h) - 1 (Zhao et al., 2023, arXiv 2302.04867).
 
     Each step evaluates the velocity once: it corrects the state that was predicted, then predicts the next.
     The last step is of first order and lands on the data prediction.
     """
     seen: list[tuple[float, Tensor]] = []
-    corrected = state
-    for now, then in _pairs(times):
-        data = state - now * velocity(state, now)
-        corrected = _unipc_step(corrected, seen, now, data) if seen else state
+    corrected: Tensor | None = None
+
+    def step(state: Tensor, velocity: Tensor, now: float, then: float) -> Tensor:
+        nonlocal seen, corrected
+        data = state - now * velocity
+        corrected = state if corrected is None else _unipc_step(corrected, seen, now, data)
         seen = [*seen[-1:], (now, data)]
-        state = _unipc_step(corrected, seen if then > 0 else seen[-1:], then)
-    return state
+        return _unipc_step(corrected, seen if then > 0 else seen[-1:], then)
+
+    return step
 
 
-def dpm(velocity: Velocity, state: Tensor, times: Iterable[float]) -> Tensor:
+def dpm() -> Step:
     """DPM-Solver++ (2M) on data predictions (Lu et al., 2022, arXiv 2211.01095).
 
     It is UniPC's predictor without its corrector; its last step is of first order, too.
     """
     seen: list[tuple[float, Tensor]] = []
-    for now, then in _pairs(times):
-        seen = [*seen[-1:], (now, state - now * velocity(state, now))]
-        state = _unipc_step(state, seen if then > 0 else seen[-1:], then)
-    return state
+
+    def step(state: Tensor, velocity: Tensor, now: float, then: float) -> Tensor:
+        nonlocal seen
+        seen = [*seen[-1:], (now, state - now * velocity)]
+        return _unipc_step(state, seen if then > 0 else seen[-1:], then)
+
+    return step
 
 
-SAMPLERS: dict[str, Callable[[Velocity, Tensor, Iterable[float]], Tensor]] = {
-    "euler": euler,
-    "unipc": unipc,
-    "dpm++": dpm,
-}
+# name → what makes the steps of one sample, or batch of them
+SAMPLERS: dict[str, Callable[[], Step]] = {"euler": euler, "unipc": unipc, "dpm++": dpm}
+
+
+class Solver(NamedTuple):
+    """The times that samples pass through, from noise to data, and the step from one to the next."""
+
+    # which may end early
+    times: Iterable[float]
+    step: Step
+
+    def __call__(self, velocity: Velocity, state: Tensor) -> Tensor:
+        """The state at the last time."""
+        for now, then in itertools.pairwise(self.times):
+            state = self.step(state, velocity(state, now), now, then)
+        return state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +168,9 @@ class Sampling:
         """The times that the samples pass through; of what is open, 50 steps without a shift."""
         return time_grid(50 if self.steps is None else self.steps, 1.0 if self.shift is None else self.shift)
 
+    def solver(self) -> Solver:
+        return Solver(self.times(), SAMPLERS[self.sampler]())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
@@ -170,12 +192,13 @@ def sample(
     known: Known,
     sampling: Sampling = Sampling(),
     watch: Watch | None = None,
+    solver: Solver | None = None,
 ) -> tuple[Latent, Latent]:
     """RGB and aux latents of a task on the device of `modality`, the given stream returned as it came.
 
     `control` needs `known.aux`, `estimate` needs `known.rgb`, `joint` needs `known.shape`. Sample i starts from
     noise drawn on the CPU at position (seed, i), so that it does not depend on device or batch. `watch` sees, once
-    a step, both streams (b, 2, c, t, h, w) as they would end.
+    a step, both streams (b, 2, c, t, h, w) as they would end. `solver` stands in for that of `sampling`.
     """
     given, device = _given(task, known), modality.device
     shape = tuple(known.shape or next(latent for latent in given if latent is not None).shape)
@@ -195,9 +218,8 @@ def sample(
 
         return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
 
-    times = sampling.times()
     followed = velocity if watch is None else watched(velocity, watch)
-    state = SAMPLERS[sampling.sampler](followed, torch.where(noisy, state, fixed), times)
+    state = (solver or sampling.solver())(followed, torch.where(noisy, state, fixed))
     state = torch.where(noisy, state, fixed)
     return state[:, 0], state[:, 1]
 
@@ -217,14 +239,6 @@ def _given(task: str, known: Known) -> tuple[Tensor | None, Tensor | None]:
         if (latent is None) != noisy:
             raise ValueError(f"task {task!r} {'generates' if noisy else 'needs'} the {name} latent")
     return given
-
-
-def _pairs(times: Iterable[float]) -> Iterable[tuple[float, float]]:
-    times = iter(times)
-    now = next(times)
-    for then in times:
-        yield now, then
-        now = then
 
 
 def _unipc_step(

@@ -11,11 +11,9 @@ import comfy.utils
 import numpy as np
 import torch
 
-from unity.canvas import Canvas, whole_frame
-from unity.data.video import resize
-from unity.generate import Footage, Generator, generate, load_generator
+from unity.canvas import Canvas
+from unity.generate import Footage, Generator, fitted, generate, load_generator
 from unity.modality.table import MODALITIES
-from unity.model.codec import stride
 from unity.request import SHIPPED
 from unity.sampler import SAMPLERS, Guidance, Sampling
 from unity.tasks import TASKS
@@ -91,7 +89,7 @@ class Run:
             raise ValueError(f"{task} starts from frames; connect them")
         footage, canvas, row = Footage(), None, model.card.modality(modality)
         if given:
-            video, canvas = fitted(model, frames, "rgb" if given == ["rgb"] else modality)
+            video, canvas = fitted(model.card, pixels(frames), "rgb" if given == ["rgb"] else modality)
             # speeds are drawn as shares of the width that the model sees
             video = video if given == ["rgb"] else row.redrawn(video, 1 / canvas.widening)
             footage = Footage(**{given[0]: video[None]})
@@ -108,15 +106,9 @@ class Run:
         return image(rgb[0], canvas), image(view, canvas)
 
 
-def fitted(model: Generator, frames: torch.Tensor, stream: str) -> tuple[np.ndarray, Canvas]:
-    """Frames as the model takes them, uint8: 4k + 1 of them, at about the pixels that it was trained on."""
-    video = (frames[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
-    step, *cell = stride(model.card.model.codec)
-    most = min(model.card.frames, 1 + (len(video) - 1) // step * step)
-    video = video[np.linspace(0, len(video) - 1, most).round().astype(int)]
-    rows, columns = (s * p for s, p in zip(cell, model.card.model.patch[1:], strict=True))
-    canvas = whole_frame(video.shape[1:3], model.card.size, (rows, columns))
-    return canvas.pad(resize(video, canvas.picture, stream)), canvas
+def pixels(frames: torch.Tensor) -> np.ndarray:
+    """Frames as the project has them, uint8, without transparency."""
+    return (frames[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def image(video: np.ndarray, canvas: Canvas | None) -> torch.Tensor:

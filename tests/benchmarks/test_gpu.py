@@ -32,6 +32,7 @@ SMALL = {
     "kernel_bench.py": "--device cpu --dtype float32 --shape debug --tokens 1152 --op gelu --seconds 0.001",
     "block_bench.py": "--shape debug --tokens 288 --seconds 0",
     "step_bench.py": "--shape debug --tokens 288 --layers 2 --seconds 0",
+    "infer_bench.py": "--shape debug --tokens 288 --steps 2 --seconds 0",
 }
 
 
@@ -48,10 +49,11 @@ def bare(tmp_path):
 
 def test_the_parts_fit_into_ten_minutes():
     runs = re.findall(r"^run (\w+) (\d+) (\d+)", SCRIPT.read_text(), re.MULTILINE)
-    assert [part for part, *_ in runs] == ["values", "kernels", "block", "block", "step", "step"]
-    assert sum(int(end) for _, end, _ in runs) + START_UP < 600
+    assert [part for part, *_ in runs] == ["values", "kernels", "block", "block", "step", "step", "infer"]
+    # the last runs where it is named
+    assert sum(int(end) for _, end, _ in runs[:-1]) + START_UP < 600
     assert all(int(limit) < int(end) for _, end, limit in runs)
-    for half in (("values", "kernels"), ("block",), ("step",)):
+    for half in (("values", "kernels"), ("block",), ("step",), ("infer",)):
         assert sum(2 * int(end) for part, end, _ in runs if part in half) + START_UP < 600
 
 
@@ -75,9 +77,11 @@ def test_the_script_runs_on_a_bare_machine(tmp_path, bare):
     )  # fmt: skip
     python.chmod(0o755)
     bare |= {"PYTHON": str(python), "OUT": str(tmp_path / "out")}
-    found = subprocess.run(["bash", SCRIPT], env=bare, capture_output=True, text=True)
+    parts = ["values", "kernels", "block", "step", "infer"]
+    found = subprocess.run(["bash", SCRIPT, *parts], env=bare, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
     written = {path.name for path in (tmp_path / "out").iterdir()}
     names = ("kernel_bench", "block_bench", "block_bench_graph", "step_bench", "step_bench_release")
+    names += ("infer_bench",)
     assert {"gpu.txt", *(f"{name}_cuda.json" for name in names)} <= written
     assert "jaxtyping" not in found.stdout

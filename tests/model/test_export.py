@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -15,6 +16,7 @@ from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
 from unity.model.export import Export, export, show
 from unity.model.layouts import to_diffusers, to_release, to_unity, to_wan
+from unity.model.readme import readme
 from unity.model.weights import load_model, save_model
 
 SMALL = ModelConfig(dim=48, ffn_dim=80, num_heads=2, num_layers=2, latent_channels=4, text_dim=16, text_len=12)
@@ -149,3 +151,62 @@ def test_show_says_what_weights_are(ours):
     lines = show(Export(do="show", checkpoint=ours))
     assert lines[0].startswith("layout: this project;") and "float32" in lines[0]
     assert lines[2] == "learnt: depth; stage 1, step 7, 9 frames of 32x48"
+
+
+SCORES = {"results": {"depth": {"clips": 9, "scores": {
+    "model": {"abs_rel": {"mean": 0.1234, "low": 0.1, "high": 0.2}},
+    "trivial": {"abs_rel": {"mean": 0.5678, "low": None, "high": None}},
+}}}}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["unity", "diffusers", "wan"])
+def test_what_leaves_says_what_was_trained_on_what(tmp_path, layout):
+    """Each fact of the card and each score that was given is on the page, whose front the hub can read."""
+    known = {
+        "data": "films | of dogs",
+        "optimizer": "muon",
+        "learning_rate": 0.003,
+        "history": {"hardware": "2 × X"},
+    }
+    save_model(randomised().state_dict(), replace(CARD, **known), tmp_path / "ours")
+    (tmp_path / "exam.json").write_text(json.dumps(SCORES))
+    asked = Export(do="export", checkpoint=tmp_path / "ours", to=layout, out=tmp_path / "out")
+    export(replace(asked, scores=tmp_path / "exam.json"))
+    page = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert page.data.tags == ["unity-video", "depth"] and page.data.base_model is None
+    assert "base_model: Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in readme(replace(CARD, base="wan2.1-1.3b"), "unity")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.text.splitlines()]
+    for row in (
+        ["data", "films / of dogs"], ["stage, step", "1, 7"], ["optimizer", "muon, peak rate 0.003"],
+        ["hardware", "2 × X"], ["clips", "9 frames of 32×48"], ["depth, 9 clips", "model", "trivial"],
+    ):  # fmt: skip
+        assert row in rows, page.text
+    assert any(row[1:] == ["0.123 [0.100, 0.200]", "0.568"] for row in rows)
+    for wrong in ("[]", "{}", '{"results": {"depth": {"scores": {"model": {"x": {}}}}}}'):
+        (tmp_path / "exam.json").write_text(wrong)
+        with pytest.raises(ValueError, match="no results of `python -m unity.evaluate`"):
+            export(replace(asked, out=tmp_path / "none", scores=tmp_path / "exam.json"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_weights_of_any_size_have_the_shape_that_their_settings_tell(tmp_path):
+    """diffusers' own narrow model, with its config.json and without; one that lies is refused by the tensors."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 80, "text_dim": 16, "num_layers": 3}
+    WanTransformer3DModel(in_channels=16, out_channels=16, **sizes).save_pretrained(tmp_path / "narrow")
+    model, card = load_model(tmp_path / "narrow")
+    found = card.model
+    assert (found.dim, found.num_heads, found.ffn_dim, found.text_dim, found.num_layers) == (48, 2, 80, 16, 3)
+    assert (found.codec, found.latent_channels, card.stage, len(model.blocks)) == ("wan2.1", 16, 0, 3)
+    path = tmp_path / "narrow" / "config.json"
+    settings = json.loads(path.read_text())
+    for lie, said in (
+        ({"ffn_dim": 96}, "does not fit its model"), ({"num_layers": 2}, "are none of 1.3b"),
+        ({"in_channels": 7}, "are none of 1.3b"), ({"num_attention_heads": "2"}, "are none of 1.3b"),
+        ({"_class_name": "Other"}, "are none of 1.3b"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(settings | lie))
+        with pytest.raises(ValueError, match=said):
+            load_model(tmp_path / "narrow")
+    path.unlink()
+    with pytest.raises(ValueError, match="or the config.json that lay beside them"):
+        load_model(tmp_path / "narrow")

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from unity.data import decoding, picture
 from unity.data.decoding import opened, picture_name
-from unity.data.stamps import Astray, Facts, between, choose, jumping, jumps_pay, nearest, stamped
+from unity.data.stamps import Astray, Facts, between, choose, jumping, jumps_pay, nearest, paced, stamped
 
 # frame rate where nothing tells one
 RATE = Fraction(25)
@@ -87,15 +87,18 @@ def read_film(
     stream: str = "rgb",
     whole: bool = False,
     within: tuple[float, float] | None = None,
+    fps: float | None = None,
 ) -> Film:
     """`frames` frames spread evenly in time from the first to the last, or all, resized to cover `size` (h, w).
 
-    `within`: of those shown in that time alone, in seconds from the first frame of the file, ends included.
+    `within`: of those shown in that time alone, in seconds from the first frame of the file, ends included. `fps`:
+    at most so many a second, of which `frames` are the first ones.
 
     The centre is cut out, or the `whole` picture is brought to that size, as suits the `stream` (rgb or a
     modality). Raises ValueError for a film that is shorter than `frames` or cannot be decoded.
     """
     stamps = facts.stamps if within is None else between(facts, *within)
+    stamps = stamps if fps is None else paced(facts, fps, stamps)[:frames]
     wanted = stamps if frames is None else choose(stamps, frames, str(facts.path))
     kept, stamps, faults = _collect(facts, wanted, Fit(size, stream, whole))
     if frames is None and len(kept) < len(wanted):

@@ -57,6 +57,17 @@ def between(facts: Facts, start: float, end: float) -> tuple[int, ...]:
     return tuple(facts.stamps[bisect_left(facts.stamps, low) : bisect_right(facts.stamps, high)])
 
 
+def paced(facts: Facts, fps: float, stamps: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Of the film's stamps, or those given, that nearest to every 1/fps seconds from the first, if any is."""
+    known = np.array(facts.stamps if stamps is None else stamps)
+    turns = (known - known[0]) * float(facts.tick) * fps
+    moments = np.floor(turns + 0.5)
+    # what rounding left of a half is a half, and then the earlier one is taken
+    order = np.lexsort((np.round(np.abs(turns - moments), 6), moments))
+    first = order[np.unique(moments[order], return_index=True)[1]]
+    return tuple(np.sort(known[first]).tolist())
+
+
 def choose(stamps: Sequence[int], frames: int, what: str = "the video") -> list[int]:
     """`frames` of the stamps, as evenly spread in time from the first to the last as there are frames."""
     if frames > len(stamps) or frames < 1:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from unity.modality.sizes import nearest
+
 Constants = dict[str, float]
 # of a clip: true values of modalities by their names, and "camera" as the simulated world's meta has it
 Facts = Mapping[str, Any]
@@ -66,6 +68,7 @@ class Modality:
         agree(earlier, later)         values of a later clip in the terms of an earlier one, of which `earlier` is
                                       what both show: the first frames of `later`
         mix(a, b, weight)             values between two of the same frame, all of `b` at weight 1
+        resize(values, from, to)      values of a picture of another size (h, w) that shows the same
         score(prediction, truth)      numbers by name, of the values of one clip; NaN where the truth defines none
         benchmark(prediction, truth, facts)
                                       more: they take longer, other facts of the clip or the extra `evaluate`
@@ -101,6 +104,8 @@ class Modality:
     # of clips that overlap (unity.windows); None: nothing to agree on, and nothing in between
     agree: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     mix: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    # by default each pixel's nearest value (unity.modality.sizes)
+    resize: Callable[[np.ndarray, tuple[int, int], tuple[int, int]], np.ndarray] = nearest
     # (one picture, ratio) → its colours where the whole is 1/ratio as wide, cut or padded; None: they are the same
     redraw: Callable[[Picture, float], Picture] | None = None
     score: Callable[[np.ndarray, np.ndarray], dict[str, float]]

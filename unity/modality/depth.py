@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32
 
 from unity.modality.base import Baseline, Facts, Measure, Modality, Video
 from unity.modality.files import check_video, save_arrays
+from unity.modality.sizes import inverse_depth
 
 Depth = Float32[np.ndarray, "t h w"]
 # scored in float64, whatever it comes in
@@ -275,6 +276,7 @@ DEPTH = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    resize=inverse_depth,
     agree=agree,
     mix=mix,
     score=score,

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, Integer, Shaped
 from unity.files import whole_folder
 from unity.modality.base import Baseline, Facts, Measure, Modality, Picture, Video
 from unity.modality.files import OURS, check_video, save_arrays
+from unity.modality.sizes import motion
 
 Flow = Float32[np.ndarray, "t h w 2"]
 # MPI Sintel's borders of slow, middling and fast, in pixels of its width (Butler et al., 2012)
@@ -233,6 +234,7 @@ FLOW = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    resize=motion,
     redraw=redraw,
     mix=mix,
     score=score,

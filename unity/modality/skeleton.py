@@ -18,6 +18,7 @@ from unity.modality.people import (
     joint_radius,
     limb_thickness,
 )
+from unity.modality.sizes import points
 
 People = Float32[np.ndarray, "t p 18 3"]
 Frame = Float[np.ndarray, "p 18 3"]
@@ -244,6 +245,7 @@ SKELETON = Modality(
     decode=decode,
     picture=picture,
     save=save,
+    resize=points,
     agree=agree,
     score=score,
     measures={

@@ -85,6 +85,8 @@ class ModelCard:
     encodings: dict[str, str] = field(default_factory=dict)
     # by task; what is left out is drawn as Schedule says
     schedules: dict[str, Schedule] = field(default_factory=dict)
+    # for people: what else is known of how it came to be, by what it is about
+    history: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         words = {name: MODALITIES[name].type_prompt for name in self.modalities}
@@ -102,6 +104,20 @@ class ModelCard:
         return self.schedules.get(task, Schedule())
 
 
+def diffusers_settings(card: ModelCard) -> dict[str, Any]:
+    """A card as diffusers keeps the settings of a model: those of its shape flat, the rest as one entry."""
+    entries = json.loads(json.dumps(asdict(card)))
+    return entries.pop("model") | {"card": entries}
+
+
+def _ours(content: dict[str, Any]) -> dict[str, Any]:
+    """What `diffusers_settings` took apart, put together again; anything else as it is."""
+    if not isinstance(content.get("card"), dict):
+        return content
+    flat = {name: value for name, value in content.items() if name != "card" and not name.startswith("_")}
+    return {"model": flat} | content["card"]
+
+
 def write_card(card: ModelCard, folder: Path) -> Path:
     return write_json(folder / NAME, asdict(card))
 
@@ -112,17 +128,28 @@ def read_card_file(folder: Path) -> ModelCard | None:
     if not path.is_file():
         return None
     content = _json(path)
-    if not isinstance(content, dict) or "model" not in content:
+    content = _ours(content) if isinstance(content, dict) else {}
+    if "model" not in content:
         # such as diffusers' own config.json
         return None
     try:
-        if not isinstance(content["model"], dict):
-            raise ValueError(f"model is {_short(content['model'])}, not a list of settings")
-        settings = _checked(ModelConfig, content["model"])
-        rest = {name: value for name, value in content.items() if name != "model"}
-        return ModelCard(model=ModelConfig(**settings), **_checked(ModelCard, rest))
+        return card_of(content)
     except ValueError as error:
         raise ValueError(f"{path} is no model card: {error}; copy the model folder again") from error
+
+
+def card_of(content: Mapping[str, Any]) -> ModelCard:
+    """The card that JSON holds, as `write_card` or `diffusers_settings` gave it; ValueError for what is none."""
+    content = _ours(dict(content))
+    if not isinstance(content["model"], dict):
+        raise ValueError(f"model is {_short(content['model'])}, not a list of settings")
+    rest = {name: value for name, value in content.items() if name != "model"}
+    return ModelCard(model=shape_of(content["model"]), **_checked(ModelCard, rest))
+
+
+def shape_of(settings: Mapping[str, Any]) -> ModelConfig:
+    """The shape that JSON holds; ValueError for what no model can have."""
+    return ModelConfig(**_checked(ModelConfig, settings))
 
 
 def _json(path: Path) -> Any:

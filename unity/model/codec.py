@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -77,8 +77,17 @@ def load_codec(
     if name in EMBEDDED:
         return EMBEDDED[name](device)
     if name in WAN:
-        return WanCodec(name, weights, device, dtype)
+        return WanCodec(name, load_wan_vae(name, weights, device, dtype))
     raise ValueError(f"unknown codec {name!r}; choose {', '.join((*EMBEDDED, *WAN))}")
+
+
+def load_wan_vae(name: str, weights: Path | None, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """The frozen AutoencoderKLWan behind the codec `wan2.1` or `wan2.2`, see `load_codec`."""
+    # diffusers takes seconds to import
+    from diffusers import AutoencoderKLWan
+
+    vae = load_pretrained(AutoencoderKLWan, weights, WAN[name][0], "vae", torch_dtype=dtype)
+    return vae.eval().requires_grad_(False).to(device)
 
 
 def stride(name: str) -> tuple[int, int, int]:
@@ -167,22 +176,18 @@ class DCTCodec:
 class WanCodec:
     """The causal video VAE of Wan 2.1 or 2.2, the mean of its posterior, normalised by its own constants."""
 
-    def __init__(self, name: str, weights: Path | None, device: str | torch.device, dtype: torch.dtype):
-        # diffusers takes seconds to import
-        from diffusers import AutoencoderKLWan
-
+    def __init__(self, name: str, vae: Any, device: str | torch.device | None = None):
+        """`vae` is an AutoencoderKLWan; on its device, or on the one that hooks bring it to."""
         repo, self.channels, self.stride = WAN[name]
-        self.vae = load_pretrained(AutoencoderKLWan, weights, repo, "vae", torch_dtype=dtype)
-        self.vae.eval().requires_grad_(False).to(device)
-        config = self.vae.config
+        self.vae, config = vae, vae.config
         found = (config.z_dim, config.scale_factor_temporal, config.scale_factor_spatial)
         if found != (self.channels, *self.stride[:2]):
             raise ValueError(
-                f"{weights} holds a VAE of {found[0]} channels and strides {found[1]}, {found[2]}, not {name}; "
-                f"pass the weights of {repo}"
+                f"{config._name_or_path or 'this'} holds a VAE of {found[0]} channels and strides {found[1]}, "
+                f"{found[2]}, not {name}; pass the weights of {repo}"
             )
         self.mean, self.std = (
-            rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
+            rearrange(torch.tensor(values, device=device or vae.device), "c -> c 1 1 1")
             for values in (config.latents_mean, config.latents_std)
         )
 

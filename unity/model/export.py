@@ -10,7 +10,7 @@ An adapter becomes a LoRA file of the first two, or with --merged the whole mode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
@@ -26,6 +26,7 @@ from unity.model.card import ModelCard
 from unity.model.hub import local
 from unity.model.layouts import LAYOUTS, diffusers_modules, find_layout
 from unity.model.reader import Reader, block_of
+from unity.model.readme import read_scores, write_readme
 from unity.model.stored import Stored, model_folder
 from unity.model.weights import check_fit, open_weights, read_card, stream_model
 
@@ -55,6 +56,8 @@ class Export:
     lora_strength: Annotated[float, real(-100, 100)] = 1.0
     # an adapter as the whole model that it makes of its base
     merged: bool = False
+    # JSON that `python -m unity.evaluate` wrote of them, for the README
+    scores: Path | None = None
     # by default as they are stored
     dtype: Literal["bf16", "fp16", "fp32"] | None = None
 
@@ -65,20 +68,22 @@ def export(options: Export, say: Callable[[str], None] = print) -> list[Path]:
     path = local(options.checkpoint)
     folder = model_folder(path) if path.is_dir() else path
     check_folder_free(options.out)
+    about = _Readme(options.scores and read_scores(options.scores))
     apart = not (options.merged or options.lora or options.to == "unity")
     if folder.is_dir() and is_adapter(folder) and apart:
-        return _export_adapter(options, folder)
+        return _export_adapter(options, folder, about)
     lora = options.lora and Lora(options.lora, options.lora_strength)
     stored, card = open_weights(path, lora=lora)
     check_fit(stored, card.model)
     if options.to == "unity":
-        return _export_ours(stored, card, options, say)
+        return _export_ours(stored, card, options, about, say)
     target = _target(stored, card.model, options)
     check_space(options.out, sum(value.numel() * value.element_size() for value in target.shapes.values()))
     with whole_folder(options.out) as part:
         _write(target, part)
         if options.to == "diffusers":
             _diffusers_config(card.model, target, part)
+        about.write(card, part, {"diffusers": "rgb"}.get(options.to, options.to))
     say(f"{options.out}: {len(target.shapes)} tensors in the layout of {_LAYOUT[options.to]}")
     return sorted(options.out.iterdir())
 
@@ -125,7 +130,16 @@ def main() -> None:
         print(line)
 
 
-def _export_adapter(options: Export, folder: Path) -> list[Path]:
+class _Readme(NamedTuple):
+    """The page that goes with what is written, with the scores that were given."""
+
+    scores: dict[str, Any] | None
+
+    def write(self, card: ModelCard, part: Path, use: str) -> None:
+        write_readme(card, part, use, self.scores)
+
+
+def _export_adapter(options: Export, folder: Path, about: "_Readme") -> list[Path]:
     if options.to == "release":
         raise ValueError("the release knows no adapters: give --merged for the whole model, or --to wan")
     card = read_card(folder)
@@ -134,17 +148,20 @@ def _export_adapter(options: Export, folder: Path) -> list[Path]:
     with whole_folder(options.out) as part:
         tensors = {name: value.to(dtype or value.dtype) for name, value in state.items()}
         save_file(tensors, part / LORA_FILE, metadata={"format": "pt"})
-    return [options.out / LORA_FILE]
+        about.write(card, part, "adapter")
+    return sorted(options.out.iterdir())
 
 
-def _export_ours(stored: Stored, card: ModelCard, options: Export, say: Callable[[str], None]) -> list[Path]:
+def _export_ours(
+    stored: Stored, card: ModelCard, options: Export, about: "_Readme", say: Callable[[str], None]
+) -> list[Path]:
     """A tensor in memory at a time."""
     reader, wide = Reader(stored, card.model), _DTYPES[options.dtype] if options.dtype else None
     hollow = reader.hollow()
     shapes = {name: hollow[name].to(wide or hollow[name].dtype) for name in sorted(hollow, key=block_of)}
     check_space(options.out, sum(value.nbytes for value in shapes.values()))
-    card = replace(card, base="")
-    stream_model(shapes, lambda name: [reader(name).to(shapes[name].dtype)], card, options.out)
+    alone, beside = replace(card, base=""), lambda part: about.write(card, part, "unity")
+    stream_model(shapes, lambda name: [reader(name).to(shapes[name].dtype)], alone, options.out, beside)
     say(f"{options.out}: {len(shapes)} tensors and their card, for unity.infer --checkpoint {options.out}")
     return sorted(options.out.iterdir())
 

@@ -120,6 +120,10 @@ class FeedForward(nn.Sequential):
     def __init__(self, d_in: int, d_hidden: int, d_out: int, std: float | None = None):
         super().__init__(Linear(d_in, d_hidden, std), nn.Identity(), Linear(d_hidden, d_out, std))
 
+    def __getitem__(self, index: int | slice):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A slice is of modules, not sizes: hooks of diffusers take it block by block."""
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
     def forward(self, input: Float[Tensor, "g l d"] | Quantized) -> Float[Tensor, "g l e"]:
         return self[2](ops.gelu(self[0](input)))
 

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ftfy
 import torch
@@ -147,14 +148,19 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
+def load_umt5(weights: Path | None, device: str | torch.device) -> tuple[Any, Any]:
+    """The tokenizer and the frozen model behind `umt5`, see `load_text`."""
     # takes seconds to import
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     tokenizer = load_pretrained(AutoTokenizer, weights, UMT5_REPO, "tokenizer")
     model = load_pretrained(UMT5EncoderModel, weights, UMT5_REPO, "text_encoder", torch_dtype=dtype)
-    model.eval().requires_grad_(False).to(device)
+    return tokenizer, model.eval().requires_grad_(False).to(device)
+
+
+def umt5(tokenizer: Any, model: Any, device: str | torch.device) -> TextEncoder:
+    """States of UMT5 that is on the device, or that hooks bring there."""
     return TextEncoder(
         lambda text: tokenizer(text, verbose=False)["input_ids"],
         lambda ids: model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state,
@@ -162,3 +168,7 @@ def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
         unknown=tokenizer.unk_token_id,
         device=device,
     )
+
+
+def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
+    return umt5(*load_umt5(weights, device), device)

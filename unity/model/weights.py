@@ -23,6 +23,7 @@ from unity.model.rows import grown
 from unity.model.sniff import stranger
 from unity.model.stored import Stored, model_folder, open_stored
 from unity.model.streamed import write_stream
+from unity.model.told import told_shape
 from unity.model.widen import widened
 
 TENSORS = "model.safetensors"
@@ -39,16 +40,21 @@ def save_model(state: State, card: ModelCard, folder: Path | str, dtype: torch.d
 
 
 def stream_model(
-    shapes: Mapping[str, Tensor], parts: Callable[[str], Iterable[Tensor]], card: ModelCard, folder: Path | str
+    shapes: Mapping[str, Tensor],
+    parts: Callable[[str], Iterable[Tensor]],
+    card: ModelCard,
+    folder: Path | str,
+    beside: Callable[[Path], object] = lambda part: None,
 ) -> dict[str, dict]:
     """The same, of tensors that are never whole in memory; returns the file's size and SHA-256, by its name.
 
-    See `unity.model.streamed`.
+    `beside` writes what else is to be in the folder. See `unity.model.streamed`.
     """
     folder = Path(folder)
     with whole_folder(folder, last=NAME, mine=lambda name: name in (TENSORS, NAME)) as part:
         row = write_stream(part / TENSORS, shapes, parts)
         write_card(card, part)
+        beside(part)
     return {TENSORS: row}
 
 
@@ -189,11 +195,13 @@ def _preset(stored: Stored, patches: str) -> ModelConfig:
     size = _size(stored)
     if size is None:
         raise ValueError(f"{stored.path} lacks {patches}, the projection of its input; copy it again, whole")
-    config = _of_size(size)
-    if config is None:
+    config = _of_size(size) or told_shape(
+        model_folder(stored.path) if stored.path.is_dir() else stored.path.parent
+    )
+    if config is None or size != (config.dim, config.num_layers):
         raise ValueError(
             f"{stored.path}: weights of width {size[0]} and {size[1]} blocks are none of {', '.join(_foreign())}; "
-            f"give their shape (--model with --architecture settings, or a config)"
+            f"give their shape (--model with --architecture settings, or the config.json that lay beside them)"
         )
     channels = stored.shapes[patches].shape[1]
     if channels != config.latent_channels:

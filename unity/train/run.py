@@ -1,5 +1,6 @@
 """A run: all that its steps work with, from a configuration or a checkpoint, and back into checkpoints."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ from unity.train.ema import Ema
 from unity.train.latents import encoder_weights, reads_latents
 from unity.train.optim import optimizer, rate
 from unity.train.recompute import recompute
+from unity.train.revision import revision
 from unity.train.sequence import SequenceGroup
 from unity.train.world import World
 from unity.train.writer import Content, Weights
@@ -147,13 +149,32 @@ def content(run: Run, step: int, loss: float | None = None) -> Content:
         model=config.architecture, modalities=_learnt(config), stage=config.stage, step=step,
         frames=config.frames, size=config.size, data=str(config.data), optimizer=config.optim.kind,
         learning_rate=config.optim.lr, type_prompts=config.type_prompts, encodings=config.encodings,
-        schedules=schedules(config.time, config.architecture), base=_base(config),
+        schedules=schedules(config.time, config.architecture), base=_base(config), history=_history(run, loss),
     )  # fmt: skip
     state = {"stage": config.stage, "ema_updates": run.ema.updates, "loss": loss, "config": to_plain(config)}
     return Content(
         shards=run.shards, fragments=fragments, state=state, export=partial(_export, config, card),
         frozen={} if config.only is None else zero.frozen(run.engine),
     )  # fmt: skip
+
+
+def _history(run: Run, loss: float | None) -> dict[str, str]:
+    """What people ask of a model that the rest of its card does not say."""
+    config, device = run.config, run.world.device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    said = {
+        "sources": ", ".join(config.curriculum.sources),
+        "batch": f"{config.batch_size} clips a step, in {config.precision}",
+        "averaged with": f"decay {config.optim.ema:g}",
+        "hardware": f"{run.world.size} × {kind}",
+        "code": _code(),
+    }
+    return said | ({} if loss is None else {"loss": f"{loss:.4g}, of the last steps"})
+
+
+@functools.cache
+def _code() -> str:
+    return str(revision())
 
 
 def _export(config: TrainConfig, card: ModelCard, average: Weights, folder: Path) -> dict[str, dict]:
