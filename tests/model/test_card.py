@@ -139,7 +139,7 @@ def test_generation_takes_the_checkpoints_steps_where_none_are_asked_for(asked, 
 def test_a_runs_card_draws_at_the_times_of_its_training():
     small = schedules(TimeConfig(shift=3.0, estimate_shift=20.0), MODELS["tiny"])
     assert small["estimate"] == Schedule(steps=3, shift=20.0)
-    assert small["control"] == Schedule(shift=3.0, guidance=3.0)
+    assert small["control"] == Schedule(shift=3.0, guidance=2.0)
     assert schedules(TimeConfig(shift=5.0), MODELS["5b"]) == dict.fromkeys(TASKS, Schedule(shift=5.0))
 
 

@@ -197,7 +197,7 @@ def schedules(time: TimeConfig, model: ModelConfig) -> dict[str, Schedule]:
     unlike a VAE's latents, show at once what guides too far.
     """
     usual = Schedule(shift=time.shift)
-    found = dict.fromkeys(TASKS, replace(usual, guidance=3.0) if model.codec == "cells" else usual)
+    found = dict.fromkeys(TASKS, replace(usual, guidance=2.0) if model.codec == "cells" else usual)
     if time.estimate_shift is not None:
         found["estimate"] = replace(usual, steps=3, shift=time.estimate_shift)
     return found
