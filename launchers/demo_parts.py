@@ -76,7 +76,7 @@ class Options:
     # full takes minutes, quick only shows that all parts run
     scale: Literal[tuple(SCALES)] = "full"
     # classifier-free guidance of the samples that have a caption
-    guidance: Annotated[float, real(0, 100)] = 3.0
+    guidance: Annotated[float, real(0, 100)] = 2.0
     # of the clips, the training and the samples
     seed: Annotated[int, whole(0, 2**31)] = 0
 
