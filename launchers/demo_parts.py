@@ -47,7 +47,7 @@ class Scale:
     fresh: tuple[int, int]
     # stage 2 takes fewer steps if both would take longer
     seconds: float
-    # sampling steps
+    # sampling steps of what is generated; of estimates they are the card's
     sampling: int
     # model that learns from nothing
     model: str = "tiny"
@@ -59,7 +59,7 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale(train=60, held_out=8, longer=20, fresh=(60, 140), seconds=180.0, sampling=6),
+    "full": Scale(train=40, held_out=6, longer=10, fresh=(40, 100), seconds=90.0, sampling=6),
     # for the tests: everything runs, nothing is learnt
     "quick": Scale(
         train=2, held_out=1, longer=2, fresh=(2, 2), seconds=60.0, sampling=2, model="debug", frames=9, size=32
@@ -221,7 +221,7 @@ def _scores(generator: Generator, folder: Path, scale: Scale, seed: int) -> dict
     found = {}
     for name in MODALITIES:
         clips = _clips(folder, name)
-        _, estimated = draw(generator, "estimate", name, clips, steps=scale.sampling, guidance=1.0, seed=seed)
+        _, estimated = draw(generator, "estimate", name, clips, guidance=1.0, seed=seed)
         found[name] = estimate_scores(generator, name, estimated, clips)["model"]
     return found
 
@@ -230,7 +230,7 @@ def _film(generator: Generator, folder: Path, scale: Scale, options: Options) ->
     """The package's video and each modality estimated from it, as the program `unity.infer` writes them."""
     rows = {}
     for name in MODALITIES:
-        request = Request(modality=name, video=SAMPLE, out=folder / name, steps=scale.sampling, seed=options.seed)
+        request = Request(modality=name, video=SAMPLE, out=folder / name, seed=options.seed)
         result = infer(request, generator)
         rows |= {"video": result.video["rgb"], name: result.video[name]}
     return rows
