@@ -146,7 +146,7 @@ class Exam:
 def examine(
     generator: Generator, modality: str, clips: Sequence[Clip], *, steps: int, guidance: float, seed: int = 0
 ) -> Exam:
-    """Estimate the modality of all `clips`, in the steps of the card, and sample the other tasks for one of them."""
+    """Estimate the modality of all `clips`, in the card's steps, and sample the other tasks for one of them."""
     # not the same clip for every modality
     index = list(MODALITIES).index(modality) % len(clips)
     shown = clips[index]
