@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unity.canvas import Canvas, Padded, exactly, whole_frame
+from unity.canvas import Canvas, exactly, whole_frame
 from unity.data.video import resize
 from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
@@ -193,7 +193,7 @@ def fitted(
     stream: str,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
-) -> tuple[Padded, Canvas]:
+) -> tuple[UInt8[np.ndarray, "count rows columns 3"], Canvas]:
     """Pictures of RGB or a modality as the model takes them: 4k + 1 of them, at about the pixels that it knows.
 
     `frames` of them, by default as many as there are up to the checkpoint's, spread evenly; a `size` (h, w) is

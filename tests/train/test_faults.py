@@ -318,6 +318,7 @@ def test_a_damaged_shard_ends_everything_within_seconds(dataset, tmp_path, worke
     assert not (tmp_path / "run").exists() or not folder.checkpoints(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_one_line(dataset, tmp_path):
     flags = small(dataset, tmp_path / "run")
     flags[flags.index("--steps") + 1] = 100_000

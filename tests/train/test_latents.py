@@ -42,6 +42,7 @@ def _none(*_):
     raise AssertionError("an encoder was loaded")
 
 
+@pytest.mark.slow
 def test_latents_train_to_the_bits_that_clips_do(options, dataset, world, monkeypatch, capsys):
     """Unbroken on clips; on latents cut after the second step and gone on with.
 

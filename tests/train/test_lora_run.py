@@ -52,6 +52,7 @@ def run(start, base, tmp_path_factory) -> Path:
     return start(tmp_path_factory.mktemp("runs") / "lora", {"init": base, "picture-every": 4, **LORA})
 
 
+@pytest.mark.slow
 def test_only_adapters_and_parts_are_kept_and_the_base_stays(run, base):
     folder = run / "model"
     assert {p.name for p in folder.iterdir()} == {

@@ -25,6 +25,7 @@ def arrive(rank: int, size: int, port: int, patience: float) -> subprocess.Compl
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ranks_that_never_come_are_named():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

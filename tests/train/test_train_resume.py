@@ -130,6 +130,7 @@ def test_two_ranks_resume_exactly(two_ranks):
     same_bytes(folder / "unbroken", folder / "cut")
 
 
+@pytest.mark.slow
 def test_one_rank_goes_on_where_two_had_stopped(two_ranks, config, world, tmp_path):
     _, folder = two_ranks
     two = replace(config, out=folder / "unbroken", micro_batch=2)

@@ -144,6 +144,7 @@ def test_meta_is_json_and_holds_camera_and_physics(source, clips):
         )
 
 
+@pytest.mark.slow
 def test_captions_are_english():
     seen = set()
     for source in SOURCES:

@@ -25,6 +25,7 @@ def folders(tmp_path_factory):
     return root / "1", root / "2"
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(folders):
     one, two = map(open_shards, folders)
     assert one.counts == two.counts == {"single_person": 2, "subject": 2}
@@ -111,6 +112,7 @@ def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
     """What is written ends in an error in the middle of a file."""
 
