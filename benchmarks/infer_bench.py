@@ -265,9 +265,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=DEFAULTS[device])
-    parser.add_argument(
-        "--tokens", nargs="+", type=int, choices=GRIDS, default=[1152 if device == "cuda" else 288]
-    )
+    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=TOKENS[device])
     parser.add_argument("--steps", type=at_least(1), default=16)
     parser.add_argument("--option", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])

@@ -163,9 +163,8 @@ def main() -> None:
     def measure(name: str, tokens: int, end: float) -> Iterator[dict]:
         layers = args.layers or default_layers(MODELS[name], tokens, device)
         case = make_case(name, tokens, layers, device, DTYPES[args.dtype], samples)
-        rows = bench(case, args.contestant, args.seconds, device, end)
-        # rank 0 writes them
-        return rows if RANK == 0 else (row for row in rows if RANK == 0)
+        # all ranks make them, rank 0 writes them
+        return (row for row in bench(case, args.contestant, args.seconds, device, end) if RANK == 0)
 
     with together():
         print(COLUMNS, flush=True)

@@ -92,16 +92,25 @@ def check_learnt(card: ModelCard, modality: str) -> None:
         )
 
 
+def most_frames(card: ModelCard, there: int) -> int:
+    """Of so many frames as many as the checkpoint was trained on, or as a short film has."""
+    step = stride(card.model.codec)[0]
+    return min(card.frames, 1 + (there - 1) // step * step)
+
+
+def patch_size(card: ModelCard) -> tuple[int, int]:
+    """Height and width in pixels of what is one token; sides are multiples of it."""
+    rows, columns = (s * p for s, p in zip(stride(card.model.codec)[1:], card.model.patch[1:], strict=True))
+    return rows, columns
+
+
 def check_request(card: ModelCard, modality: str, frames: int, size: tuple[int, int]) -> None:
     """Raises ValueError for a modality that the checkpoint has not learnt, or a clip that it cannot hold."""
     check_learnt(card, modality)
-    cell, patch = stride(card.model.codec), card.model.patch
-    if frames < 1 or (frames - 1) % cell[0]:
-        below = max(0, frames - 1) // cell[0] * cell[0] + 1
-        raise ValueError(
-            f"frames is {frames}; a clip has {cell[0]}k+1 of them, such as {below} or {below + cell[0]}"
-        )
-    units = [s * p for s, p in zip(cell[1:], patch[1:], strict=True)]
+    step, units = stride(card.model.codec)[0], patch_size(card)
+    if frames < 1 or (frames - 1) % step:
+        below = max(0, frames - 1) // step * step + 1
+        raise ValueError(f"frames is {frames}; a clip has {step}k+1 of them, such as {below} or {below + step}")
     if any(side < unit or side % unit for side, unit in zip(size, units, strict=True)):
         fits = [max(unit, round(side / unit) * unit) for side, unit in zip(size, units, strict=True)]
         raise ValueError(
@@ -199,11 +208,9 @@ def fitted(
     `frames` of them, by default as many as there are up to the checkpoint's, spread evenly; a `size` (h, w) is
     covered and cut from the centre. Raises ValueError for fewer than `frames`.
     """
-    step, *cell = stride(card.model.codec)
-    count = min(card.frames, 1 + (len(video) - 1) // step * step) if frames is None else frames
+    count = most_frames(card, len(video)) if frames is None else frames
     if not 1 <= count <= len(video):
         raise ValueError(f"there are {len(video)} frames, {count} are wanted; ask for 1 to {len(video)}")
-    rows, columns = (s * p for s, p in zip(cell, card.model.patch[1:], strict=True))
-    canvas = exactly(size) if size else whole_frame(video.shape[1:3], card.size, (rows, columns))
+    canvas = exactly(size) if size else whole_frame(video.shape[1:3], card.size, patch_size(card))
     chosen = video[np.linspace(0, len(video) - 1, count).round().astype(int)]
     return canvas.pad(resize(chosen, canvas.picture, stream)), canvas

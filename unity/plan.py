@@ -17,12 +17,11 @@ from unity.data.picture import cut
 from unity.data.stamps import paced
 from unity.extras import require
 from unity.files import plain
-from unity.generate import check_request
+from unity.generate import check_request, most_frames, patch_size
 from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
-from unity.model.codec import stride
 from unity.model.weights import read_card
 from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
@@ -80,7 +79,7 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     request = replace(request, **vars(schedule))
     facts = look(path) if (path := request.film) else None
     there = _there(facts, request.fps)
-    window = request.frames or _most_frames(there, card)
+    window = request.frames or (card.frames if there is None else most_frames(card, there))
     frames = window if there is None or not request.every_frame else there
     canvas = exactly(request.size) if request.size else _whole(facts, card)
     modalities = _modalities(request)
@@ -225,17 +224,10 @@ def _there(facts: Facts | None, fps: float | None) -> int | None:
     return None if facts is None else facts.frames if fps is None else len(paced(facts, fps))
 
 
-def _most_frames(there: int | None, card: ModelCard) -> int:
-    """As many as the checkpoint was trained on, or as a short film has."""
-    step = stride(card.model.codec)[0]
-    return card.frames if there is None else min(card.frames, 1 + (there - 1) // step * step)
-
-
 def _whole(facts: Facts | None, card: ModelCard) -> Canvas:
     if facts is None:
         return exactly(card.size)
-    rows, columns = (s * p for s, p in zip(stride(card.model.codec)[1:], card.model.patch[1:], strict=True))
-    return whole_frame(facts.size, card.size, (rows, columns))
+    return whole_frame(facts.size, card.size, patch_size(card))
 
 
 def _check_results(plan: Plan) -> None:

@@ -11,10 +11,9 @@ from unity.data.clips import Clip
 from unity.evaluate.exam import Effort
 from unity.evaluate.held_out import draw, read_values
 from unity.evaluate.truth import read_rgb
-from unity.generate import Footage, Generator, generate
+from unity.generate import Generator
 from unity.modality.readers import read_values as read_files
 from unity.modality.table import MODALITIES
-from unity.sampler import Guidance, Sampling
 
 
 class Answer(NamedTuple):
@@ -91,10 +90,3 @@ def of_baseline(name: str) -> Answers:
         return Answer(None, guess.predict(clip.video["rgb"], clip.values[modality]))
 
     return answer
-
-
-def estimate(generator: Generator, modality: str, video: np.ndarray, clip: Clip, effort: Effort) -> np.ndarray:
-    """The model's values of a video that somebody made for the clip."""
-    sampling = Sampling(guidance=Guidance(scale=1.0), seed=effort.seed)
-    _, aux = generate(generator, "estimate", modality, [""], Footage(rgb=video[None]), sampling)
-    return read_values(generator.card, modality, aux, [clip])[0]

@@ -19,11 +19,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from unity.data.clips import Clip
-from unity.evaluate.held_out import draw, latent_errors, read_values, scores_by_clip, stacked
+from unity.evaluate.held_out import draw, latent_errors, read_values, reread, scores_by_clip, stacked
 from unity.evaluate.metrics import Mean, clip_scores, ratio, summary
-from unity.generate import Footage, Frames, Generator, generate
+from unity.generate import Frames, Generator
 from unity.modality.table import MODALITIES
-from unity.sampler import Guidance, Sampling
 from unity.tasks import TASKS
 
 Exam = Literal["estimate", "control", "joint", "errors"]
@@ -162,11 +161,9 @@ def _estimated(
 ) -> list[np.ndarray]:
     """The model's estimates of videos that were generated for the clips."""
     found: list[np.ndarray] = []
-    sampling = Sampling(guidance=Guidance(scale=1.0), seed=effort.seed)
     for start in range(0, len(clips), effort.batch):
-        shown = video[start : start + effort.batch]
-        _, aux = generate(generator, "estimate", modality, [""] * len(shown), Footage(rgb=shown), sampling)
-        found += read_values(generator.card, modality, aux, clips[start : start + effort.batch])
+        part = slice(start, start + effort.batch)
+        found += reread(generator, modality, video[part], clips[part], effort.seed)
     return found
 
 

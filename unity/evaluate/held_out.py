@@ -50,6 +50,15 @@ def read_values(card: ModelCard, modality: str, video: Frames, clips: Sequence[C
     ]
 
 
+def reread(
+    generator: Generator, modality: str, video: Frames, clips: Sequence[Clip], seed: int = 0
+) -> list[np.ndarray]:
+    """The model's own estimates, as its card says they are drawn, of videos that somebody made for the clips."""
+    sampling = Sampling(guidance=Guidance(scale=1.0), seed=seed)
+    _, aux = generate(generator, "estimate", modality, [""] * len(clips), Footage(rgb=video), sampling)
+    return read_values(generator.card, modality, aux, clips)
+
+
 def estimate_scores(
     generator: Generator, modality: str, video: Frames, clips: Sequence[Clip]
 ) -> dict[str, dict[str, float]]:

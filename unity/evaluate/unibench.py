@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 from unity.command import say
 from unity.data.clips import Clip
 from unity.evaluate import video
-from unity.evaluate.contestants import Answer, Answers, estimate
+from unity.evaluate.contestants import Answer, Answers
 from unity.evaluate.exam import Effort
+from unity.evaluate.held_out import reread
 from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.truth import Bench, checksum, facts_of
 from unity.files import json_text
@@ -177,7 +178,7 @@ def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Foun
     if truth is None:
         return Found(own, {})
     read = {} if contest.referee is None else {
-        "referee": estimate(contest.referee, item.modality, answer.rgb, clip, contest.effort)
+        "referee": reread(contest.referee, item.modality, answer.rgb[None], [clip], contest.effort.seed)[0]
     }  # fmt: skip
     read |= {who: guess.predict(answer.rgb, truth) for who, guess in row.baselines.items() if guess.looks}
     found = _judged(item.modality, clip, read, truth, facts_of(clip) if control else {})

@@ -9,8 +9,9 @@ An adapter becomes a LoRA file of the first two, or with --merged the whole mode
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -36,6 +37,8 @@ _BEFORE = {"diffusers": "transformer.", "wan": "diffusion_model."}
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _FILES = "diffusion_pytorch_model{suffix}.safetensors"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# writes the page that goes with what is written: `write_readme` with the scores that were given
+_Readme = Callable[[ModelCard, Path, str], Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def export(options: Export, say: Callable[[str], None] = print) -> list[Path]:
     path = local(options.checkpoint)
     folder = model_folder(path) if path.is_dir() else path
     check_folder_free(options.out)
-    about = _Readme(options.scores and read_scores(options.scores))
+    about = partial(write_readme, scores=options.scores and read_scores(options.scores))
     apart = not (options.merged or options.lora or options.to == "unity")
     if folder.is_dir() and is_adapter(folder) and apart:
         return _export_adapter(options, folder, about)
@@ -83,7 +86,7 @@ def export(options: Export, say: Callable[[str], None] = print) -> list[Path]:
         _write(target, part)
         if options.to == "diffusers":
             _diffusers_config(card.model, target, part)
-        about.write(card, part, {"diffusers": "rgb"}.get(options.to, options.to))
+        about(card, part, {"diffusers": "rgb"}.get(options.to, options.to))
     say(f"{options.out}: {len(target.shapes)} tensors in the layout of {_LAYOUT[options.to]}")
     return sorted(options.out.iterdir())
 
@@ -130,16 +133,7 @@ def main() -> None:
         print(line)
 
 
-class _Readme(NamedTuple):
-    """The page that goes with what is written, with the scores that were given."""
-
-    scores: dict[str, Any] | None
-
-    def write(self, card: ModelCard, part: Path, use: str) -> None:
-        write_readme(card, part, use, self.scores)
-
-
-def _export_adapter(options: Export, folder: Path, about: "_Readme") -> list[Path]:
+def _export_adapter(options: Export, folder: Path, about: _Readme) -> list[Path]:
     if options.to == "release":
         raise ValueError("the release knows no adapters: give --merged for the whole model, or --to wan")
     card = read_card(folder)
@@ -148,19 +142,19 @@ def _export_adapter(options: Export, folder: Path, about: "_Readme") -> list[Pat
     with whole_folder(options.out) as part:
         tensors = {name: value.to(dtype or value.dtype) for name, value in state.items()}
         save_file(tensors, part / LORA_FILE, metadata={"format": "pt"})
-        about.write(card, part, "adapter")
+        about(card, part, "adapter")
     return sorted(options.out.iterdir())
 
 
 def _export_ours(
-    stored: Stored, card: ModelCard, options: Export, about: "_Readme", say: Callable[[str], None]
+    stored: Stored, card: ModelCard, options: Export, about: _Readme, say: Callable[[str], None]
 ) -> list[Path]:
     """A tensor in memory at a time."""
     reader, wide = Reader(stored, card.model), _DTYPES[options.dtype] if options.dtype else None
     hollow = reader.hollow()
     shapes = {name: hollow[name].to(wide or hollow[name].dtype) for name in sorted(hollow, key=block_of)}
     check_space(options.out, sum(value.nbytes for value in shapes.values()))
-    alone, beside = replace(card, base=""), lambda part: about.write(card, part, "unity")
+    alone, beside = replace(card, base=""), lambda part: about(card, part, "unity")
     stream_model(shapes, lambda name: [reader(name).to(shapes[name].dtype)], alone, options.out, beside)
     say(f"{options.out}: {len(shapes)} tensors and their card, for unity.infer --checkpoint {options.out}")
     return sorted(options.out.iterdir())
