@@ -17,15 +17,26 @@ export async function loadFrames(url, count, fps) {
   });
   const frames = [];
   for (let index = 0; index < count; index++) {
-    await new Promise((done) => {
-      video.onseeked = done;
-      // the middle of the frame's time
-      video.currentTime = Math.min((index + 0.5) / fps, video.duration - 0.001);
-    });
+    await seek(video, index, fps);
     frames.push(await createImageBitmap(video));
   }
   video.removeAttribute("src");
   return frames;
+}
+
+/** Resolves when frame `index` is what the video shows: on a busy machine `seeked` alone can come before its picture. */
+async function seek(video, index, fps) {
+  const shown = new Promise((done) => {
+    const look = (_, { mediaTime }) => (Math.abs(mediaTime * fps - index) < 0.5 ? done() : video.requestVideoFrameCallback(look));
+    video.requestVideoFrameCallback?.(look);
+  });
+  await new Promise((done) => {
+    video.onseeked = done;
+    // the middle of the frame's time
+    video.currentTime = Math.min((index + 0.5) / fps, video.duration - 0.001);
+  });
+  // nothing is said of a frame that was there before, nor by a browser without the callback
+  await Promise.race([shown, new Promise((done) => setTimeout(done, 200))]);
 }
 
 /** Clips of a job's results, each { name, url, count, fps, modality, valued }, without repeats. */
