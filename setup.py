@@ -59,8 +59,7 @@ EXTRAS = {
         "matplotlib",
     ],
     "app": ["fastapi>=0.116", "uvicorn"],
-    # checkpoints in buckets: S3 for fsspec, whose other file systems come by name (gcsfs, adlfs); not of dev, as
-    # it holds botocore, which streaming brings, too, to a few versions
+    # checkpoints in buckets: S3 for fsspec, whose other file systems come by name (gcsfs, adlfs)
     "remote": ["s3fs"],
     # average precision as COCO computes it, for benchmarks
     "evaluate": ["pycocotools>=2.0.8"],
@@ -77,6 +76,10 @@ DEV = [
     "build",
     # carries FFmpeg, which makes the films of the tests and says what is in them
     "imageio-ffmpeg",
+    # an S3 server for the tests of buckets, as its own extra `server` has it but for the services around
+    "moto[s3]",
+    "flask",
+    "flask-cors",
     # drives Debian's chromium through the pages; brings no browser itself
     "playwright",
     "psutil",
@@ -85,8 +88,7 @@ DEV = [
     "ruff",
     "triton>=3.6; sys_platform == 'linux'",
 ]
-APART = ("cuda", "remote")
-EXTRAS["dev"] = [*DEV, *(package for name, extra in EXTRAS.items() if name not in APART for package in extra)]
+EXTRAS["dev"] = [*DEV, *(package for name, extra in EXTRAS.items() if name != "cuda" for package in extra)]
 
 # A checkout without symlinks (Windows) holds a text file in place of unity/kernels.
 WITHOUT_SYMLINK = not (ROOT / "unity" / "kernels").is_dir()

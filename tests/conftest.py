@@ -1,5 +1,6 @@
 """Shapes in public signatures are checked at run time in the tests."""
 
+import importlib
 import json
 import os
 import signal
@@ -82,3 +83,22 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A client of an S3 server on this machine, with the empty bucket `store`; environment variables name it."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    # as botocore's readers, and mosaicml-streaming, have it
+    told = dict.fromkeys(("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL"), address)
+    told |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        client = importlib.import_module("boto3").client("s3")
+        client.create_bucket(Bucket="store")
+        yield client
+    server.stop()

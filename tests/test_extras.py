@@ -61,11 +61,11 @@ def test_what_the_code_imports_is_in_the_extra_and_not_in_the_core(name, declare
         assert not distributions & names(declared["install_requires"]), package
 
 
-def test_dev_is_everything_but_cuda_and_remote(declared):
+def test_dev_is_everything_but_cuda(declared):
     extras = dict(declared["extras_require"])
-    dev, *apart = (names(extras.pop(name)) for name in ("dev", "cuda", "remote"))
+    dev, cuda = (names(extras.pop(name)) for name in ("dev", "cuda"))
     assert dev >= set().union(*map(names, extras.values()))
-    assert not dev & set().union(*apart)
+    assert not dev & cuda
 
 
 def test_pins_hold_for_everything_that_dev_installs(declared):

@@ -192,15 +192,6 @@ def test_a_damaged_index_is_told(tmp_path, clips, file):
         open_shards(tmp_path / "data").sample("single_person", 0)
 
 
-def test_a_remote_dataset_is_fetched_as_it_is_needed(tmp_path, clips):
-    write_shards(clips, tmp_path / "far", size_limit=100_000)
-    near = open_shards(tmp_path / "near", remote=str(tmp_path / "far"))
-    assert near.sample("two_persons", 1) == open_shards(tmp_path / "far").sample("two_persons", 1)
-    assert len(list((tmp_path / "near").rglob("*.mds"))) == 1
-    with pytest.raises(ValueError, match="cannot fetch"):
-        open_shards(tmp_path / "other", remote=str(tmp_path / "nothing"))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -21,6 +23,8 @@ from unity.train.remote import Visit, address_of, open_remote, visiting
 from unity.train.saver import Manner, Snapshot, saving
 from unity.train.writer import Content
 from unity.train.zero import Fragment
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -255,11 +259,18 @@ def test_parameters_that_are_not_trained_are_in_the_model_alone(tmp_path):
     assert files == rows.keys() | {"manifest.json"} and not any("frozen" in name for name in files)
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", pytest.param("s3", marks=pytest.mark.slow)])
 def elsewhere(request, tmp_path):
     """An address of nobody else's, and fsspec's file system behind it."""
     fsspec = pytest.importorskip("fsspec")
-    address = {"memory": "memory://bucket/run", "file": f"file://{tmp_path}/bucket/run"}[request.param]
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+    addresses = {
+        "memory": "memory://bucket/run",
+        "file": f"file://{tmp_path}/bucket/run",
+        "s3": "s3://store/run",
+    }
+    address = addresses[request.param]
     yield address
     files, root = fsspec.url_to_fs(address)
     if files.exists(root):
@@ -301,6 +312,26 @@ def test_what_is_copied_elsewhere_comes_back_and_only_what_is_whole(world, tmp_p
     assert (tmp_path / "one/model").resolve().parent.name == "step-00000001"
     with pytest.raises(ValueError, match="cannot be read"):
         bring(f"{elsewhere}/checkpoints/step-00000009", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_a_bucket_on_another_machine(dataset, tmp_path, s3):
+    pytest.importorskip("s3fs")
+    asked = f"--stage 2 --model debug --data {dataset} --steps 4 --batch-size 8 --save-every 2 --picture-every 0"
+    asked += " --precision fp32 --workers 0 --save-beside --remote s3://store/run --resume s3://store/run"
+
+    def train(out: str) -> str:
+        command = [sys.executable, "launchers/train.py", *f"{asked} --out {tmp_path}/{out}".split()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "copied step 4 to s3://store/run" in train("here")
+    # as if the machine had gone before the last copy was whole
+    s3.delete_object(Bucket="store", Key="run/checkpoints/step-00000004/manifest.json")
+    assert "brought step-00000002 of s3://store/run" in train("there")
+    here, there = ((tmp_path / out / "model/model.safetensors").read_bytes() for out in ("here", "there"))
+    assert here == there
 
 
 def test_a_copy_that_fails_is_told_at_once_and_at_the_end(world, tmp_path, monkeypatch):

@@ -32,16 +32,14 @@ def shape(about: dict) -> Shape:
     return (about["frames"], *about["size"])
 
 
-def open_buckets(folder: str | Path, remote: str | None = None) -> list[Shards]:
+def open_buckets(folder: str | Path) -> list[Shards]:
     """The datasets in a folder, the one with the most pixels a clip first; of an ordinary one that alone.
 
     Raises ValueError for a bucket that is missing, damaged or not the one that the folder names.
     """
     names = read_names(folder)
     if names is None:
-        return [open_shards(folder, remote)]
-    if remote:
-        raise ValueError(f"{folder} holds buckets, which are not fetched from {remote}; copy the folder here")
+        return [open_shards(folder)]
     return [open_shards(Path(folder) / name) for name in sorted(names, key=_pixels, reverse=True)]
 
 

@@ -46,15 +46,13 @@ class Reading:
     `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
     to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
     DALI where it is installed, which takes less CPU time for the same values (benchmarks/loader_bench.py).
-    `remote` is where the dataset lies, if its files are still to be fetched (see `Shards`). `encodings`, by
-    modality, are those wanted of the videos (`unity.modality.encodings`), which are stored in ours.
+    `encodings`, by modality, are those wanted of the videos (`unity.modality.encodings`), stored in ours.
     """
 
     frames: int | None = None
     size: tuple[int, int] | None = None
     workers: int = 0
     decode: str = "auto"
-    remote: str | None = None
     encodings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -81,7 +79,7 @@ def training_batches(
     Raises ValueError where a dataset, a source or a modality is missing, or where the batch cannot be shared
     equally by sources and ranks.
     """
-    buckets = open_buckets(folder, reading.remote)
+    buckets = open_buckets(folder)
     if len(buckets) > 1:
         reading = replace(reading, frames=None, size=None)
     dali = _use_dali(reading.decode) and buckets[0].latents is None

@@ -80,8 +80,8 @@ def read_record(folder: str | Path) -> tuple[dict, dict[str, str] | None]:
         raise ValueError(f"{folder} holds buckets, of clips of several shapes; name one of {names}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
-            f"{folder} is no dataset (it has no dataset.json); make one with "
-            f"`python -m unity.data.simulate --out {folder} --clips 32`"
+            f"{folder} is no dataset (it has no dataset.json); make one with `python -m unity.data.simulate --out "
+            f"{folder} --clips 32`, or of one at an address with `python -m unity.data.mirror`"
         ) from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); write the dataset again") from error

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Bool, UInt32
 
 from unity.data.clips import MODALITY_NAMES, Clip
@@ -16,19 +16,21 @@ from unity.data.latents.facts import check_bytes, read_facts
 from unity.data.shards.columns import STREAMS, SUMS, from_bytes, read_clip, some_from_bytes
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
 from unity.data.shards.ivf import check_video
-from unity.extras import extra
+from unity.data.shards.mirror import NotFetched, open_mirror
+
+# how often a shard is fetched for one sample, where it goes again before it is open
+_TRIES = 9
 
 
 class Shards:
     """Random access to a dataset by (source, index), in any process.
 
-    With `remote` (an address that mosaicml-streaming reads: s3://, gs://, hf://, a path, ...) files are
-    fetched into `folder` when they are first needed, by one process at a time.
+    In a mirror (`unity.data.mirror`) shards are fetched when they are first needed.
     """
 
-    def __init__(self, folder: str | Path, remote: str | None = None):
-        self.folder, self.remote = Path(folder), remote
-        self._fetch("dataset.json")
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._mirror = open_mirror(self.folder)
         self.about, self._hashes = read_record(folder)
         self.latents = read_facts(self.about)
         self._shards: dict[str, list[Shard]] = {}
@@ -66,10 +68,11 @@ class Shards:
             raise ValueError(f"{source} has {starts[-1]} clips, there is no clip {index}")
         number = bisect_right(starts, index) - 1
         file = self.folder / source / shards[number].name
-        self._fetch(f"{source}/{file.name}")
         try:
             sample, there = self._read(source, number, index - starts[number], streams)
             self._agree(sample, there, source, index)
+        except NotFetched:
+            raise
         except (OSError, ValueError, LookupError, struct.error, RecursionError) as error:
             raise ValueError(
                 f"cannot read clip {index} of {source}: {file} is damaged ({error}); {REMEDY}"
@@ -105,12 +108,8 @@ class Shards:
     def _read(self, source: str, number: int, place: int, streams: Collection[str]) -> tuple[dict, set[str]]:
         """A sample of a shard, and which streams it has."""
         shard = self._shards[source][number]
-        path = self.folder / source / shard.name
-        known = (source, number) in self._offsets
-        if not known:
-            check_file(path, self.folder, shard.bytes)
-        with path.open("rb") as file:
-            if not known:
+        with self._file(source, shard, checked=(source, number) in self._offsets) as file:
+            if (source, number) not in self._offsets:
                 self._offsets[source, number] = _offsets(file.read(8 + 4 * shard.samples), shard)
             begin, end = map(int, self._offsets[source, number][place : place + 2])
 
@@ -123,16 +122,31 @@ class Shards:
             sample = from_bytes(read(0, end - begin), shard.columns)
             return sample, {name for name in STREAMS if sample.get(name)}
 
+    def _file(self, source: str, shard: Shard, checked: bool) -> BinaryIO:
+        """A shard's file, open; of a mirror it is fetched first."""
+        path = self.folder / source / shard.name
+        for _ in range(_TRIES if self._mirror else 1):
+            if self._mirror:
+                self._mirror.fetch(f"{source}/{shard.name}", shard.bytes)
+            try:
+                if not checked:
+                    check_file(path, self.folder, shard.bytes)
+                return path.open("rb")
+            except (OSError, ValueError):
+                # another process may have needed its place in the meantime
+                if self._mirror is None or path.exists():
+                    raise
+        raise NotFetched(f"{path} makes room for others before it is read: let the mirror keep more")
+
     def _open(self, source: str) -> list[Shard]:
         if source not in self.counts:
             raise ValueError(f"{self.folder} has no clips of {source!r}, only of {sorted(self.counts)}")
         if source not in self._shards:
             folder = self.folder / source
-            self._fetch(f"{source}/index.json")
             shards = read_index(folder, None if self._hashes is None else self._hashes[source])
             for shard in shards:
                 # what is still to be fetched is checked when it is there
-                if not self.remote or (folder / shard.name).exists():
+                if not self._mirror or (folder / shard.name).exists():
                     check_file(folder / shard.name, self.folder, shard.bytes)
             starts = [0, *accumulate(shard.samples for shard in shards)]
             if starts[-1] != self.counts[source]:
@@ -143,19 +157,10 @@ class Shards:
             self._shards[source], self._starts[source] = shards, starts
         return self._shards[source]
 
-    def _fetch(self, file: str):
-        local = self.folder / file
-        if not self.remote or local.exists():
-            return
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{local}.lock"):
-            if not local.exists():
-                _download(f"{self.remote}/{file}", local)
 
-
-def open_shards(folder: str | Path, remote: str | None = None) -> Shards:
+def open_shards(folder: str | Path) -> Shards:
     """Open a dataset for reading; see `Shards`."""
-    return Shards(folder, remote)
+    return Shards(folder)
 
 
 def _offsets(head: bytes, shard: Shard) -> UInt32[np.ndarray, " samples_and_1"]:
@@ -166,14 +171,3 @@ def _offsets(head: bytes, shard: Shard) -> UInt32[np.ndarray, " samples_and_1"]:
     if offsets[0] < len(head) or offsets[-1] != shard.bytes or (offsets[1:] <= offsets[:-1]).any():
         raise ValueError("its samples do not lie where it says")
     return offsets
-
-
-def _download(address: str, local: Path):
-    # seconds of imports that only a remote dataset needs
-    with extra("train"):
-        from streaming.base.storage.download import CloudDownloader
-
-    try:
-        CloudDownloader.direct_download(address, str(local))
-    except Exception as error:
-        raise ValueError(f"cannot fetch {address} ({error}); check the address and the credentials") from error
