@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from unity.data.annotate.base import Weights
+from unity.data.annotate.table import ANNOTATORS
 from unity.data.clips import Clip
 from unity.evaluate.exam import Effort
 from unity.evaluate.held_out import draw, read_values
 from unity.evaluate.truth import read_rgb
+from unity.evaluate.witnesses import load_witness
 from unity.generate import Generator
 from unity.modality.readers import read_values as read_files
 from unity.modality.table import MODALITIES
@@ -40,12 +44,10 @@ WEIGHTS = {
     "wan2.1": Published(words="text to video", repository="Wan-AI/Wan2.1-T2V-14B-Diffusers"),
     "wan-vace": Published(words="video that follows", repository="Wan-AI/Wan2.1-VACE-14B-diffusers"),
     "hunyuanvideo": Published(words="text to video", repository="hunyuanvideo-community/HunyuanVideo"),
-    "depth-anything": Published(words="depth", repository="depth-anything/Depth-Anything-V2-Large-hf"),
-    "sam2": Published(words="segmentation", repository="facebook/sam2.1-hiera-large"),
 }
 # those that a modality's row has, which need no weights
 CLASSICAL = ("classical", "trivial")
-BASELINES = (*CLASSICAL, *WEIGHTS)
+BASELINES = (*CLASSICAL, *ANNOTATORS, *WEIGHTS)
 
 
 def of_checkpoint(generator: Generator, effort: Effort) -> Answers:
@@ -74,8 +76,10 @@ def of_files(folder: Path) -> Answers:
     return answer
 
 
-def of_baseline(name: str) -> Answers:
-    """Of CLASSICAL; ValueError, which tells what is needed, for those with weights."""
+def of_baseline(name: str, weights: Weights = MappingProxyType({}), device: str = "cpu") -> Answers:
+    """Of BASELINES; ValueError, which tells what is needed, for those whose weights are not given."""
+    if name in ANNOTATORS:
+        return _of_annotator(name, weights, device)
     if name not in CLASSICAL:
         row = WEIGHTS[name]
         raise ValueError(
@@ -88,5 +92,17 @@ def of_baseline(name: str) -> Answers:
         if task != "estimate" or guess is None:
             return None
         return Answer(None, guess.predict(clip.video["rgb"], clip.values[modality]))
+
+    return answer
+
+
+def _of_annotator(name: str, weights: Weights, device: str) -> Answers:
+    if ANNOTATORS[name].weights:
+        ANNOTATORS[name].path(weights)
+    witness = load_witness(name, weights, device)
+
+    def answer(task: str, modality: str, clip: Clip, seed: int) -> Answer | None:
+        asked = task == "estimate" and modality == witness.modality
+        return Answer(None, witness.read(clip.video["rgb"])) if asked else None
 
     return answer

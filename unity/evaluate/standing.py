@@ -11,7 +11,7 @@ import numpy as np
 
 from unity.evaluate import published, video
 from unity.evaluate.metrics import Mean, measures, of_all, summary
-from unity.evaluate.unibench import Item
+from unity.evaluate.unibench import OWN, Item
 from unity.files import write_json, write_text
 from unity.modality.base import Measure
 from unity.modality.coco import Detections
@@ -88,6 +88,21 @@ _FIRST = (
 )
 
 
+# of the tables of a track
+_SAID = {
+    "estimate": "",
+    "control": (
+        "Whoever reads a video cannot find more in it than they see: what they read from the clips' own videos, "
+        "which follow as nothing generated does, bounds the numbers beside it. The referee model's own bound is "
+        "what it scores in the track estimate."
+    ),
+    "joint": (
+        "Whoever reads a video cannot find more in it than they see: the bounds that stand in the track control "
+        "hold here, too, as both tracks have the same clips."
+    ),
+}
+
+
 def table_1(name: str, result: Standing) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the paper's as they are printed, then what was measured."""
     rows = [
@@ -123,8 +138,15 @@ def _section(track: str, by_modality: Mapping[str, Mapping[str, Mapping[str, Mea
     for modality, rows in by_modality.items():
         for who, row in rows.items():
             known = video.MEASURES if who == "video" else measures(modality)
-            tables.append(Table(head=[f"{modality}, {_WHO[who]}", "mean", "95%", "clips"], rows=_rows(known, row)))
-    return Section(title=f"Track {track}", parts=tables)
+            tables.append(
+                Table(head=[f"{modality}, {_words(who)}", "mean", "95%", "clips"], rows=_rows(known, row))
+            )
+    return Section(title=f"Track {track}", text=_SAID[track], parts=tables)
+
+
+def _words(who: str) -> str:
+    name, own, _ = who.partition(OWN)
+    return _WHO.get(name, f"read by {name}") + (", of the clip's own video" if own else "")
 
 
 def _rows(known: Mapping[str, Measure], row: Mapping[str, Mean]) -> list[list[str]]:
