@@ -15,6 +15,7 @@ from unity.evaluate.exam import Effort
 from unity.evaluate.standing import write
 from unity.evaluate.truth import Bench, own, simulated
 from unity.evaluate.unibench import Contest, Journal, items, run
+from unity.evaluate.vbench import DIMENSIONS, NETWORKS, lacking, load_judges
 from unity.evaluate.witnesses import absent, load_witnesses
 from unity.extras import require
 from unity.files import check_writable, write_text
@@ -36,7 +37,7 @@ def run_bench(options: "Options") -> list[Path]:
     if options.export is not None:
         return _export(options, options.export)
     share([], options.part)
-    weights = found_weights(options.weights, WEIGHTS)
+    weights = found_weights(options.weights, (*WEIGHTS, *NETWORKS))
     contest, name = _contest(options, weights)
     folder.mkdir(parents=True, exist_ok=True)
     everything = items(contest, options.tracks, tuple(options.modality or MODALITIES))
@@ -44,7 +45,7 @@ def run_bench(options: "Options") -> list[Path]:
     found = Journal(folder, contest.asked).found
     done = {item: found[item] for item in everything if item in found}
     about = {"contestant": name, "done": f"{len(done)} of {len(everything)}", **contest.asked}
-    about["left out, as their weights are not given"] = absent(weights)
+    about["left out, as their weights are not given"] = absent(weights) | lacking(weights)
     paths = write(folder, name, done, about)
     for path in paths:
         print(f"wrote {path}")
@@ -80,7 +81,7 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
     if answers is None:
         assert referee is not None
         answers = of_checkpoint(referee, effort)
-    witnesses = load_witnesses(weights, device)
+    witnesses, judges = load_witnesses(weights, device), load_judges(weights, device)
     asked = {
         "bench": options.bench,
         "data": options.data,
@@ -89,12 +90,19 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
         "predictions": options.predictions,
         "baseline": options.baseline,
         "witnesses": {one.name: one.made_by for one in witnesses},
+        "judges": {name: weights[DIMENSIONS[name].weights].name for name in judges},
         "checkpoint": None if referee is None else options.checkpoint.name,
         "step": None if referee is None else referee.card.step,
         **asdict(effort),
     }
     contest = Contest(
-        bench=bench, answers=answers, referee=referee, witnesses=witnesses, effort=effort, asked=asked
+        bench=bench,
+        answers=answers,
+        referee=referee,
+        witnesses=witnesses,
+        judges=judges,
+        effort=effort,
+        asked=asked,
     )
     return contest, name
 

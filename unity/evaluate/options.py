@@ -46,7 +46,7 @@ class Options:
     predictions: Path | None = None
     # what a benchmark scores in place of a model
     baseline: Baseline | None = None
-    # NAME=PATH of what has weights: of that baseline, and of annotators that read a benchmark's videos, too
+    # NAME=PATH of what has weights: that baseline, annotators that read a benchmark's videos, VBench's networks
     weights: tuple[str, ...] = ()
     # which share of a benchmark this process does, 2/8 for the second of eight
     part: str = "1/1"

@@ -12,11 +12,13 @@ import numpy as np
 from unity.evaluate import published, video
 from unity.evaluate.metrics import Mean, measures, of_all, summary
 from unity.evaluate.unibench import OWN, Item
+from unity.evaluate.vbench import DIMENSIONS
 from unity.files import write_json, write_text
 from unity.modality.base import Measure
 from unity.modality.coco import Detections
 from unity.report.page import Section, Table, page
 
+_OF_VIDEOS = video.MEASURES | {name: row.measure for name, row in DIMENSIONS.items()}
 # track → modality → who → measure
 Standing = dict[str, dict[str, dict[str, dict[str, Mean]]]]
 _WHO = {
@@ -122,7 +124,7 @@ def _cells(track: str, by_modality: Mapping, who: str = "answer") -> list[str]:
     for column in published.COLUMNS:
         modality, measure, factor = published.OURS.get(column, ("", "", 1.0))
         if modality == "video" and track != "estimate":
-            means = [row["video"][measure].mean for row in by_modality.values() if "video" in row]
+            means = [row["video"][measure].mean for row in by_modality.values() if measure in row.get("video", {})]
             mean = float(np.mean(means)) if means else np.nan
         else:
             # whoever generates is judged by what the referee reads
@@ -137,7 +139,7 @@ def _section(track: str, by_modality: Mapping[str, Mapping[str, Mapping[str, Mea
     tables = []
     for modality, rows in by_modality.items():
         for who, row in rows.items():
-            known = video.MEASURES if who == "video" else measures(modality)
+            known = _OF_VIDEOS if who == "video" else measures(modality)
             tables.append(
                 Table(head=[f"{modality}, {_words(who)}", "mean", "95%", "clips"], rows=_rows(known, row))
             )

@@ -15,7 +15,7 @@ function of the seed and the clip's place, so that neither parts nor interruptio
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -31,6 +31,7 @@ from unity.evaluate.exam import Effort
 from unity.evaluate.held_out import reread
 from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.truth import Bench, checksum, facts_of
+from unity.evaluate.vbench import Judge
 from unity.evaluate.witnesses import Witness, readings
 from unity.files import json_text
 from unity.generate import Generator
@@ -74,6 +75,8 @@ class Contest:
     # None: witnesses alone
     referee: Generator | None
     witnesses: tuple[Witness, ...] = ()
+    # of generated videos, by dimension of VBench
+    judges: Mapping[str, Judge] = field(default_factory=dict)
     effort: Effort
     # what makes answers the same as earlier ones, as JSON has it
     asked: dict
@@ -182,6 +185,7 @@ def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Foun
     control = item.track == "control"
     truth = clip.values[item.modality] if control else answer.values
     own: Scores = {"video": video.scores(answer.rgb)}
+    own["video"] |= {name: judge(answer.rgb) for name, judge in contest.judges.items()}
     if truth is None:
         return Found(own, {})
     read = {} if contest.referee is None else {
