@@ -9,10 +9,11 @@ import pytest
 
 from unity.data.clips import Clip
 from unity.evaluate import published
-from unity.evaluate.contestants import WEIGHTS, Answer, of_baseline, of_files
+from unity.evaluate.contestants import Answer, of_baseline, of_files
 from unity.evaluate.exam import Effort
 from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.options import Options, start
+from unity.evaluate.peers import PEERS
 from unity.evaluate.standing import standing, table_1, write
 from unity.evaluate.truth import Bench
 from unity.evaluate.unibench import OWN, Contest, Item, Journal, items, run
@@ -179,10 +180,13 @@ def test_an_answer_of_another_extent_is_a_sentence(files, tmp_path):
         run(asked, items(asked, ("estimate",), ("depth",)), tmp_path, "1/1")
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_what_needs_weights_says_so(name):
-    with pytest.raises(ValueError, match=f"needs the weights of {WEIGHTS[name].repository}"):
+@pytest.mark.parametrize("name", PEERS)
+def test_what_needs_weights_says_so(name, tmp_path):
+    with pytest.raises(ValueError, match=f"--weights {name}=FOLDER, with {PEERS[name].repository} in it"):
         of_baseline(name)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match=f"holds a FluxPipeline, no {PEERS[name].pipeline}; fetch"):
+        of_baseline(name, {name: tmp_path})
 
 
 @pytest.mark.parametrize(
@@ -196,6 +200,7 @@ def test_what_needs_weights_says_so(name):
         ({"bench": "folder"}, "--bench folder has no --data"),
         ({"bench": "unibench-sim", "predictions": "nowhere"}, "is no folder"),
         ({"bench": "unibench-sim", "predictions": "nowhere", "baseline": "classical"}, "give one of them"),
+        ({"bench": "unibench-sim", "baseline": "wan2.1"}, "wants --weights wan2.1=FOLDER"),
         ({"bench": "unibench-sim", "tracks": ()}, "--tracks names none"),
     ],
 )

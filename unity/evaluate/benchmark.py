@@ -12,6 +12,7 @@ from unity.data.video import write_video
 from unity.data.weights import found_weights
 from unity.evaluate.contestants import Answers, of_baseline, of_checkpoint, of_files
 from unity.evaluate.exam import Effort
+from unity.evaluate.peers import PEERS
 from unity.evaluate.standing import write
 from unity.evaluate.truth import Bench, own, simulated
 from unity.evaluate.unibench import Contest, Journal, items, run
@@ -37,7 +38,7 @@ def run_bench(options: "Options") -> list[Path]:
     if options.export is not None:
         return _export(options, options.export)
     share([], options.part)
-    weights = found_weights(options.weights, (*WEIGHTS, *NETWORKS))
+    weights = found_weights(options.weights, (*WEIGHTS, *NETWORKS, *PEERS))
     contest, name = _contest(options, weights)
     folder.mkdir(parents=True, exist_ok=True)
     everything = items(contest, options.tracks, tuple(options.modality or MODALITIES))
@@ -72,11 +73,12 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
     answers: Answers | None = None
     name, device = "model", options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.baseline is not None:
-        answers, name = of_baseline(options.baseline, weights, device), options.baseline
+        answers, name = of_baseline(options.baseline, weights, device, effort), options.baseline
     elif options.predictions is not None:
         answers, name = of_files(options.predictions), options.predictions.name
-    # a baseline makes no videos to be judged
-    referee = None if options.baseline is not None else _load(options)
+    # other baselines make no videos to be judged
+    judged = options.baseline is None or options.baseline in PEERS
+    referee = _load(options) if judged else None
     bench = _bench(options, referee)
     if answers is None:
         assert referee is not None
