@@ -71,7 +71,7 @@ def write(folder: Path, name: str, found: Mapping[Item, dict], about: dict) -> l
     head, rows = table_1(name, result)
     sheet = io.StringIO()
     csv.writer(sheet).writerows([head, *rows])
-    words = [f"{key}: {value}" for key, value in record.items() if key != "standing"]
+    words = [f"{key}: {_said(value)}" for key, value in record.items() if key != "standing"]
     sections = [
         Section(title="The paper's table 1", text=_FIRST, parts=[Table(head=head, rows=rows)]),
         *(_section(track, by_modality) for track, by_modality in result.items()),
@@ -161,6 +161,13 @@ def _rows(known: Mapping[str, Measure], row: Mapping[str, Mean]) -> list[list[st
         ]
         for name, mean in row.items()
     ]
+
+
+def _said(value: object) -> str:
+    """Nested facts in words."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{key} ({_said(inner)})" for key, inner in value.items()) or "none"
 
 
 def _seconds(found: Mapping[Item, dict]) -> dict[str, float]:
