@@ -14,7 +14,7 @@ from unity.data.clips import Clip
 from unity.data.shards import write_shards
 from unity.encoders import Encoders
 from unity.evaluate.exam import Effort, sit
-from unity.evaluate.held_out import stacked
+from unity.evaluate.held_out import reread, stacked
 from unity.evaluate.options import Options, run
 from unity.generate import Generator, encode
 from unity.modality.table import MODALITIES
@@ -107,6 +107,24 @@ def test_one_who_does_not_follow_fails_control_alone(generator):
     # the clips' own videos do follow
     assert all(result.least[exam]["abs_rel"].high < 0.2 for exam in ("control", "joint"))
     assert result.scores == result.errors == {}
+
+
+@pytest.mark.slow
+def test_the_clips_own_videos_are_estimated_once(generator, monkeypatch):
+    made, latents = generator
+    asked = []
+    monkeypatch.setattr("unity.evaluate.exam.reread", lambda *given: asked.append(len(given[3])) or reread(*given))
+    knows = replace(made, model=Student(latents))
+    exams = ("estimate", "control")
+    once = sit(knows, "depth", clips(), EFFORT, exams)
+    # of the videos from words, and of those that follow
+    assert sum(asked) == 2 * COUNT
+    asked.clear()
+    assert sit(knows, "depth", clips(), EFFORT, ("control",)).least == once.least and sum(asked) == 3 * COUNT
+    asked.clear()
+    # the judge takes two steps
+    sit(knows, "depth", clips(), replace(EFFORT, steps=1), exams)
+    assert sum(asked) == 3 * COUNT
 
 
 def test_one_whose_streams_disagree_fails_joint_alone(generator):

@@ -9,18 +9,21 @@ import pytest
 
 from unity.data.clips import Clip
 from unity.evaluate import published
-from unity.evaluate.contestants import WEIGHTS, Answer, of_baseline, of_files
+from unity.evaluate.contestants import Answer, of_baseline, of_files
 from unity.evaluate.exam import Effort
 from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.options import Options, start
+from unity.evaluate.peers import PEERS
 from unity.evaluate.standing import standing, table_1, write
 from unity.evaluate.truth import Bench
-from unity.evaluate.unibench import Contest, Item, Journal, items, run
+from unity.evaluate.unibench import OWN, Contest, Item, Journal, items, run
+from unity.evaluate.witnesses import Witness, absent
 from unity.jobs import share
 from unity.modality.coco import average_precision
 from unity.modality.table import MODALITIES
 
 COUNT, SHAPE = 4, (3, 16, 16)
+SHOWN = np.zeros((*SHAPE, 3), np.uint8)
 
 
 def clip(track, place):
@@ -86,6 +89,44 @@ def test_parts_and_interruptions_change_nothing(files, tmp_path):
     assert not Journal(parts, {"who": "others"}).found
 
 
+def test_witnesses_read_what_is_made_and_the_clips_own_videos(tmp_path, monkeypatch):
+    """One sees depth as brightness, which the answer's video shows exactly, and the clip's own not at all."""
+
+    def bright(video):
+        return np.maximum(video[..., 0], 1).astype(np.float32)
+
+    def follow(task, modality, shown, seed):
+        made = np.repeat(np.rint(15 * shown.values["depth"]).astype(np.uint8)[..., None], 3, -1)
+        return Answer(None if task == "estimate" else made, None)
+
+    def of_depth(track, place):
+        return replace(clip(track, place), video={"rgb": clip(track, place).video["rgb"], "depth": SHOWN})
+
+    witness = Witness(name="bright", modality="depth", read=bright, made_by={"name": "bright"})
+    bench = Bench(names=tuple(map(str, range(COUNT))), clip=of_depth)
+    asked = replace(contest(follow), bench=bench, witnesses=(witness,))
+    todo = items(asked, ("estimate", "control"), ("depth",))
+    run(asked, todo, tmp_path, "1/1")
+    found = standing(Journal(tmp_path, asked.asked).found)
+    own, made = (found["control"]["depth"][who]["abs_rel"].mean for who in ("bright" + OWN, "bright"))
+    assert made < 0.1 < 0.3 < own == pytest.approx(found["estimate"]["depth"]["bright"]["abs_rel"].mean)
+    page = write(tmp_path, "follower", Journal(tmp_path, asked.asked).found, {})[2].read_text()
+    assert "read by bright, of the clip&#x27;s own video" in page
+    assert absent({"mediapipe": tmp_path}).keys() >= {"raft"} and "mediapipe-pose" not in absent(
+        {"mediapipe": tmp_path}
+    )
+
+
+def test_an_annotator_answers_as_the_method_that_it_is(tmp_path):
+    video = np.random.default_rng(1).integers(0, 255, (3, 32, 32, 3)).astype(np.uint8)
+    shown = replace(clip("", 0), video={"rgb": video}, values={"flow": np.zeros((3, 32, 32, 2), np.float32)})
+    ours, theirs = (of_baseline(name)("estimate", "flow", shown, 0).values for name in ("classical", "dis"))
+    np.testing.assert_array_equal(ours, theirs)
+    assert of_baseline("dis")("control", "flow", shown, 0) is None
+    with pytest.raises(ValueError, match="depth-anything wants --weights depth-anything=PATH"):
+        of_baseline("depth-anything")
+
+
 def test_average_precision_is_of_all_clips_as_one_set(tmp_path, monkeypatch):
     pytest.importorskip("pycocotools", reason="needs pip install pycocotools")
     monkeypatch.setattr("unity.evaluate.metrics.RESAMPLES_OF_ALL", 40)
@@ -139,10 +180,13 @@ def test_an_answer_of_another_extent_is_a_sentence(files, tmp_path):
         run(asked, items(asked, ("estimate",), ("depth",)), tmp_path, "1/1")
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_what_needs_weights_says_so(name):
-    with pytest.raises(ValueError, match=f"needs the weights of {WEIGHTS[name].repository}"):
+@pytest.mark.parametrize("name", PEERS)
+def test_what_needs_weights_says_so(name, tmp_path):
+    with pytest.raises(ValueError, match=f"--weights {name}=FOLDER, with {PEERS[name].repository} in it"):
         of_baseline(name)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match=f"holds a FluxPipeline, no {PEERS[name].pipeline}; fetch"):
+        of_baseline(name, {name: tmp_path})
 
 
 @pytest.mark.parametrize(
@@ -150,10 +194,13 @@ def test_what_needs_weights_says_so(name):
     [
         ({"part": "1/2"}, "--part belongs to a benchmark"),
         ({"baseline": "classical"}, "--baseline belongs to a benchmark"),
+        ({"weights": ("raft=here",)}, "--weights belongs to a benchmark"),
+        ({"bench": "unibench-sim", "weights": ("raft=nowhere",)}, "there is no nowhere"),
         ({}, "--data names no dataset"),
         ({"bench": "folder"}, "--bench folder has no --data"),
         ({"bench": "unibench-sim", "predictions": "nowhere"}, "is no folder"),
         ({"bench": "unibench-sim", "predictions": "nowhere", "baseline": "classical"}, "give one of them"),
+        ({"bench": "unibench-sim", "baseline": "wan2.1"}, "wants --weights wan2.1=FOLDER"),
         ({"bench": "unibench-sim", "tracks": ()}, "--tracks names none"),
     ],
 )

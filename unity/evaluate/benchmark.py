@@ -4,12 +4,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from unity.data.annotate.base import Weights
+from unity.data.annotate.table import WEIGHTS
 from unity.data.video import write_video
+from unity.data.weights import found_weights
 from unity.evaluate.contestants import Answers, of_baseline, of_checkpoint, of_files
 from unity.evaluate.exam import Effort
+from unity.evaluate.peers import PEERS
 from unity.evaluate.standing import write
 from unity.evaluate.truth import Bench, own, simulated
 from unity.evaluate.unibench import Contest, Journal, items, run
+from unity.evaluate.vbench import DIMENSIONS, NETWORKS, lacking, load_judges
+from unity.evaluate.witnesses import absent, load_witnesses
 from unity.extras import require
 from unity.files import check_writable, write_text
 from unity.generate import Generator, load_generator
@@ -30,13 +38,15 @@ def run_bench(options: "Options") -> list[Path]:
     if options.export is not None:
         return _export(options, options.export)
     share([], options.part)
-    contest, name = _contest(options)
+    weights = found_weights(options.weights, (*WEIGHTS, *NETWORKS, *PEERS))
+    contest, name = _contest(options, weights)
     folder.mkdir(parents=True, exist_ok=True)
     everything = items(contest, options.tracks, tuple(options.modality or MODALITIES))
     run(contest, share(everything, options.part), folder, options.part)
     found = Journal(folder, contest.asked).found
     done = {item: found[item] for item in everything if item in found}
     about = {"contestant": name, "done": f"{len(done)} of {len(everything)}", **contest.asked}
+    about["left out, as their weights are not given"] = absent(weights) | lacking(weights)
     paths = write(folder, name, done, about)
     for path in paths:
         print(f"wrote {path}")
@@ -58,20 +68,22 @@ def _check(options: "Options", folder: Path) -> None:
     check_writable(options.export or folder)
 
 
-def _contest(options: "Options") -> tuple[Contest, str]:
+def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
     effort = Effort(steps=options.steps, guidance=options.guidance, seed=options.seed)
     answers: Answers | None = None
-    name = "model"
+    name, device = "model", options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.baseline is not None:
-        answers, name = of_baseline(options.baseline), options.baseline
+        answers, name = of_baseline(options.baseline, weights, device, effort), options.baseline
     elif options.predictions is not None:
         answers, name = of_files(options.predictions), options.predictions.name
-    # a baseline makes no videos to be judged
-    referee = None if options.baseline is not None else _load(options)
+    # other baselines make no videos to be judged
+    judged = options.baseline is None or options.baseline in PEERS
+    referee = _load(options) if judged else None
     bench = _bench(options, referee)
     if answers is None:
         assert referee is not None
         answers = of_checkpoint(referee, effort)
+    witnesses, judges = load_witnesses(weights, device), load_judges(weights, device)
     asked = {
         "bench": options.bench,
         "data": options.data,
@@ -79,11 +91,22 @@ def _contest(options: "Options") -> tuple[Contest, str]:
         "extent": _extent(referee),
         "predictions": options.predictions,
         "baseline": options.baseline,
+        "witnesses": {one.name: one.made_by for one in witnesses},
+        "judges": {name: weights[DIMENSIONS[name].weights].name for name in judges},
         "checkpoint": None if referee is None else options.checkpoint.name,
         "step": None if referee is None else referee.card.step,
         **asdict(effort),
     }
-    return Contest(bench=bench, answers=answers, referee=referee, effort=effort, asked=asked), name
+    contest = Contest(
+        bench=bench,
+        answers=answers,
+        referee=referee,
+        witnesses=witnesses,
+        judges=judges,
+        effort=effort,
+        asked=asked,
+    )
+    return contest, name
 
 
 def _load(options: "Options") -> Generator:

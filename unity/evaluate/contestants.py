@@ -1,16 +1,21 @@
 """Whose answers a benchmark scores: a checkpoint's, those of files that anybody wrote, a baseline's."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from unity.data.annotate.base import Weights
+from unity.data.annotate.table import ANNOTATORS
 from unity.data.clips import Clip
 from unity.evaluate.exam import Effort
 from unity.evaluate.held_out import draw, read_values
+from unity.evaluate.peers import PEERS, Wish, load_peer
 from unity.evaluate.truth import read_rgb
+from unity.evaluate.witnesses import load_witness
 from unity.generate import Generator
 from unity.modality.readers import read_values as read_files
 from unity.modality.table import MODALITIES
@@ -27,25 +32,11 @@ class Answer(NamedTuple):
 Answers = Callable[[str, str, Clip, int], Answer | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A baseline whose weights have to be fetched first."""
-
-    words: str
-    repository: str
-
-
-# name → what `--baseline` would need
-WEIGHTS = {
-    "wan2.1": Published(words="text to video", repository="Wan-AI/Wan2.1-T2V-14B-Diffusers"),
-    "wan-vace": Published(words="video that follows", repository="Wan-AI/Wan2.1-VACE-14B-diffusers"),
-    "hunyuanvideo": Published(words="text to video", repository="hunyuanvideo-community/HunyuanVideo"),
-    "depth-anything": Published(words="depth", repository="depth-anything/Depth-Anything-V2-Large-hf"),
-    "sam2": Published(words="segmentation", repository="facebook/sam2.1-hiera-large"),
-}
 # those that a modality's row has, which need no weights
 CLASSICAL = ("classical", "trivial")
-BASELINES = (*CLASSICAL, *WEIGHTS)
+# as the models themselves are sampled
+_USUAL = Effort()
+BASELINES = (*CLASSICAL, *ANNOTATORS, *PEERS)
 
 
 def of_checkpoint(generator: Generator, effort: Effort) -> Answers:
@@ -74,19 +65,58 @@ def of_files(folder: Path) -> Answers:
     return answer
 
 
-def of_baseline(name: str) -> Answers:
-    """Of CLASSICAL; ValueError, which tells what is needed, for those with weights."""
-    if name not in CLASSICAL:
-        row = WEIGHTS[name]
-        raise ValueError(
-            f"{name} ({row.words}) needs the weights of {row.repository}, which this command does not fetch: run "
-            f"it where they are, write its files as docs/evaluate.md says, and give them to --predictions"
-        )
+def of_baseline(
+    name: str, weights: Weights = MappingProxyType({}), device: str = "cpu", effort: Effort = _USUAL
+) -> Answers:
+    """Of BASELINES; ValueError, which tells what is needed, for those whose weights are not given."""
+    if name in ANNOTATORS:
+        return _of_annotator(name, weights, device)
+    return _of_peer(name, weights, device, effort) if name in PEERS else _of_guess(name)
 
+
+def _of_guess(name: str) -> Answers:
     def answer(task: str, modality: str, clip: Clip, seed: int) -> Answer | None:
         guess = MODALITIES[modality].baselines.get(name)
         if task != "estimate" or guess is None:
             return None
         return Answer(None, guess.predict(clip.video["rgb"], clip.values[modality]))
+
+    return answer
+
+
+def _of_annotator(name: str, weights: Weights, device: str) -> Answers:
+    if ANNOTATORS[name].weights:
+        ANNOTATORS[name].path(weights)
+    witness = load_witness(name, weights, device)
+
+    def answer(task: str, modality: str, clip: Clip, seed: int) -> Answer | None:
+        asked = task == "estimate" and modality == witness.modality
+        return Answer(None, witness.read(clip.video["rgb"])) if asked else None
+
+    return answer
+
+
+def _of_peer(name: str, weights: Weights, device: str, effort: Effort) -> Answers:
+    row = PEERS[name]
+    if name not in weights:
+        raise ValueError(
+            f"{name} ({row.words}) wants --weights {name}=FOLDER, with {row.repository} in it, which this command "
+            f"does not fetch"
+        )
+    film = load_peer(row, weights[name], device, effort.steps, effort.guidance)
+
+    # its words are the same for every modality
+    @lru_cache(maxsize=1)
+    def of_words(caption: str, extent: tuple[int, int, int], seed: int) -> np.ndarray:
+        return film(Wish(caption, extent, seed))
+
+    def answer(task: str, modality: str, clip: Clip, seed: int) -> Answer | None:
+        if task != row.task or row.follows and modality not in row.follows:
+            return None
+        frames, height, width, _ = clip.video["rgb"].shape
+        if not row.follows:
+            return Answer(of_words(clip.caption, (frames, height, width), seed), None)
+        led = Wish(clip.caption, (frames, height, width), seed, clip.video[modality], modality)
+        return Answer(film(led), None)
 
     return answer

@@ -72,21 +72,27 @@ def sit(
     result: dict[str, dict] = {
         name: {} for name in ("scores", "share_of_trivial", "control", "joint", "least", "errors")
     }
+    estimates: Frames | None = None
     if "estimate" in exams:
         say(f"{modality}: estimating {len(clips)} clips")
-        result |= _estimate(generator, modality, clips, effort)
+        _, estimates = _drawn(generator, "estimate", modality, clips, effort)
+        result |= _estimate(generator, modality, clips, effort, estimates)
     if "control" in exams or "joint" in exams:
-        result |= _generate(generator, modality, clips, effort, exams, say)
+        # as the judge draws them, or else of no use to it
+        known = estimates if effort.steps in (None, generator.card.schedule("estimate").steps) else None
+        result |= _generate(generator, modality, clips, effort, exams, say, known)
     if "errors" in exams:
         say(f"{modality}: errors at all levels of noise")
         result["errors"] = {task: _errors(generator, task, modality, clips, effort) for task in TASKS}
     return Result(clips=len(clips), **result)
 
 
-def _estimate(generator: Generator, modality: str, clips: Sequence[Clip], effort: Effort) -> dict[str, dict]:
+def _estimate(
+    generator: Generator, modality: str, clips: Sequence[Clip], effort: Effort, estimates: Frames
+) -> dict[str, dict]:
     parts = [
-        scores_by_clip(generator, modality, draw(generator, "estimate", modality, part, **_how(effort))[1], part)
-        for part in _parts(clips, effort)
+        scores_by_clip(generator, modality, estimates[start : start + effort.batch], part)
+        for start, part in zip(range(0, len(clips), effort.batch), _parts(clips, effort), strict=True)
     ]
     scores = {
         who: {name: [value for part in parts for value in part[who][name]] for name in parts[0][who]}
@@ -110,12 +116,20 @@ def _generate(
     effort: Effort,
     exams: Sequence[str],
     say: Callable[[str], None],
+    estimates: Frames | None,
 ) -> dict[str, dict]:
-    """The exams `control` and `joint`, as far as they are asked for: both need videos made from words alone."""
+    """The exams `control` and `joint`, as far as they are asked for: both need videos made from words alone.
+
+    `estimates` of the clips' own videos, where they have been drawn as the judge draws them.
+    """
     say(f"{modality}: generating {len(clips)} clips from their captions")
-    truth, own = [clip.values[modality] for clip in clips], stacked(clips, "rgb")
+    truth = [clip.values[modality] for clip in clips]
     free, beside = _drawn(generator, "joint", modality, clips, effort)
-    read, seen = (_estimated(generator, modality, video, clips, effort) for video in (free, own))
+    read = _estimated(generator, modality, free, clips, effort)
+    if estimates is None:
+        seen = _estimated(generator, modality, stacked(clips, "rgb"), clips, effort)
+    else:
+        seen = read_values(generator.card, modality, estimates, clips)
     found: dict[str, dict] = {"least": {}}
     if "control" in exams:
         say(f"{modality}: generating {len(clips)} clips that follow")

@@ -46,6 +46,8 @@ class Options:
     predictions: Path | None = None
     # what a benchmark scores in place of a model
     baseline: Baseline | None = None
+    # NAME=PATH of what has weights: that baseline, annotators that read a benchmark's videos, VBench's networks
+    weights: tuple[str, ...] = ()
     # which share of a benchmark this process does, 2/8 for the second of eight
     part: str = "1/1"
     # folder to write a benchmark's clips to, for other programs to answer, and nothing else
@@ -118,7 +120,7 @@ def run(options: Options) -> dict[str, Result]:
 
 def _completed(options: Options) -> Options:
     """With the exams' defaults. Raises ValueError without a dataset, and for what only a benchmark knows."""
-    idle = [name for name in ("predictions", "baseline", "export") if getattr(options, name) is not None]
+    idle = [name for name in ("predictions", "baseline", "weights", "export") if getattr(options, name)]
     if idle or options.part != "1/1":
         raise ValueError(f"--{(idle or ['part'])[0]} belongs to a benchmark; give --bench unibench-sim, too")
     if options.data is None:

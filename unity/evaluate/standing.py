@@ -11,12 +11,14 @@ import numpy as np
 
 from unity.evaluate import published, video
 from unity.evaluate.metrics import Mean, measures, of_all, summary
-from unity.evaluate.unibench import Item
+from unity.evaluate.unibench import OWN, Item
+from unity.evaluate.vbench import DIMENSIONS
 from unity.files import write_json, write_text
 from unity.modality.base import Measure
 from unity.modality.coco import Detections
 from unity.report.page import Section, Table, page
 
+_OF_VIDEOS = video.MEASURES | {name: row.measure for name, row in DIMENSIONS.items()}
 # track → modality → who → measure
 Standing = dict[str, dict[str, dict[str, dict[str, Mean]]]]
 _WHO = {
@@ -69,7 +71,7 @@ def write(folder: Path, name: str, found: Mapping[Item, dict], about: dict) -> l
     head, rows = table_1(name, result)
     sheet = io.StringIO()
     csv.writer(sheet).writerows([head, *rows])
-    words = [f"{key}: {value}" for key, value in record.items() if key != "standing"]
+    words = [f"{key}: {_said(value)}" for key, value in record.items() if key != "standing"]
     sections = [
         Section(title="The paper's table 1", text=_FIRST, parts=[Table(head=head, rows=rows)]),
         *(_section(track, by_modality) for track, by_modality in result.items()),
@@ -86,6 +88,21 @@ _FIRST = (
     "magnitude, and compare with nothing measured here. A dash is a number that was not asked for, or that needs "
     "networks whose weights do not come along."
 )
+
+
+# of the tables of a track
+_SAID = {
+    "estimate": "",
+    "control": (
+        "Whoever reads a video cannot find more in it than they see: what they read from the clips' own videos, "
+        "which follow as nothing generated does, bounds the numbers beside it. The referee model's own bound is "
+        "what it scores in the track estimate."
+    ),
+    "joint": (
+        "Whoever reads a video cannot find more in it than they see: the bounds that stand in the track control "
+        "hold here, too, as both tracks have the same clips."
+    ),
+}
 
 
 def table_1(name: str, result: Standing) -> tuple[list[str], list[list[str]]]:
@@ -107,7 +124,7 @@ def _cells(track: str, by_modality: Mapping, who: str = "answer") -> list[str]:
     for column in published.COLUMNS:
         modality, measure, factor = published.OURS.get(column, ("", "", 1.0))
         if modality == "video" and track != "estimate":
-            means = [row["video"][measure].mean for row in by_modality.values() if "video" in row]
+            means = [row["video"][measure].mean for row in by_modality.values() if measure in row.get("video", {})]
             mean = float(np.mean(means)) if means else np.nan
         else:
             # whoever generates is judged by what the referee reads
@@ -122,9 +139,16 @@ def _section(track: str, by_modality: Mapping[str, Mapping[str, Mapping[str, Mea
     tables = []
     for modality, rows in by_modality.items():
         for who, row in rows.items():
-            known = video.MEASURES if who == "video" else measures(modality)
-            tables.append(Table(head=[f"{modality}, {_WHO[who]}", "mean", "95%", "clips"], rows=_rows(known, row)))
-    return Section(title=f"Track {track}", parts=tables)
+            known = _OF_VIDEOS if who == "video" else measures(modality)
+            tables.append(
+                Table(head=[f"{modality}, {_words(who)}", "mean", "95%", "clips"], rows=_rows(known, row))
+            )
+    return Section(title=f"Track {track}", text=_SAID[track], parts=tables)
+
+
+def _words(who: str) -> str:
+    name, own, _ = who.partition(OWN)
+    return _WHO.get(name, f"read by {name}") + (", of the clip's own video" if own else "")
 
 
 def _rows(known: Mapping[str, Measure], row: Mapping[str, Mean]) -> list[list[str]]:
@@ -137,6 +161,13 @@ def _rows(known: Mapping[str, Measure], row: Mapping[str, Mean]) -> list[list[st
         ]
         for name, mean in row.items()
     ]
+
+
+def _said(value: object) -> str:
+    """Nested facts in words."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{key} ({_said(inner)})" for key, inner in value.items()) or "none"
 
 
 def _seconds(found: Mapping[Item, dict]) -> dict[str, float]:

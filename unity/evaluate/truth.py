@@ -11,6 +11,7 @@ import numpy as np
 from unity.data.clips import SOURCES, Clip
 from unity.data.shards import open_shards
 from unity.evaluate.folders import KINDS, Scene, Truth, cut
+from unity.evaluate.lively import lively_seed
 from unity.extras import require
 from unity.modality.base import Facts
 from unity.modality.readers import read_values
@@ -32,7 +33,7 @@ class Bench:
 
 
 def simulated(count: int, frames: int, size: tuple[int, int], fps: float = 16.0) -> Bench:
-    """UniBench's clips: of all sources in turn, each a function of its track and place."""
+    """UniBench's clips: of all sources in turn, each a function of its track and place, in which much moves."""
     require("simulate")
 
     def clip(track: str, place: int) -> Clip:
@@ -40,7 +41,8 @@ def simulated(count: int, frames: int, size: tuple[int, int], fps: float = 16.0)
         from unity.data.simulate.clip import simulate
 
         source = SOURCES[place % len(SOURCES)]
-        return simulate(fold(_SEEDS[track], place), source, frames, size, fps)
+        seed = lively_seed(fold(_SEEDS[track], place), source, frames, size, fps)
+        return simulate(seed, source, frames, size, fps)
 
     return Bench(names=tuple(f"{place:04}" for place in range(count)), clip=clip)
 

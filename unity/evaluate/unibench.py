@@ -1,9 +1,12 @@
 """UniBench: answers to clips whose truth is known, scored clip by clip, resumable, by several processes.
 
-estimate  values of a clip's video against the exact ones, beside those of the modality's baselines
+estimate  values of a clip's video against the exact ones, beside the modality's baselines and witnesses
 control   a video made to follow a clip's exact modality: what is read from it anew, by the referee model and by
-          classical methods that look at the video, against that modality
+          witnesses, against that modality; and what witnesses read from the clip's own video, which bounds what
+          they can say
 joint     a video and a modality made from words: the same against the modality that came with it
+
+Witnesses are classical methods that look at the video, and annotators whose weights are given.
 
 A line of a journal holds what one clip, track and modality came to; what is there is not done again. Noise is a
 function of the seed and the clip's place, so that neither parts nor interruptions change a number.
@@ -12,7 +15,7 @@ function of the seed and the clip's place, so that neither parts nor interruptio
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -28,6 +31,8 @@ from unity.evaluate.exam import Effort
 from unity.evaluate.held_out import reread
 from unity.evaluate.metrics import benchmark_scores
 from unity.evaluate.truth import Bench, checksum, facts_of
+from unity.evaluate.vbench import Judge
+from unity.evaluate.witnesses import Witness, readings
 from unity.files import json_text
 from unity.generate import Generator
 from unity.modality.base import Facts
@@ -39,6 +44,8 @@ Track = Literal["estimate", "control", "joint"]
 TRACKS: tuple[Track, ...] = get_args(Track)
 # what a line of a journal holds beside what was asked
 _HELD = {"scores", "detections", "checksum", "seconds"}
+# behind the name of who read the clip's own video
+OWN = ", own video"
 # who judged, or was judged
 Scores = dict[str, dict[str, float]]
 
@@ -65,8 +72,11 @@ class Contest:
 
     bench: Bench
     answers: Answers
-    # None: classical methods alone
+    # None: witnesses alone
     referee: Generator | None
+    witnesses: tuple[Witness, ...] = ()
+    # of generated videos, by dimension of VBench
+    judges: Mapping[str, Judge] = field(default_factory=dict)
     effort: Effort
     # what makes answers the same as earlier ones, as JSON has it
     asked: dict
@@ -156,15 +166,15 @@ def score(contest: Contest, item: Item, clip: Clip) -> Found:
     if answer is None:
         return Found({}, {})
     if item.track == "estimate":
-        return _estimated(item.modality, clip, answer)
+        return _estimated(contest, item.modality, clip, answer)
     return _generated(contest, item, clip, answer)
 
 
-def _estimated(modality: str, clip: Clip, answer: Answer) -> Found:
-    truth = clip.values[modality]
+def _estimated(contest: Contest, modality: str, clip: Clip, answer: Answer) -> Found:
+    truth, rgb = clip.values[modality], clip.video["rgb"]
     found = {} if answer.values is None else {"answer": answer.values}
-    for name, guess in MODALITIES[modality].baselines.items():
-        found[name] = guess.predict(clip.video["rgb"], truth)
+    found |= {name: guess.predict(rgb, truth) for name, guess in MODALITIES[modality].baselines.items()}
+    found |= readings(contest.witnesses, modality, rgb, truth)
     return _judged(modality, clip, found, truth, facts_of(clip))
 
 
@@ -172,15 +182,19 @@ def _generated(contest: Contest, item: Item, clip: Clip, answer: Answer) -> Foun
     """Scores of the generated video itself, and of what is read from it."""
     if answer.rgb is None:
         return Found({}, {})
-    control, row = item.track == "control", MODALITIES[item.modality]
+    control = item.track == "control"
     truth = clip.values[item.modality] if control else answer.values
     own: Scores = {"video": video.scores(answer.rgb)}
+    own["video"] |= {name: judge(answer.rgb) for name, judge in contest.judges.items()}
     if truth is None:
         return Found(own, {})
     read = {} if contest.referee is None else {
         "referee": reread(contest.referee, item.modality, answer.rgb[None], [clip], contest.effort.seed)[0]
     }  # fmt: skip
-    read |= {who: guess.predict(answer.rgb, truth) for who, guess in row.baselines.items() if guess.looks}
+    read |= readings(contest.witnesses, item.modality, answer.rgb, truth)
+    if control:
+        seen = readings(contest.witnesses, item.modality, clip.video["rgb"], truth)
+        read |= {who + OWN: values for who, values in seen.items()}
     found = _judged(item.modality, clip, read, truth, facts_of(clip) if control else {})
     return found._replace(scores=own | found.scores)
 

@@ -187,14 +187,14 @@ def _carried(
     near: Metres, wanted: Metres, camera: Mapping[str, Any], start: int, end: int
 ) -> Float[np.ndarray, " n"]:
     """Errors of one frame's still pixels, seen from another frame."""
-    seen, there = _seen_from(wanted[start], camera, start, end)
+    seen, there = seen_from(wanted[start], camera, start, end)
     still = np.abs(seen / _at(wanted[end], there) - 1) <= _STILL
-    found, place = _seen_from(near[start], camera, start, end)
+    found, place = seen_from(near[start], camera, start, end)
     error = np.abs(found / _at(near[end], place) - 1)[still]
     return np.where(np.isfinite(error), error, 1.0)
 
 
-def _seen_from(
+def seen_from(
     depth: Float[np.ndarray, "h w"], camera: Mapping[str, Any], start: int, end: int
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w 2"]]:
     """Depth of the pixels' surfaces as another frame's camera sees it, and where (row, column)."""

@@ -11,7 +11,7 @@ import pytest
 
 from unity.data.clips import SOURCES
 from unity.data.simulate.caption import article, caption, listing
-from unity.data.simulate.clip import simulate
+from unity.data.simulate.clip import facts, simulate
 from unity.data.simulate.scene import draw_scene
 from unity.data.simulate.truth import Truth
 from unity.modality.table import MODALITIES
@@ -51,6 +51,12 @@ def test_streams_shapes_and_availability(source, clips):
     assert all(np.isfinite(value).all() for name, value in clip.values.items() if name != "depth")
     assert (clip.values["depth"] > 0.1).all()
     assert len(np.unique(clip.video["rgb"])) > 60 and clip.video["rgb"].std() > 15
+
+
+def test_facts_are_those_of_the_clip(clips):
+    found, clip = facts(7, "single_person", 5, (64, 80), 16.0), clips["single_person"]
+    assert found.pop("camera") == clip.meta["camera"] and found.keys() == clip.values.keys()
+    assert all(np.array_equal(found[name], values) for name, values in clip.values.items())
 
 
 @pytest.mark.parametrize("source", SOURCES)

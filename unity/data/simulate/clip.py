@@ -1,5 +1,7 @@
 """`simulate`: a seed becomes a clip with its video, five modalities and their exact values, caption and facts."""
 
+from typing import Any
+
 import numpy as np
 
 from unity.data.clips import Clip
@@ -27,13 +29,10 @@ def simulate(
     velocities). ValueError for an unknown source, a negative seed, fewer than two
     frames or a size below 16.
     """
-    if frames < 2 or min(size) < 16 or fps <= 0:
-        raise ValueError(
-            f"cannot film {frames} frames of {size} at {fps} fps: film at least 2 frames of 16 pixels"
-        )
-    world = run(draw_scene(seed, source), frames, fps)
-    cameras = film(world, size, fps)
-    rgb, values = _shoot(world, cameras)
+    world, cameras = _played(seed, source, frames, size, fps)
+    renderer = Renderer(world)
+    rgb = np.stack([renderer.picture(camera, frame) for frame, camera in enumerate(cameras)])
+    values = _measured(world, cameras)
     constants = {name: MODALITIES[name].constants(value, size) for name, value in values.items()}
     return Clip(
         name=f"{source}-{seed}",
@@ -47,10 +46,26 @@ def simulate(
     )
 
 
-def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """RGB and the available modalities' values of all frames, flow moved to its convention."""
-    renderer, truth = Renderer(world), Truth(world, cameras)
-    pictures = [renderer.picture(camera, frame) for frame, camera in enumerate(cameras)]
+def facts(
+    seed: int, source: str, frames: int = 33, size: tuple[int, int] = (128, 128), fps: float = 16.0
+) -> dict[str, Any]:
+    """The values of that clip and its "camera", as `meta` has it, without the cost of its pictures."""
+    world, cameras = _played(seed, source, frames, size, fps)
+    return _measured(world, cameras) | {"camera": _meta(world, cameras)["camera"]}
+
+
+def _played(seed: int, source: str, frames: int, size: tuple[int, int], fps: float) -> tuple[World, list[Camera]]:
+    if frames < 2 or min(size) < 16 or fps <= 0:
+        raise ValueError(
+            f"cannot film {frames} frames of {size} at {fps} fps: film at least 2 frames of 16 pixels"
+        )
+    world = run(draw_scene(seed, source), frames, fps)
+    return world, film(world, size, fps)
+
+
+def _measured(world: World, cameras: list[Camera]) -> dict[str, np.ndarray]:
+    """The available modalities' values of all frames, flow moved to its convention."""
+    truth = Truth(world, cameras)
     truths = [truth.measure(frame) for frame in range(world.frames)]
     shown = world.scene.people or world.scene.seed % _EMPTY == 0
     names = [name for name, row in MODALITIES.items() if shown or not row.of_people]
@@ -63,7 +78,7 @@ def _shoot(world: World, cameras: list[Camera]) -> tuple[np.ndarray, dict[str, n
     for name, row in MODALITIES.items():
         if row.derive is not None and name not in values:
             values[name] = row.derive(values, cameras[0].focal)
-    return np.stack(pictures), {name: _single(value) for name, value in values.items()}
+    return {name: _single(value) for name, value in values.items()}
 
 
 def _single(values: np.ndarray) -> np.ndarray:
