@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unity.train.meeting import TEMPORARY
+from unity.train.meeting import TEMPORARY, meet
 from unity.train.submit.after import decide
 from unity.train.submit.script import AGAIN
 from unity.train.world import World, told_once
@@ -37,12 +37,12 @@ def test_ranks_that_never_come_are_named():
     assert lost.returncode == TEMPORARY and f"did not reach rank 0 at 127.0.0.1:{port}" in lost.stderr
 
 
-def test_a_launcher_that_names_no_place_is_told():
-    told = subprocess.run(
-        [sys.executable, SCRIPT, "1"], env=os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": ""},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert "MASTER_ADDR and MASTER_PORT do not say where" in told.stderr
+@pytest.mark.parametrize("port", ["", "0"])
+def test_a_launcher_that_names_no_place_is_told(port, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", port)
+    with pytest.raises(ValueError, match="MASTER_ADDR and MASTER_PORT do not say where"):
+        meet(0, 2)
 
 
 def test_ranks_that_lost_another_are_handed_in_again(tmp_path, capsys):

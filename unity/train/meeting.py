@@ -38,7 +38,8 @@ def meet(rank: int, size: int, patience: timedelta = ARRIVAL) -> dist.Store:
     where the launcher named no place to meet at, or one that is taken.
     """
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
-    if not address or not port.isdigit():
+    # 0 is any free one, of which torchrun tells its workers nothing more
+    if not address or not port.isdigit() or not int(port):
         raise ValueError(
             f"{size} processes are to meet, and MASTER_ADDR and MASTER_PORT do not say where; start them with "
             f"deepspeed, srun (launchers/submit.py) or torchrun"
