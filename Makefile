@@ -4,7 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all lint bench clean
+
+.PHONY: setup demo test fast test-all lint bench clean
 setup: $(READY)
 
 $(READY): setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/*.py)
@@ -16,7 +17,10 @@ $(READY): setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/*.py)
 demo: setup ## the main job: make data, train both stages, infer, report (runs/demo/report.html)
 	python launchers/demo.py
 
-test: setup lint ## what CI runs
+test: setup ## what CI runs: both at once
+	@$(MAKE) --no-print-directory -j2 lint fast
+
+fast: setup
 	python -m pytest -n 2 -m 'not slow'
 
 test-all: setup lint ## the slow proofs too

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from unity.tasks import TASKS
 SLOTS = list(range(4000))
 
 
+@functools.cache
 def route(**config):
     return draw_route(RoutingConfig(**config), TimeConfig(), "zero", 1, 2, SLOTS)
 

@@ -261,6 +261,7 @@ def test_no_flipped_byte_is_read(tmp_path, format_2):
     assert _read(folder) == truth and refused > 0.8 * 200 * len(files)
 
 
+@pytest.mark.slow
 def test_flipped_bytes_of_format_1_never_change_a_video(tmp_path):
     folder, random = Path(shutil.copytree(FORMAT_1, tmp_path / "data")), np.random.default_rng(0)
 

@@ -68,7 +68,7 @@ def test_a_batch_holds_the_clips_it_names(folder, clips):
 
 
 @pytest.mark.parametrize("decode", ["auto", "pyav"])
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_resume_equals_the_unbroken_run(folder, workers, decode):
     options = {"frames": 5, "size": (16, 16), "decode": decode}
     unbroken = _take(folder, 12, **options)

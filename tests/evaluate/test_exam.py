@@ -151,7 +151,10 @@ def files(tmp_path_factory):
 
 def test_the_command_writes_and_prints_the_same_numbers(files, tmp_path, capsys):
     out = tmp_path / "new" / "exam.json"
-    options = Options(data=files / "held", checkpoint=files / "model", out=out, clips=3, steps=1, device="cpu")
+    options = Options(
+        data=files / "held", checkpoint=files / "model", out=out, clips=3, steps=1, exams=("estimate", "errors"),
+        device="cpu",
+    )  # fmt: skip
     results = run(options)
     written = json.loads(out.read_text())["results"]
     # flow is learnt, but the dataset has none

@@ -292,6 +292,7 @@ def test_the_data_is_drawn_as_the_weights_know_it(release, dataset, tmp_path, wo
     assert {name for name, differs in changed.items() if differs} == {"depth", "flow"} and len(changed) > 2
 
 
+@pytest.mark.slow
 def test_a_run_of_before_words_were_kept_goes_on_with_ours(start, dataset):
     run = start("old", "--model", "debug")
     kept = ("type_prompts", "encodings")

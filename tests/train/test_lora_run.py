@@ -71,6 +71,7 @@ def test_only_adapters_and_parts_are_kept_and_the_base_stays(run, base):
     assert kept < 0.4 * (base / "model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_it_goes_on_exactly(run, start, base, tmp_path):
     """Cut after its second step and resumed by its folder alone, it ends in the same bits."""
     cut = shutil.copytree(run, tmp_path / "cut", symlinks=True)

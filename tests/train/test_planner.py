@@ -148,7 +148,10 @@ def kept_bytes(model: UnityDiT, frames: int, side: int) -> int:
     return sum(size for size, _ in found.values())
 
 
-@pytest.mark.parametrize("kind", RECOMPUTE)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k in ("none", "selective") else pytest.param(k, marks=pytest.mark.slow) for k in RECOMPUTE],
+)
 @pytest.mark.parametrize(
     ("shape", "trained", "tolerance"),
     [
@@ -290,6 +293,7 @@ def test_a_plan_divides_and_fits():
     assert leanest(job, Limits()).peak <= found.peak
 
 
+@pytest.mark.slow
 def test_more_gpus_hold_less_and_the_smallest_cluster_is_the_smallest():
     job = asked()
     peaks = [leanest(replace(job, gpus=gpus), Limits()).peak for gpus in (1, 2, 8, 64, 256)]

@@ -41,6 +41,7 @@ def test_values_and_gradients(case, agree, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_slices_have_the_bits_of_the_whole():
     """Of each stream the tokens 0 to 4, and 5 to 11, forward and backward."""
     whole = Rotary((2, 3, 2), 2, 2)
