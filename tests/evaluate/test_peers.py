@@ -6,14 +6,25 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKLHunyuanVideo,
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
     WanPipeline,
     WanTransformer3DModel,
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
-from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import (
+    ByT5Tokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    LlamaConfig,
+    LlamaModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from unity.data.clips import Clip
 from unity.evaluate.contestants import of_baseline
@@ -50,7 +61,25 @@ def folders(tmp_path_factory):
         torch.nn.init.normal_(block.proj_out.weight, std=0.5)
     WanPipeline(**parts, transformer=WanTransformer3DModel(**net)).save_pretrained(root / "wan2.1")
     WanVACEPipeline(**parts, transformer=led).save_pretrained(root / "wan-vace")
+    _hunyuan().save_pretrained(root / "hunyuanvideo")
     return root
+
+
+def _hunyuan():
+    """Its tokenizers read bytes."""
+    words = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    blocks = {"in_channels": 16, "out_channels": 16, "num_attention_heads": 2, "attention_head_dim": 16}
+    layers = {"num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1}
+    texts = {"text_embed_dim": 16, "pooled_projection_dim": 16, "rope_axes_dim": (4, 6, 6)}
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(LlamaConfig(**words, vocab_size=384)),
+        tokenizer=ByT5Tokenizer(),
+        text_encoder_2=CLIPTextModel(CLIPTextConfig(**words, vocab_size=384)),
+        tokenizer_2=ByT5Tokenizer(),
+        transformer=HunyuanVideoTransformer3DModel(**blocks, **layers, **texts, guidance_embeds=True),
+        vae=AutoencoderKLHunyuanVideo(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
 
 
 @pytest.fixture
@@ -63,15 +92,16 @@ def answers(folders, monkeypatch):
 
 
 @pytest.mark.slow
-def test_words_alone_make_one_video_for_all_modalities(answers, folders):
-    answer = answers("wan2.1", guidance=3.0)
+@pytest.mark.parametrize("name, kind", [("wan2.1", WanPipeline), ("hunyuanvideo", HunyuanVideoPipeline)])
+def test_words_alone_make_one_video_for_all_modalities(answers, folders, name, kind):
+    answer = answers(name, guidance=3.0)
     first, again = (answer("joint", modality, CLIP, 7).rgb for modality in ("depth", "flow"))
     assert first is again and first.shape == (*SHAPE, 3)
     assert answer("control", "depth", CLIP, 7) is answer("estimate", "depth", CLIP, 7) is None
     assert not np.array_equal(first, answer("joint", "depth", CLIP, 8).rgb)
-    pipe = WanPipeline.from_pretrained(folders / "wan2.1")
+    pipe = kind.from_pretrained(folders / name)
     asked = {"height": 48, "width": 64, "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 3.0}
-    found = pipe("a ball rolls", **asked, generator=torch.Generator().manual_seed(7)).frames[0]
+    found = pipe("a ball rolls", output_type="np", **asked, generator=torch.Generator().manual_seed(7)).frames[0]
     # twice as large as the clip
     small = found.reshape(5, 24, 2, 32, 2, 3).mean((2, 4))
     np.testing.assert_allclose(first / 255, small, atol=1.5 / 255)
