@@ -4,7 +4,6 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-
 .PHONY: setup demo test fast test-all lint bench clean
 setup: $(READY)
 
