@@ -47,6 +47,7 @@ MAY = {
     "unity.jobs": {"unity"},
     "unity.pipeline": {"unity"},
     "unity.windows": {"unity.modality"},
+    "unity.reel": {"unity.windows", "unity.modality", "unity.data", "unity.report.strip"},
     "unity.canvas": set(),
     "unity.evaluate": {"unity"},
     # a command that trains, and imports that only when it does

@@ -298,6 +298,11 @@ def test_same_seed_same_bytes_in_two_processes_from_anywhere(checkpoint, tmp_pat
     assert sum(name.endswith(".flo") for name in found[0]) == FRAMES
 
 
+def test_a_tiled_vae_is_for_models_with_a_vae(generator, film, tmp_path, capsys):
+    infer(Request(modality="depth", video=film, steps=1, tiled_vae=True, out=tmp_path / "out"), generator)
+    assert "is no VAE; --tiled-vae changes nothing here" in capsys.readouterr().err
+
+
 def test_another_seed_is_another_sample(generator, film, tmp_path):
     for seed in (0, 1):
         infer(Request(modality="flow", video=film, steps=1, seed=seed, out=tmp_path / str(seed)), generator)

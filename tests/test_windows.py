@@ -1,6 +1,7 @@
 """Films longer than a clip: windows that cover them, and values that pass the seams unseen."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from unity import answer, windows
 from unity.config import MODELS
 from unity.data.video import read_video, write_video
-from unity.generate import load_generator
+from unity.generate import Footage, generate, load_generator
 from unity.infer import infer
 from unity.modality.table import MODALITIES
 from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
 from unity.model.weights import save_model
 from unity.request import Request
-from unity.windows import join, places
+from unity.sampler import Guidance, Sampling
+from unity.windows import Joint, as_many, places
 
 FRAMES, WINDOW = 40, 17
 STARTS = places(FRAMES, WINDOW)
@@ -40,7 +43,16 @@ def test_what_cannot_be_windows_is_refused():
 
 
 def cut(values: np.ndarray) -> list[np.ndarray]:
-    return [values[start : start + WINDOW].copy() for start in STARTS]
+    return [clip.copy() for clip in windows.cut(values, STARTS, WINDOW)]
+
+
+def join(row, clips, starts) -> np.ndarray:
+    """As `unity.reel.joined` does, in memory."""
+    joint, pieces = Joint(row), []
+    for clip, start in zip(clips, starts, strict=True):
+        pieces.append(joint.add(clip, start))
+    pieces.append(joint.rest())
+    return np.concatenate([as_many(piece, pieces[-1]) for piece in pieces])
 
 
 def jumps(values: np.ndarray) -> tuple[float, float]:
@@ -166,14 +178,15 @@ def test_every_frame_of_a_film(generator, tmp_path):
     )
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["frames"] == 23 and record["windows"] == {"frames": 9, "begin": [0, 6, 12, 14]}
-    np.testing.assert_array_equal(result.video["rgb"], read_video(path))
+    video = {name: np.stack([*frames]) for name, frames in result.video.items()}
+    np.testing.assert_array_equal(video["rgb"], read_video(path))
     for name in MODALITIES:
         assert len(result.values_of[name]) == len(read_video(tmp_path / f"out/{name}.mp4")) == 23
-        assert result.video[name].shape == (23, 32, 48, 3)
+        assert video[name].shape == (23, 32, 48, 3)
     # the videos say what the values do
     masks, motion = result.values_of["segmentation"], result.values_of["flow"]
-    np.testing.assert_array_equal(MODALITIES["segmentation"].decode(result.video["segmentation"], {}), masks)
-    again = MODALITIES["flow"].decode(result.video["flow"], MODALITIES["flow"].unknown_constants(32, 48))
+    np.testing.assert_array_equal(MODALITIES["segmentation"].decode(video["segmentation"], {}), masks)
+    again = MODALITIES["flow"].decode(video["flow"], MODALITIES["flow"].unknown_constants(32, 48))
     assert MODALITIES["flow"].score(again, motion)["epe"] < 0.1
 
 
@@ -195,3 +208,55 @@ def test_every_frame_is_refused_where_it_means_nothing(given, words, generator, 
     with pytest.raises(ValueError, match=words):
         infer(Request(modality="depth", every_frame=True, out=tmp_path / "out", **given), generator)
     assert not (tmp_path / "out").exists()
+
+
+def ball(path: Path, frames: int) -> Path:
+    """A film that differs in every window."""
+    y, x = np.mgrid[:32, :48]
+    shown = (np.stack([5 * x, 7 * y, 8 * t % 256 + 0 * x], -1).astype(np.uint8) for t in range(frames))
+    return write_video(shown, path, fps=10)
+
+
+@pytest.mark.slow
+def test_values_of_a_film_are_those_of_its_windows_joined_in_memory(generator, tmp_path):
+    """Each window as an estimate by itself, all of them joined and drawn at once: the files hold just that."""
+    path, names = ball(tmp_path / "film.mp4", 23), list(MODALITIES)
+    asked = Request(modality=",".join(names), video=path, every_frame=True, steps=1, out=tmp_path / "out")
+    result = infer(replace(asked, also=("png16", "coco"), at_film_size=True), generator)
+    frames, begin = read_video(path), result.record["windows"]["begin"]
+    for name in names:
+        row = generator.card.modality(name)
+        clips = []
+        for start in begin:
+            footage = Footage(rgb=frames[None, start : start + 9])
+            drawn = generate(
+                generator, "estimate", name, [""], footage, Sampling(steps=1, guidance=Guidance(scale=1))
+            )
+            clips.append(row.decode(drawn[1][0], row.unknown_constants(32, 48)))
+        whole = join(row, clips, begin)
+        np.testing.assert_array_equal(result.values_of[name], whole)
+        row.save(whole, tmp_path / name, 10.0)
+        for made in (*tmp_path.glob(f"{name}.npz"), *tmp_path.glob(f"{name}.json"), *tmp_path.glob(f"{name}/*")):
+            assert made.read_bytes() == (tmp_path / "out" / made.relative_to(tmp_path)).read_bytes()
+        shown = np.stack([*result.video[name]])
+        np.testing.assert_array_equal(shown, row.encode(whole, row.constants(whole, (32, 48))))
+
+
+@pytest.mark.slow
+def test_a_film_of_any_length_takes_the_memory_of_a_window(generator, tmp_path, monkeypatch):
+    """What numpy and Python hold at most does not grow with the film, with a model that answers at once.
+
+    DensePose has most bytes a pixel; what numpy compresses (depth, flow) it takes in pieces of 16 MB.
+    """
+    monkeypatch.setattr(answer, "generate", lambda *given: (given[4].rgb, given[4].rgb))
+    monkeypatch.setattr(answer, "encode", lambda *given: None)
+    peaks, made = [], (40, 160)
+    for frames in made:
+        path = ball(tmp_path / f"{frames}.mp4", frames)
+        asked = Request(modality="densepose,segmentation", video=path, every_frame=True, steps=1, also=("coco",))
+        tracemalloc.start()
+        infer(replace(asked, at_film_size=True, out=tmp_path / str(frames)), generator)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    values = (made[1] - made[0]) * 32 * 48 * (12 + 1)
+    assert peaks[1] - peaks[0] < values / 10, peaks

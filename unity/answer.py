@@ -1,7 +1,7 @@
 """One request, from what is planned to its folder of results."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,25 +14,28 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unity.command import say
-from unity.data.film import Facts, Film, picture_name, read_film
-from unity.data.video import write_video
-from unity.generate import Footage, Frames, Generator, encode, generate, load_generator
+from unity.data.film import Facts, Film, Origin, Roll, picture_name, read_film
+from unity.files import existing
+from unity.generate import Footage, Generator, encode, generate, load_generator
 from unity.modality.base import Constants, Modality
 from unity.modality.exports import exports
 from unity.model.card import ModelCard
 from unity.plan import Plan, annotator_of, card_of, lora_of, plan_request
-from unity.report.strip import labelled_strip
+from unity.reel import Drawn, joined, resized, write_and_pick
+from unity.report.strip import evenly, labelled_strip
 from unity.request import SHIPPED, Request
 from unity.sampler import Sampling
-from unity.windows import join, places
+from unity.windows import cut, places
 
 # frame rate where no video gives one
 FPS = 16.0
 PACKAGES = ("torch", "numpy", "av")
 
 Video = UInt8[np.ndarray, "t h w 3"]
-# as the model draws it, border and all
-Drawn = UInt8[np.ndarray, "b t rows columns 3"]
+# whole, or one by one
+Frames = Video | Roll | Drawn
+# as the model draws them, border and all
+Drawings = UInt8[np.ndarray, "b t rows columns 3"]
 # called after each step with its number, from 1, and what draws the videos, by stream, that it would end in there
 Watch = Callable[[int, Callable[[], dict[str, Video]]], object]
 
@@ -40,11 +43,14 @@ Watch = Callable[[int, Callable[[], dict[str, Video]]], object]
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """`video` holds rgb and the modalities; `values` the first one's values where the model produced them, and
-    `values_of` those of each by name."""
+    `values_of` those of each by name.
+
+    Of a film in windows the values lie on the disk, and videos give their frames one by one, as often as asked.
+    """
 
     folder: Path
     files: list[Path]
-    video: dict[str, Video]
+    video: Mapping[str, Frames]
     values: np.ndarray | None
     values_of: dict[str, np.ndarray]
     record: dict
@@ -55,7 +61,7 @@ class Seen:
     """A stream as it is written; a sampled modality with its row, its values, and what its video decodes by."""
 
     name: str
-    video: Video
+    video: Frames
     row: Modality | None = None
     values: np.ndarray | None = None
     constants: Constants = field(default_factory=dict)
@@ -76,33 +82,51 @@ def answer(
     plan = plan_request(request, card)
     film, annotated = _film(plan, card)
     generator = generator or load_generator(
-        checkpoint, request.device, request.codec_weights, request.text_weights, lora_of(request)
+        checkpoint,
+        request.device,
+        request.codec_weights,
+        request.text_weights,
+        lora_of(request),
+        request.tiled_vae,
     )
     tell(_about(generator))
     if request.compile:
         compiled = torch.compile(generator.model, dynamic=False)
         generator = replace(generator, model=compiled)  # pyright: ignore[reportArgumentType]
     tell(f"{plan.task}, {', '.join(plan.modalities)}: {_effort(plan)}")
-    starts = places(plan.frames if film is None else len(film.frames), plan.window)
-    clips = _sample(plan, film, starts, generator, watch)
-    record = _record(plan, film, starts, generator) | ({"annotator": annotated} if annotated else {})
-    return _write(plan, record, _seen(plan, film, clips, starts, generator))
+    starts = places(plan.frames, plan.window)
+    windows = [None] if film is None else cut(film if isinstance(film, Roll) else film.frames, starts, plan.window)
+    clips = _sampled(plan, windows, len(starts), generator, watch)
+    if isinstance(film, Roll):
+        seen, origin = _seen_in_windows(plan, film, clips, starts, generator.card), film.origin
+        _note(plan, origin.notes[len(film.facts.notes) :])
+    else:
+        (clip,) = clips
+        seen, origin = _seen(plan, film, clip, generator.card), film
+    record = _record(plan, origin, starts, generator) | ({"annotator": annotated} if annotated else {})
+    return _write(plan, record, seen)
 
 
-def _film(plan: Plan, card: ModelCard) -> tuple[Film | None, dict | None]:
+def _film(plan: Plan, card: ModelCard) -> tuple[Film | Roll | None, dict | None]:
     """What is given, as the model is to see it; who made it, where an annotator did."""
     if plan.facts is None:
         return None, None
     film, told = _annotated(plan, card) if plan.request.control_from else (_as_it_is(plan, plan.facts), None)
-    for note in film.notes:
-        say(f"infer: {picture_name(plan.facts.path)}: {note}")
+    _note(plan, film.facts.notes if isinstance(film, Roll) else film.notes)
     return film, told
 
 
-def _as_it_is(plan: Plan, facts: Facts) -> Film:
+def _note(plan: Plan, notes: Sequence[str]) -> None:
+    for note in notes:
+        say(f"infer: {picture_name(plan.path or '')}: {note}")
+
+
+def _as_it_is(plan: Plan, facts: Facts) -> Film | Roll:
+    whole, fps = not plan.request.size, plan.request.fps
+    if plan.frames > plan.window:
+        return Roll(facts, plan.canvas.picture, whole, fps)
     kind = "rgb" if plan.task == "estimate" else plan.request.modality
     frames = None if plan.request.every_frame else plan.frames
-    whole, fps = not plan.request.size, plan.request.fps
     return read_film(facts, frames, plan.canvas.picture, kind, whole=whole, fps=fps)
 
 
@@ -120,11 +144,11 @@ def _annotated(plan: Plan, card: ModelCard) -> tuple[Film, dict]:
     return replace(found.film, frames=row.encode(found.values, row.constants(found.values, size))), found.told
 
 
-def _sample(
-    plan: Plan, film: Film | None, starts: list[int], generator: Generator, watch: Watch | None
-) -> list[dict[str, Video]]:
-    """RGB and the modalities of each window."""
-    request, clips = plan.request, []
+def _sampled(
+    plan: Plan, windows: Iterable[Video | None], count: int, generator: Generator, watch: Watch | None
+) -> Iterator[dict[str, Video]]:
+    """RGB and the modalities of each of `count` windows, as they come."""
+    request = plan.request
     sampling = Sampling(
         steps=request.steps,
         sampler=request.sampler,
@@ -134,23 +158,21 @@ def _sample(
     )
     steps, done = len(sampling.times()) - 1, 0
     # closed before anything is said about what went wrong
-    with tqdm(total=steps * len(plan.modalities) * len(starts), desc="sampling", unit="step") as bar:
+    with tqdm(total=steps * len(plan.modalities) * count, desc="sampling", unit="step") as bar:
 
-        def step(named: Callable, number: int, draw: Callable[[], tuple[Frames, Frames]]) -> None:
+        def step(named: Callable, number: int, draw: Callable[[], tuple[Drawings, Drawings]]) -> None:
             bar.update()
             if watch is not None:
                 watch(done + number, lambda: named(draw()))
 
-        for start in starts:
-            frames, clip = None if film is None else film.frames[start : start + plan.window], {}
-            footage = _footage(plan, frames, generator)
+        for frames in windows:
+            footage, clip = _footage(plan, frames, generator), {}
             for name in plan.modalities:
                 named = partial(_named, plan, frames, name)
                 given = (plan.task, name, [plan.prompt], footage, sampling, partial(step, named))
                 clip |= named(generate(generator, *given))
                 done += steps
-            clips.append(clip)
-    return clips
+            yield clip
 
 
 def _footage(plan: Plan, frames: Video | None, generator: Generator) -> Footage:
@@ -165,7 +187,7 @@ def _footage(plan: Plan, frames: Video | None, generator: Generator) -> Footage:
     return Footage(**given, frames=plan.window, size=plan.canvas.model)
 
 
-def _named(plan: Plan, frames: Video | None, modality: str, videos: tuple[Drawn, Drawn]) -> dict[str, Video]:
+def _named(plan: Plan, frames: Video | None, modality: str, videos: tuple[Drawings, Drawings]) -> dict[str, Video]:
     """One clip by its streams, in the size of the picture."""
     video = {name: plan.canvas.crop(one[0]) for name, one in zip(("rgb", modality), videos, strict=True)}
     if frames is not None:
@@ -174,37 +196,33 @@ def _named(plan: Plan, frames: Video | None, modality: str, videos: tuple[Drawn,
     return video
 
 
-def _seen(
-    plan: Plan, film: Film | None, clips: list[dict[str, Video]], starts: list[int], generator: Generator
-) -> list[Seen]:
+def _seen(plan: Plan, film: Film | None, clip: dict[str, Video], card: ModelCard) -> list[Seen]:
     """RGB, then the modalities, with the values of those that were sampled, by the width that the model sees."""
     canvas, seen = plan.canvas, []
-    for name in clips[0]:
-        videos = [clip[name] for clip in clips]
+    for name, video in clip.items():
         if plan.streams[name] == "given" and film is not None:
             seen.append(Seen(name=name, video=film.frames))
-            continue
-        if name == "rgb":
-            # of one window: films are what comes in several
-            seen.append(Seen(name=name, video=videos[0]))
-            continue
-        row = generator.card.modality(name)
-        values = [row.decode(video, row.unknown_constants(*canvas.model)) for video in videos]
-        if len(clips) == 1:
-            whole, constants = values[0], row.unknown_constants(*canvas.picture)
-            video = row.redrawn(videos[0], canvas.widening)
+        elif name == "rgb":
+            seen.append(Seen(name=name, video=video))
         else:
-            whole = join(row, values, starts)
-            constants = row.constants(whole, canvas.picture)
-            video = row.encode(whole, constants)
-        seen.append(Seen(name=name, video=video, row=row, values=whole, constants=constants))
+            row = card.modality(name)
+            values = row.decode(video, row.unknown_constants(*canvas.model))
+            drawn, constants = row.redrawn(video, canvas.widening), row.unknown_constants(*canvas.picture)
+            seen.append(Seen(name=name, video=drawn, row=row, values=values, constants=constants))
     return seen
 
 
-def _sized(plan: Plan, row: Modality, values: np.ndarray) -> np.ndarray:
-    """Values as they are written."""
-    old, new = plan.canvas.picture, plan.values_size
-    return values if old == new else row.resize(values, old, new)
+def _seen_in_windows(
+    plan: Plan, roll: Roll, clips: Iterable[dict[str, Video]], starts: list[int], card: ModelCard
+) -> list[Seen]:
+    """The same of a film, whose values are drawn once all of them are known."""
+    rows = {name: card.modality(name) for name in plan.modalities}
+    seen = [Seen(name="rgb", video=roll)]
+    for name, values in joined(rows, clips, starts, plan.canvas.model, existing(plan.results.path)).items():
+        constants = rows[name].constants(values, plan.canvas.picture)
+        drawn = Drawn(rows[name], values, constants, plan.window)
+        seen.append(Seen(name=name, video=drawn, row=rows[name], values=values, constants=constants))
+    return seen
 
 
 def _about(generator: Generator) -> str:
@@ -225,7 +243,7 @@ def _effort(plan: Plan) -> str:
     )
 
 
-def _record(plan: Plan, film: Film | None, starts: list[int], generator: Generator) -> dict:
+def _record(plan: Plan, film: Origin | None, starts: list[int], generator: Generator) -> dict:
     """What was run, as run.json keeps it: nothing in it differs between two equal runs."""
     request, card = plan.request, generator.card
     kinds = ("video", "condition", "control_from")
@@ -237,7 +255,7 @@ def _record(plan: Plan, film: Film | None, starts: list[int], generator: Generat
         "prompt": plan.prompt,
         "inputs": inputs,
         "source": source,
-        "frames": plan.frames if film is None else len(film.frames),
+        "frames": plan.frames,
         "windows": {"frames": plan.window, "begin": starts} if len(starts) > 1 else None,
         "size": plan.canvas.picture,
         "model_size": plan.canvas.model,
@@ -263,16 +281,19 @@ def _write(plan: Plan, record: dict, seen: list[Seen]) -> Result:
     fps, strips, values = record["fps"], {}, {}
     with plan.results.writing(record) as folder:
         for one in seen:
-            write_video(one.video, folder / f"{one.name}.mp4", fps)
-            strips[f"{one.name}, {plan.streams[one.name]}"] = one.video
+            label = f"{one.name}, {plan.streams[one.name]}"
+            strips[label] = write_and_pick(one.video, folder / f"{one.name}.mp4", fps)
         for one in seen:
             if one.row is None or one.values is None:
                 continue
-            values[one.name] = found = _sized(plan, one.row, one.values)
+            sizes = plan.canvas.picture, plan.values_size
+            found = resized(one.row, one.values, *sizes, plan.window, existing(plan.results.path))
+            values[one.name] = found
             one.row.save(found, folder / one.name, fps)
             for kind in exports(plan.request.also, one.name):
                 kind.write(found, folder / one.name)
-            strips[f"{one.name}, the values read from it"] = one.row.picture(one.values, one.constants)
+            picked = np.asarray(one.values[evenly(len(one.values))])
+            strips[f"{one.name}, the values read from it"] = one.row.picture(picked, one.constants)
         labelled_strip(strips).save(folder / "picture.png")
     results = plan.results
     return Result(

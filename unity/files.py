@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,15 @@ def check_writable(path: str | Path) -> None:
                 folder.rmdir()
 
 
+def existing(path: str | Path) -> Path:
+    """The folder `path`, or the first of those above it that exists: on the disk that `path` will be on."""
+    path = Path(os.path.realpath(path))
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def check_space(path: str | Path, need: int) -> None:
     """Raises ValueError if the disk of `path`, which need not exist yet, has no `need` bytes to spare."""
-    path = Path(os.path.realpath(path))
-    free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+    free = shutil.disk_usage(existing(path)).free
     if free < need:
         raise ValueError(
             f"the disk of {path} has {free / 1e6:.0f} MB left, and {need / 1e6:.0f} MB are needed; "
@@ -125,6 +130,16 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: object, indent: int | None = 2) -> Path:
     """Write JSON that every reader accepts, see `json_text`."""
     return write_text(path, json_text(value, indent) + "\n")
+
+
+def write_json_lists(path: str | Path, entries: Mapping[str, object]) -> Path:
+    """What `write_json` writes of an object without indent; entries that are iterators are lists, as they come."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for number, (key, value) in enumerate(entries.items()):
+            file.write(f"{', ' if number else '{'}{json_text(key)}: ")
+            file.writelines(_listed(value) if isinstance(value, Iterator) else [json_text(value, None)])
+        file.write("}\n")
+    return Path(path)
 
 
 def json_text(value: object, indent: int | None = 2) -> str:
@@ -219,6 +234,14 @@ def _settle(temporary: Path, path: Path, last: str | None) -> None:
                 old.rename(path)
             raise
     flush(path.parent)
+
+
+def _listed(items: Iterator) -> Iterator[str]:
+    """The text of a list, item by item."""
+    yield "["
+    for index, item in enumerate(items):
+        yield ", " * (index > 0) + json_text(item, None)
+    yield "]"
 
 
 def _plain(value: Any) -> object:

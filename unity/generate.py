@@ -16,7 +16,7 @@ from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
-from unity.model.codec import stride
+from unity.model.codec import stride, tile
 from unity.model.hub import beside
 from unity.model.weights import load_model
 from unity.sampler import Known, Sampling, Solver, Texts, sample
@@ -62,10 +62,12 @@ def load_generator(
     codec_weights: Path | None = None,
     text_weights: Path | None = None,
     lora: Lora | None = None,
+    tiled_vae: bool = False,
 ) -> Generator:
     """Load a model folder, a run folder of launchers/train.py (its newest model), a file or a name of weights.
 
     An adapter `lora` is merged into them. On a GPU (the default where there is one) in bf16, on a CPU in fp32.
+    `tiled_vae`: see `unity.model.codec.tile`.
     Raises ValueError for what is missing.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -74,11 +76,14 @@ def load_generator(
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     model, card = load_model(checkpoint, place, dtype, lora=lora)
     usual = beside(card.base or checkpoint)
+    encoders = load_encoders(card.model, place, dtype, codec_weights or usual, text_weights or usual)
+    if tiled_vae:
+        tile(encoders.codec)
     return Generator(
         path=Path(checkpoint),
         model=model,
         card=card,
-        encoders=load_encoders(card.model, place, dtype, codec_weights or usual, text_weights or usual),
+        encoders=encoders,
         dtype=dtype,
     )
 

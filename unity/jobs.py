@@ -233,6 +233,7 @@ class _Worker:
             request.codec_weights,
             request.text_weights,
             lora_of(request),
+            request.tiled_vae,
         )
         if self._generator is None or self._of != weights:
             plan_request(request, card_of(request))

@@ -22,6 +22,7 @@ from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
+from unity.model.codec import WAN
 from unity.model.weights import read_card
 from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
@@ -77,6 +78,8 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     request, task, out = _complete(request)
     schedule = card.schedule(task).asked(steps=request.steps, shift=request.shift, guidance=request.guidance)
     request = replace(request, **vars(schedule))
+    if request.tiled_vae and card.model.codec not in WAN:
+        say(f"infer: the codec {card.model.codec} of this checkpoint is no VAE; --tiled-vae changes nothing here")
     facts = look(path) if (path := request.film) else None
     there = _there(facts, request.fps)
     window = request.frames or (card.frames if there is None else most_frames(card, there))
@@ -239,8 +242,10 @@ def _check_results(plan: Plan) -> None:
     planned = ("rgb.mp4", "picture.png", "run.json", *kinds)
     # two videos and, of the values, two files of eight bytes a pixel
     need = plan.frames * height * width * (3 + 3 * len(plan.modalities)) + (1 << 20)
+    # in windows, values lie there before they are written, too (unity.reel)
+    copies = 2 if plan.frames == plan.window else 4
     height, width = plan.values_size
-    need += plan.frames * height * width * 2 * 8 * len(plan.modalities)
+    need += plan.frames * height * width * copies * 8 * len(plan.modalities)
     plan.results.check(
         planned, [path for path in (plan.path, plan.request.checkpoint, plan.request.lora) if path], need
     )

@@ -69,7 +69,7 @@ class Request:
     # write values at the size of the video that was given, rather than at the size that the model sees
     at_film_size: bool = False
     # estimate every frame of the video instead, in overlapping windows of as many as the checkpoint was trained
-    # on; all of them are held in memory at the size that the model sees
+    # on; of a video of any length one window is in memory, its values wait on the disk
     every_frame: bool = False
     # height and width in pixels, cut from the centre of a video; by default its whole frame at its own aspect,
     # with about as many pixels as the checkpoint was trained on
@@ -78,6 +78,8 @@ class Request:
     device: str | None = None
     # weights of the Wan VAE, for the models that use it; by default those beside the checkpoint
     codec_weights: Path | None = None
+    # the Wan VAE works tile by tile: in less memory, slower; values differ a little where tiles meet
+    tiled_vae: bool = False
     # weights of UMT5, likewise
     text_weights: Path | None = None
 

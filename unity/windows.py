@@ -5,7 +5,8 @@ modality: depth's scale, the numbers of instances and people), and one turns int
 something in between are faded (`mix`), labels change in the middle.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,18 +26,38 @@ def places(frames: int, window: int) -> list[int]:
     return [*range(0, frames - window, step), frames - window]
 
 
-def join(row: Modality, clips: Sequence[np.ndarray], starts: Sequence[int]) -> np.ndarray:
-    """Values of all frames, from those of the windows that begin at `starts`."""
-    pieces, tail, begin = [], clips[0], starts[0]
-    for clip, start in zip(clips[1:], starts[1:], strict=True):
-        before, shared = tail[: start - begin], tail[start - begin :]
-        if row.agree is not None:
-            clip = row.agree(shared, clip)
-        shared = _as_many(shared, clip)
-        pieces.append(before)
-        tail, begin = np.concatenate((_seam(row, shared, clip[: len(shared)]), clip[len(shared) :])), start
-    pieces.append(tail)
-    return np.concatenate([_as_many(piece, tail) for piece in pieces])
+def cut(frames: Iterable[np.ndarray], starts: Sequence[int], window: int) -> Iterator[np.ndarray]:
+    """The windows that begin at `starts`, of frames that come one after the other; one is held at a time."""
+    coming, held, begin = iter(frames), [], 0
+    for start in starts:
+        held, begin = held[start - begin :], start
+        held += itertools.islice(coming, window - len(held))
+        yield np.stack(held)
+
+
+class Joint:
+    """Values of all frames from those of windows, as these come; one window is held at a time."""
+
+    def __init__(self, row: Modality):
+        self._row, self._tail, self._begin = row, None, 0
+
+    def add(self, clip: np.ndarray, start: int) -> np.ndarray:
+        """The next window, which begins at `start`; returns what is settled: the frames before it."""
+        if self._tail is None:
+            self._tail, self._begin = clip, start
+            return clip[:0]
+        before, shared = np.split(self._tail, [start - self._begin])
+        if self._row.agree is not None:
+            clip = self._row.agree(shared, clip)
+        shared = as_many(shared, clip)
+        joined = np.concatenate((_seam(self._row, shared, clip[: len(shared)]), clip[len(shared) :]))
+        self._tail, self._begin = joined, start
+        return before
+
+    def rest(self) -> np.ndarray:
+        """The frames from the last window's beginning on."""
+        assert self._tail is not None
+        return self._tail
 
 
 def _seam(row: Modality, earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
@@ -49,7 +70,7 @@ def _seam(row: Modality, earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
     return row.mix(earlier, later, weights.reshape(-1, *(1,) * (earlier.ndim - 1)))
 
 
-def _as_many(people: np.ndarray, others: np.ndarray) -> np.ndarray:
+def as_many(people: np.ndarray, others: np.ndarray) -> np.ndarray:
     """With as many people as `others`, the added ones unseen; what holds no people stays as it is."""
     if people.ndim != 4 or people.shape[1] >= others.shape[1] or people.shape[2:] != others.shape[2:]:
         return people

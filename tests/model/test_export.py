@@ -189,6 +189,17 @@ def test_what_leaves_says_what_was_trained_on_what(tmp_path, layout):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_page_tells_nobody_where_things_lie_on_a_disk():
+    """Data, base and history may be paths: their last names stay, and what is none stays whole."""
+    for place in ("/home/me and you/films/walk", "~/walk", "C:\\Users\\me\\walk"):
+        page = readme(replace(CARD, data=place, base=place, history={"begun from": place}), "unity")
+        assert page.count("| walk |") == 3 and not any(word in page for word in ("/home", "~", "C:", "Users"))
+    kept = replace(CARD, data="runs/walk", base="owner/repository", history={"code": "https://a.b/c"})
+    assert all(
+        words in readme(kept, "unity") for words in ("| runs/walk |", "| owner/repository |", "https://a.b/c")
+    )
+
+
 def test_weights_of_any_size_have_the_shape_that_their_settings_tell(tmp_path):
     """diffusers' own narrow model, with its config.json and without; one that lies is refused by the tensors."""
     sizes = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 80, "text_dim": 16, "num_layers": 3}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,10 +24,9 @@ Frames = UInt8[np.ndarray, "t h w 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    """Frames of a file and where they come from."""
+class Origin:
+    """Where frames come from."""
 
-    frames: Frames
     # seconds of each frame from the first frame of the file
     times: tuple[float, ...]
     # frames per second of what was chosen
@@ -37,6 +37,13 @@ class Film:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Film(Origin):
+    """Frames of a file and where they come from."""
+
+    frames: Frames
+
+
 @dataclass(frozen=True)
 class Fit:
     """How frames are brought to a size, see `picture.fit`."""
@@ -44,6 +51,33 @@ class Fit:
     size: tuple[int, int] | None
     stream: str
     whole: bool
+
+
+class Roll:
+    """Frames of a film as `read_film` gives all of them, but one after the other, each time that it is iterated.
+
+    No more than a few are in memory. Raises ValueError, when it is iterated, for a film that cannot be decoded.
+    """
+
+    def __init__(self, facts: Facts, size: tuple[int, int], whole: bool = False, fps: float | None = None):
+        self.facts, self._fit = facts, Fit(size, "rgb", whole)
+        self._wanted = facts.stamps if fps is None else paced(facts, fps)
+        self._seen: list[int] = []
+        self._faults: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        self._seen, self._faults = [], []
+        for stamp, shown in _pictures(self.facts, self._wanted, self._fit, False, self._faults):
+            self._seen.append(stamp)
+            yield shown
+
+    @property
+    def origin(self) -> Origin:
+        """Of the frames that the last iteration gave."""
+        return Origin(**_origin(self.facts, self._seen, self._faults, self._fit))
 
 
 def look(path: str | Path) -> Facts:
@@ -56,12 +90,17 @@ def look(path: str | Path) -> Facts:
         raise ValueError(f"there is no video file {picture_name(path)}; give the path of an existing one")
     faults: list[str] = []
     with opened(path) as stream:
-        packets = [packet for packet in decoding.packets(stream, faults) if packet.size and not packet.is_discard]
-        stamps = [packet.pts for packet in packets if packet.pts is not None]
+        # not the packets themselves, which are all of the file
+        packets = [
+            (packet.pts, packet.is_keyframe)
+            for packet in decoding.packets(stream, faults)
+            if packet.size and not packet.is_discard
+        ]
+        stamps = [stamp for stamp, _ in packets if stamp is not None]
         # AVI keeps the order of decoding, and what FFmpeg makes of it are no times of frames
         whole = len(stamps) == len(packets)
         timed = whole and len(set(stamps)) > 1 and stream.container.format.name != "avi"
-        keys = [p.pts for p in packets if p.is_keyframe and p.pts is not None] if timed else []
+        keys = [stamp for stamp, is_key in packets if is_key and stamp is not None] if timed else []
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or RATE
         ends = (f"it ends after {len(packets)} of {stream.frames} frames",) if len(packets) < stream.frames else ()
         facts = Facts(
@@ -100,20 +139,12 @@ def read_film(
     stamps = facts.stamps if within is None else between(facts, *within)
     stamps = stamps if fps is None else paced(facts, fps, stamps)[:frames]
     wanted = stamps if frames is None else choose(stamps, frames, str(facts.path))
-    kept, stamps, faults = _collect(facts, wanted, Fit(size, stream, whole))
+    fit = Fit(size, stream, whole)
+    kept, stamps, faults = _collect(facts, wanted, fit)
     if frames is None and len(kept) < len(wanted):
         # a stamp that no frame answers to is a picture that is not shown
         kept, stamps = _without_repeats(kept, stamps)
-    times = tuple(float((stamp - facts.stamps[0]) * facts.tick) for stamp in stamps)
-    span = times[-1] - times[0]
-    return Film(
-        frames=np.stack(kept),
-        times=times,
-        fps=(len(times) - 1) / span if span > 0 else float(facts.rate),
-        size=facts.size,
-        crop=picture.cut(facts.size, None if whole else size),
-        notes=(*facts.notes, *_damage(facts, (*facts.faults, *faults))),
-    )
+    return Film(frames=np.stack(kept), **_origin(facts, stamps, faults, fit))
 
 
 def shown(facts: Facts, size: tuple[int, int] | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
@@ -156,20 +187,42 @@ def _collect(facts: Facts, wanted: Sequence[int], fit: Fit) -> tuple[list[np.nda
 
 def _gather(facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool):
     kept, stamps, faults = [], [], []
+    for stamp, shown in _pictures(facts, wanted, fit, jump, faults):
+        kept.append(shown)
+        stamps.append(stamp)
+    return kept, stamps, faults
+
+
+def _pictures(
+    facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool, faults: list[str]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """Stamp and picture of the frame that is nearest to each of the wanted stamps."""
+    last, shown = None, None
+    # films may change their size on the way
+    size = fit.size or facts.size
     with opened(facts.path) as video:
         frames = jumping(video, facts, wanted) if jump else stamped(video, facts, faults)
         for stamp, frame in nearest(frames, wanted):
-            if stamps and stamp == stamps[-1]:
-                kept.append(kept[-1])
-            else:
-                shown = picture.upright(picture.show(frame), facts.matrix)
-                # films may change their size on the way
-                size = fit.size or (kept[0].shape[:2] if kept else facts.size)
-                kept.append(picture.fit(shown, facts.size, size, fit.stream, fit.whole))
-            stamps.append(stamp)
-        if not kept:
+            if shown is None or stamp != last:
+                upright = picture.upright(picture.show(frame), facts.matrix)
+                shown = picture.fit(upright, facts.size, size, fit.stream, fit.whole)
+                last = stamp
+            yield stamp, shown
+        if shown is None:
             raise ValueError("it has no frames")
-    return kept, stamps, faults
+
+
+def _origin(facts: Facts, stamps: Sequence[int], faults: Sequence[str], fit: Fit) -> dict[str, Any]:
+    """The entries of an `Origin`."""
+    times = tuple(float((stamp - facts.stamps[0]) * facts.tick) for stamp in stamps)
+    span = times[-1] - times[0]
+    return {
+        "times": times,
+        "fps": (len(times) - 1) / span if span > 0 else float(facts.rate),
+        "size": facts.size,
+        "crop": picture.cut(facts.size, None if fit.whole else fit.size),
+        "notes": (*facts.notes, *_damage(facts, (*facts.faults, *faults))),
+    }
 
 
 def _without_repeats(kept: list[np.ndarray], stamps: list[int]) -> tuple[list[np.ndarray], list[int]]:

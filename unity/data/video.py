@@ -30,6 +30,7 @@ RGB_QUALITY = 16
 _FAST = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "auto-alt-ref": "0", "g": "1000"}
 
 Frames = UInt8[np.ndarray, "t h w 3"]
+Frame = UInt8[np.ndarray, "h w 3"]
 
 
 def encode(frames: Frames, fps: float, quality: int | None = None) -> bytes:
@@ -75,16 +76,16 @@ def read_video(
     return read_film(look(path), frames, size, stream).frames
 
 
-def write_video(frames: Frames, path: str | Path, fps: float) -> Path:
+def write_video(frames: Frames | Iterable[Frame], path: str | Path, fps: float) -> Path:
     """Write an H.264 mp4 that any player shows (yuv420p, BT.709); odd sizes lose their last row or column.
 
-    The file is whole or absent.
+    Frames are taken one after the other. The file is whole or absent.
     """
-    even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    even = (frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames)
     with whole_file(path) as part:
         # x264's macroblock tree reads unset memory in small pictures, and two files of the same frames differ
         options = {"crf": "12", "preset": "veryfast", "movflags": "faststart", "x264-params": "mbtree=0"}
-        pictures = (_bt709(frame) for frame in np.ascontiguousarray(even))
+        pictures = (_bt709(np.ascontiguousarray(frame)) for frame in even)
         _write(str(part), "mp4", "libx264", "yuv420p", options, pictures, fps)
     return Path(path)
 

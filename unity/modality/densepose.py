@@ -63,7 +63,7 @@ def picture(surface: Surface, constants: dict[str, float]) -> Video:
 
 def save(surface: Surface, stem: Path, fps: float) -> list[Path]:
     """Folder `stem` with one RGB png per frame: part, 255·U, 255·V (the IUV images of DensePose)."""
-    return [save_images(stem, _iuv(surface))]
+    return [save_images(stem, (_iuv(frame[None])[0] for frame in surface))]
 
 
 def _iuv(surface: Surface) -> Video:

@@ -25,12 +25,14 @@ _STILL = 0.05
 
 def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
     """Range of the clip's inverse depth, in 1/m. Sky (infinite depth) has inverse depth 0."""
-    if not (depth > 0).all():
+    least = depth.min()
+    # nor is a NaN
+    if not least > 0:
         raise ValueError(
-            f"depth must be positive metres, inf where no surface is seen; the smallest is {np.min(depth)}; "
+            f"depth must be positive metres, inf where no surface is seen; the smallest is {least}; "
             f"replace holes by inf"
         )
-    return {"near": float(1 / depth.min()), "far": float(1 / depth.max())}
+    return {"near": float(1 / least), "far": float(1 / depth.max())}
 
 
 def unknown_constants(height: int, width: int) -> dict[str, float]:

@@ -1,14 +1,14 @@
 """Values in the files that other programs read as they are: rows of `EXPORTS`, asked for by `--also`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt16
 
 from unity.extras import extra
-from unity.files import whole_folder, write_json
+from unity.files import whole_folder, write_json, write_json_lists
 from unity.modality.files import OURS, save_images
 from unity.modality.skeleton import COCO_JOINTS, JOINTS
 
@@ -33,12 +33,17 @@ class Export(NamedTuple):
 
 def depth_png(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
     """`stem_16/000000.png` of 16 bits, and `stem_16.json` with the `scale`: depth = value / scale, 0 nothing."""
-    seen = np.isfinite(depth)
-    scale = _MOST / float(depth[seen].max()) if seen.any() else 1.0
-    levels = np.where(seen, np.maximum(np.where(seen, depth, 0) * scale + 0.5, 1), 0)
+    far = max(float(frame.max(initial=0, where=np.isfinite(frame))) for frame in depth)
+    scale = _MOST / far if far else 1.0
     about = {"scale": scale, "meaning": "depth = value / scale; 0: no surface is seen"}
-    images = np.minimum(levels, _MOST).astype(np.uint16)
+    images = (_levels(frame, scale) for frame in depth)
     return [save_images(_named(stem, "_16"), images), write_json(_named(stem, "_16.json"), about)]
+
+
+def _levels(depth: Float32[np.ndarray, "h w"], scale: float) -> UInt16[np.ndarray, "h w"]:
+    seen = np.isfinite(depth)
+    levels = np.where(seen, np.maximum(np.where(seen, depth, 0) * scale + 0.5, 1), 0)
+    return np.minimum(levels, _MOST).astype(np.uint16)
 
 
 def depth_exr(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
@@ -54,33 +59,37 @@ def depth_exr(depth: Float32[np.ndarray, "t h w"], stem: Path) -> list[Path]:
 
 def flow_kitti(flow: Float32[np.ndarray, "t h w 2"], stem: Path) -> list[Path]:
     """`stem_kitti/000000.png`: 16 bits, u and v as 64·pixels + 2^15 and 1 for valid (KITTI's devkit, 2015)."""
-    levels = np.clip(np.rint(flow * _KITTI_SCALE + _KITTI_ZERO), 0, _MOST).astype(np.uint16)
-    valid = np.ones((*levels.shape[:3], 1), np.uint16)
-    return [save_images(_named(stem, "_kitti"), np.concatenate((levels, valid), axis=-1))]
+    images = (
+        np.pad(
+            np.clip(np.rint(field * _KITTI_SCALE + _KITTI_ZERO), 0, _MOST).astype(np.uint16),
+            ((0, 0), (0, 0), (0, 1)),
+            constant_values=1,
+        )
+        for field in flow
+    )
+    return [save_images(_named(stem, "_kitti"), images)]
 
 
 def masks_coco(labels: UInt8[np.ndarray, "t h w"], stem: Path) -> list[Path]:
     """`stem_coco.json`: an annotation for each instance of each frame, its mask as COCO's uncompressed RLE."""
-    annotations = []
-    for frame, image in enumerate(labels):
-        for instance in np.unique(image[image > 0]).tolist():
-            mask = image == instance
-            rows, columns = np.nonzero(mask)
-            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": frame,
-                    "category_id": 1,
-                    "instance_id": instance,
-                    "segmentation": {"size": list(mask.shape), "counts": _runs(mask)},
-                    "area": int(mask.sum()),
-                    "bbox": [int(side) for side in box],
-                    "iscrowd": 1,
-                }
-            )
+    found = ({"image_id": frame} | mask for frame, image in enumerate(labels) for mask in _masks(image))
     categories = [{"id": 1, "name": "object"}]
-    return [_coco(_named(stem, "_coco.json"), labels.shape, annotations, categories)]
+    return [_coco(_named(stem, "_coco.json"), labels.shape, found, categories)]
+
+
+def _masks(image: UInt8[np.ndarray, "h w"]) -> Iterator[dict]:
+    for instance in np.unique(image[image > 0]).tolist():
+        mask = image == instance
+        rows, columns = np.nonzero(mask)
+        box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        yield {
+            "category_id": 1,
+            "instance_id": instance,
+            "segmentation": {"size": list(mask.shape), "counts": _runs(mask)},
+            "area": int(mask.sum()),
+            "bbox": [int(side) for side in box],
+            "iscrowd": 1,
+        }
 
 
 def masks_davis(labels: UInt8[np.ndarray, "t h w"], stem: Path) -> list[Path]:
@@ -98,27 +107,25 @@ def masks_davis(labels: UInt8[np.ndarray, "t h w"], stem: Path) -> list[Path]:
 
 def keypoints_coco(people: Float32[np.ndarray, "t p 18 3"], stem: Path) -> list[Path]:
     """`stem_coco.json`: an annotation for each person of each frame, 17 × [x, y, v], v 2 where visible, else 0."""
-    order = [JOINTS.index(name) for name in COCO_JOINTS]
-    annotations = []
-    for frame, row in enumerate(people[:, :, order]):
-        for person, joints in enumerate(row):
-            seen = joints[:, 2] > 0
-            if not seen.any():
-                continue
-            listed = np.where(seen[:, None], joints * (1, 1, 2), 0)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": frame,
-                    "category_id": 1,
-                    "person_id": person,
-                    "keypoints": np.round(listed, 2).flatten().tolist(),
-                    "num_keypoints": int(seen.sum()),
-                    "score": 1.0,
-                }
-            )
+    found = ({"image_id": frame} | person for frame, row in enumerate(people) for person in _keypoints(row))
     categories = [{"id": 1, "name": "person", "keypoints": COCO_JOINTS}]
-    return [_coco(_named(stem, "_coco.json"), (len(people),), annotations, categories)]
+    return [_coco(_named(stem, "_coco.json"), (len(people),), found, categories)]
+
+
+def _keypoints(people: Float32[np.ndarray, "p 18 3"]) -> Iterator[dict]:
+    order = [JOINTS.index(name) for name in COCO_JOINTS]
+    for person, joints in enumerate(people[:, order]):
+        seen = joints[:, 2] > 0
+        if not seen.any():
+            continue
+        listed = np.where(seen[:, None], joints * (1, 1, 2), 0)
+        yield {
+            "category_id": 1,
+            "person_id": person,
+            "keypoints": np.round(listed, 2).flatten().tolist(),
+            "num_keypoints": int(seen.sum()),
+            "score": 1.0,
+        }
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
@@ -137,11 +144,12 @@ def _runs(mask: np.ndarray) -> list[int]:
     return np.diff(edges).tolist()
 
 
-def _coco(path: Path, shape: tuple[int, ...], annotations: list[dict], categories: list[dict]) -> Path:
+def _coco(path: Path, shape: tuple[int, ...], found: Iterator[dict], categories: list[dict]) -> Path:
     frames, *sides = shape
     size = dict(zip(("height", "width"), sides, strict=False))
-    images = [{"id": frame, "file_name": f"{frame:06d}.png", **size} for frame in range(frames)]
-    return write_json(path, {"images": images, "annotations": annotations, "categories": categories}, indent=None)
+    images = ({"id": frame, "file_name": f"{frame:06d}.png", **size} for frame in range(frames))
+    numbered = ({"id": number} | annotation for number, annotation in enumerate(found, 1))
+    return write_json_lists(path, {"images": images, "annotations": numbered, "categories": categories})
 
 
 def _named(stem: Path, end: str) -> Path:

@@ -1,6 +1,7 @@
 """Writing the values of a modality: a reader sees a whole file or none."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import UInt
 
 from unity.files import whole_file, whole_folder
 
+Image = UInt[np.ndarray, "h w *rgb"]
 # names that a folder of numbered frames holds: such a folder may be replaced
 OURS = re.compile(r"\d{6}\.(png|flo|exr)").fullmatch
 
@@ -19,7 +21,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
-def save_images(folder: Path, images: UInt[np.ndarray, "t h w *rgb"]) -> Path:
+def save_images(folder: Path, images: Iterable[Image]) -> Path:
     """Folder of lossless 000000.png, 000001.png …, one per frame; one channel, or RGB."""
     # only drawing needs it; the table is read where OpenCV is not
     import cv2

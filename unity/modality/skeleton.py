@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from unity.files import write_json
+from unity.files import write_json_lists
 from unity.modality.base import Baseline, Facts, Measure, Modality, Video
 from unity.modality.coco import Detections, average_precision
 from unity.modality.overlap import best_pairs
@@ -114,9 +114,9 @@ def picture(people: People, constants: dict[str, float]) -> Video:
 
 def save(people: People, stem: Path, fps: float) -> list[Path]:
     """`stem.json`: joint names, fps, and frames → people → 18 × [x, y, visibility]."""
-    record = {"joints": JOINTS, "fps": fps, "frames": np.round(people.astype(float), 3).tolist()}
+    frames = (np.round(frame.astype(float), 3) for frame in people)
     path = stem.with_name(stem.name + ".json")
-    return [write_json(path, record, indent=None)]
+    return [write_json_lists(path, {"joints": JOINTS, "fps": fps, "frames": frames})]
 
 
 def score(prediction: Found, truth: Truth, threshold: float = 0.1) -> dict[str, float]:

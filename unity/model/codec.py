@@ -90,6 +90,12 @@ def load_wan_vae(name: str, weights: Path | None, device: str | torch.device, dt
     return vae.eval().requires_grad_(False).to(device)
 
 
+def tile(codec: Codec) -> None:
+    """Let a Wan VAE work on tiles of 256 pixels a side, blended where they meet; others need none."""
+    if isinstance(codec, WanCodec):
+        codec.vae.enable_tiling()
+
+
 def stride(name: str) -> tuple[int, int, int]:
     """The stride over t, h, w of a codec by its name, known without loading it."""
     return STRIDES[name]

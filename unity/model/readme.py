@@ -5,7 +5,7 @@ It says what the card knows and no more; scores come from a file of `python -m u
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -91,13 +91,21 @@ def _learnt(card: ModelCard) -> Iterator[tuple[str, str]]:
     )
     yield "conventions", f"input {model.input}, output {model.output}, predicts {model.prediction}"
     yield "clips", f"{card.frames} frames of {card.size[0]}×{card.size[1]}"
-    yield "data", card.data or "not known"
+    yield "data", _off_disk(card.data) or "not known"
     yield "stage, step", f"{card.stage}, {card.step:,}" if card.stage else "none of this project's training"
     rate = "" if card.learning_rate is None else f", peak rate {card.learning_rate:g}"
     yield "optimizer", f"{card.optimizer}{rate}" if card.optimizer else "not known"
     if card.base:
-        yield "starts from", card.base
-    yield from card.history.items()
+        yield "starts from", _off_disk(card.base)
+    yield from ((about, _off_disk(words)) for about, words in card.history.items())
+
+
+def _off_disk(words: str) -> str:
+    """Of what is a path on somebody's disk, the last name alone."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(words).is_absolute() or words.startswith("~"):
+            return kind(words).name
+    return words
 
 
 def _spoken(card: ModelCard) -> Iterator[tuple[str, str]]:

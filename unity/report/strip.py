@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -11,12 +11,17 @@ Video = UInt8[np.ndarray, "t h w 3"]
 _INK, _PAPER, _GAP = (34, 34, 34), (255, 255, 255), 3
 
 
+def evenly(frames: int, columns: int = 6) -> Int[np.ndarray, " n"]:
+    """The numbers of up to `columns` frames, evenly from the first to the last."""
+    return np.linspace(0, frames - 1, min(columns, frames)).round().astype(int)
+
+
 def frame_row(video: Video, columns: int = 6, height: int | None = None) -> UInt8[np.ndarray, "high wide 3"]:
     """Up to `columns` frames, evenly from the first to the last, side by side with a gap between them.
 
     `height` enlarges small frames by a whole number, so that no pixel is invented; larger ones stay as they are.
     """
-    picked = video[np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)]
+    picked = video[evenly(len(video), columns)]
     zoom = max(1, (height or 0) // video.shape[1])
     picked = picked.repeat(zoom, axis=1).repeat(zoom, axis=2)
     padded = np.pad(picked, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
