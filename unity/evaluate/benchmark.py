@@ -71,7 +71,7 @@ def _check(options: "Options", folder: Path) -> None:
 def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
     effort = Effort(steps=options.steps, guidance=options.guidance, seed=options.seed)
     answers: Answers | None = None
-    name, device = "model", options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name, device = options.checkpoint.name, options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.baseline is not None:
         answers, name = of_baseline(options.baseline, weights, device, effort), options.baseline
     elif options.predictions is not None:

@@ -11,7 +11,7 @@ COLUMNS = (
     "AbsRel",
     "δ<1.25",
 )
-NOTE = "published (arXiv 2512.07831, table 1), on other data"
+NOTE = "published, on other data"
 
 # model → numbers by column
 ROWS: dict[str, tuple[float | None, ...]] = {

@@ -71,7 +71,7 @@ def write(folder: Path, name: str, found: Mapping[Item, dict], about: dict) -> l
     head, rows = table_1(name, result)
     sheet = io.StringIO()
     csv.writer(sheet).writerows([head, *rows])
-    words = [f"{key}: {_said(value)}" for key, value in record.items() if key != "standing"]
+    words = [f"{key}: {_said(value)}" for key, value in record.items() if key != "standing" and value is not None]
     sections = [
         Section(title="The paper's table 1", text=_FIRST, parts=[Table(head=head, rows=rows)]),
         *(_section(track, by_modality) for track, by_modality in result.items()),
@@ -84,9 +84,9 @@ def write(folder: Path, name: str, found: Mapping[Item, dict], about: dict) -> l
 
 
 _FIRST = (
-    "Rows marked as published are the paper's own numbers, of clips that nobody else has: they tell the order of "
-    "magnitude, and compare with nothing measured here. A dash is a number that was not asked for, or that needs "
-    "networks whose weights do not come along."
+    "Rows marked as published are the paper's own numbers (arXiv 2512.07831), of clips that nobody else has: they "
+    "tell the order of magnitude, and compare with nothing measured here. A dash is a number that was not asked "
+    "for, or that needs networks whose weights do not come along."
 )
 
 
