@@ -23,7 +23,7 @@ from harness import write_result
 
 from unity.data import engine
 from unity.data.annotate.clip import annotated, worker
-from unity.data.annotate.table import ANNOTATORS, GATES
+from unity.data.annotate.table import ANNOTATORS, GATES, WEIGHTS
 from unity.data.weights import found_weights
 
 # of those that need no network of their own
@@ -47,7 +47,7 @@ class Options:
 
 def clip_seconds(name: str | None, options: Options) -> list[float]:
     """CPU-seconds of each repetition, reading the film and encoding what was drawn included; None: those alone."""
-    weights = found_weights(options.weights, tuple(row.weights for row in ANNOTATORS.values() if row.weights))
+    weights = found_weights(options.weights, WEIGHTS)
     rows = [ANNOTATORS[name]] if name else []
     loaded = [(row, row.load(weights, row.settings, "cpu")) for row in rows]
     end = (options.frames - 1) / options.fps
@@ -99,7 +99,7 @@ def engine_share(options: Options) -> dict:
 def main(options: Options) -> None:
     cv2.setNumThreads(1)
     given = {word.partition("=")[0] for word in options.weights}
-    usable = [name for name in CPU if not ANNOTATORS[name].weights or ANNOTATORS[name].weights in given]
+    usable = [name for name in CPU if given.issuperset(ANNOTATORS[name].weights)]
     base = statistics.median(clip_seconds(None, options))
     print(f"reading a clip of {options.frames} frames: {base:.2f} CPU s")
     rows = {}
