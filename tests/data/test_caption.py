@@ -52,6 +52,16 @@ def test_a_folder_without_all_of_it_is_refused(blip, tmp_path):
         captioner(str(tmp_path), "cpu")
 
 
+def test_a_name_that_cannot_be_had_is_a_sentence(monkeypatch, tmp_path):
+    """Without the hub, and nothing of it fetched before."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"nobody/blip is no folder.* download nobody/blip --local-dir FOLDER"):
+        captioner("nobody/blip", "cpu")
+
+
 def test_only_clips_without_words_are_described(tmp_path):
     path = write_video(VIDEO, tmp_path / "film.mp4", 8.0)
     film = {"video": str(path), "source": "general", "start": 0.0, "end": 0.5, "rate": 8.0}

@@ -13,6 +13,10 @@ _SETTINGS: Mapping[str, float] = {"tokens": 40, "beams": 3}
 _WORDS = "network that describes pictures"
 
 
+# of a repository, what torch does not read
+_OTHERS = ["*.h5", "*.msgpack", "*.onnx", "*.ot"]
+
+
 @dataclass(frozen=True)
 class Captioner:
     """Who describes clips, and how."""
@@ -29,10 +33,10 @@ def captioner(place: str, device: str) -> Captioner:
     """
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-    reach = {"local_files_only": Path(place).exists()}
-    model: Any = from_folder(AutoModelForImageTextToText, place, _WORDS, **reach).to(device)
-    processor = loaded(AutoImageProcessor, place, _WORDS, use_fast=False, **reach)
-    tokenizer = loaded(AutoTokenizer, place, _WORDS, **reach)
+    folder = _folder(place)
+    model: Any = from_folder(AutoModelForImageTextToText, folder, _WORDS).to(device)
+    processor = loaded(AutoImageProcessor, folder, _WORDS, use_fast=False)
+    tokenizer = loaded(AutoTokenizer, folder, _WORDS)
 
     def say(video: Video) -> str:
         picture = processor(images=[video[len(video) // 2]], return_tensors="pt").to(device)
@@ -42,3 +46,18 @@ def captioner(place: str, device: str) -> Captioner:
 
     who = {"name": place, "versions": versions(("torch", "transformers")), "settings": dict(_SETTINGS)}
     return Captioner(say, who)
+
+
+def _folder(place: str) -> str:
+    """Itself, or where a repository lies after it was fetched, or where it was fetched to before."""
+    if Path(place).exists():
+        return place
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(place, ignore_patterns=_OTHERS)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{place} is no folder, and not to be had from the hub ({str(error).splitlines()[0]}); where it is "
+            f"in reach, run `huggingface-cli download {place} --local-dir FOLDER`, and give FOLDER"
+        ) from error
