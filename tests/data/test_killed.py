@@ -1,5 +1,6 @@
 """From films to shards by the commands, each killed on the way and given again: the bytes of a run left alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -71,5 +72,7 @@ def test_commands_that_are_killed_give_the_same_bytes(films, tmp_path):
     _killed(ANNOTATE, films, killed, killed / "data.work/out")
     assert not (killed / "data").exists()
     _whole(ANNOTATE, films, killed)
+    told = json.loads((killed / "data/annotations.json").read_text())
+    assert (told["clips"], told["available"], told["wordless"]) == (6, {"flow": 6}, 6)
     found = _bytes(killed / "data")
     assert found == _bytes(alone / "data") and {"dataset.json", "annotations.jsonl", "views.png"} <= found.keys()
