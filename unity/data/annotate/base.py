@@ -44,6 +44,11 @@ class Annotator:
         """Names of its weights of which nobody said where they are."""
         return [name for name in self.weights if name not in weights]
 
+    def check(self, weights: Weights) -> None:
+        """Raises ValueError with the way out unless all of its weights are given."""
+        if missing := self.missing(weights):
+            raise ValueError(f"{self.name} wants --weights {missing[0]}=PATH; docs/data.md says whence")
+
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """Of packages; "absent" where one is not installed."""

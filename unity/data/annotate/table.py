@@ -215,7 +215,6 @@ def annotators(names: tuple[str, ...] | None, weights: Weights) -> dict[str, Ann
     for row in (ANNOTATORS[name] for name in names):
         if other := found.get(row.modality):
             raise ValueError(f"{other.name} and {row.name} both make {row.modality}; name one of them")
-        if missing := row.missing(weights):
-            raise ValueError(f"{row.name} wants --weights {missing[0]}=PATH; docs/data.md says whence")
+        row.check(weights)
         found[row.modality] = row
     return found
