@@ -3,14 +3,16 @@
     python benchmarks/annotate_bench.py --video film.mp4 [--frames 33] [--size 256] [--weights mediapipe=WHEEL]
 
 Processor time (user + system), so that other processes hardly count; each is loaded, and has seen a clip, before.
-What the engine (Ray Data) adds is the wall time of a whole stage, on one worker and with its cluster started, in
-which no clip was worked on, as a share of that in which one was.
+What the engine (Ray Data) adds is the processor time of all of its processes beyond that of work on clips: once
+for the cluster, once for a stage, and a share of each clip's own (of two stages, one with a quarter of the clips).
 """
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import contextlib
+import math
 import statistics
 import tempfile
 import time
@@ -18,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import psutil
 import tyro
 from harness import write_result
 
 from unity.data import engine
 from unity.data.annotate.clip import annotated, worker
-from unity.data.annotate.table import ANNOTATORS, GATES
+from unity.data.annotate.table import ANNOTATORS, GATES, WEIGHTS
 from unity.data.weights import found_weights
 
 # of those that need no network of their own
@@ -38,7 +41,7 @@ class Options:
     fps: float = 16.0
     repeats: int = 3
     # that the engine gets, to see what it adds
-    clips: int = 16
+    clips: int = 24
     # NAME=PATH, of annotators that have weights: the others are left out
     weights: tuple[str, ...] = ()
     # where to write the JSON; benchmarks/results by default
@@ -47,7 +50,7 @@ class Options:
 
 def clip_seconds(name: str | None, options: Options) -> list[float]:
     """CPU-seconds of each repetition, reading the film and encoding what was drawn included; None: those alone."""
-    weights = found_weights(options.weights, tuple(row.weights for row in ANNOTATORS.values() if row.weights))
+    weights = found_weights(options.weights, WEIGHTS)
     rows = [ANNOTATORS[name]] if name else []
     loaded = [(row, row.load(weights, row.settings, "cpu")) for row in rows]
     end = (options.frames - 1) / options.fps
@@ -63,43 +66,67 @@ def clip_seconds(name: str | None, options: Options) -> list[float]:
 
 
 def timed_worker(**settings: object) -> engine.Work:
-    """The stage's own worker, which tells how long each clip took, its loading with the first."""
-    begun = time.perf_counter()
-    work, waited = worker(**settings), [time.perf_counter() - begun]
+    """The stage's own worker, which tells the processor time of each clip, that of its loading with the first."""
+    begun = time.process_time()
+    work, waited = worker(**settings), [time.process_time() - begun]
 
     def timed(name: str, record: engine.Record) -> tuple[engine.Record, bytes]:
-        start = time.perf_counter()
+        start = time.process_time()
         told, data = work(name, record)
-        return told | {"seconds": time.perf_counter() - start + (waited.pop() if waited else 0)}, data
+        return told | {"seconds": time.process_time() - start + (waited.pop() if waited else 0)}, data
 
     return timed
 
 
 def engine_share(options: Options) -> dict:
-    """Wall seconds of a stage of DIS on one worker, those in which it worked, and the rest as a share of those."""
-    length, cluster = (options.frames - 1) / options.fps, engine.Cluster(workers=1)
-    film = {"video": str(options.video.resolve()), "source": "general", "caption": "", "rate": options.fps}
-    starts = {f"{n:03}": 0.1 * n for n in range(options.clips)}
-    rows = {name: film | {"start": start, "end": start + length} for name, start in starts.items()}
-    gates = {"flow": [vars(rule) for rule in GATES["flow"]]}
-    size = [options.size, options.size]
-    settings = {"names": ["dis"], "weights": {}, "gates": gates, "frames": options.frames, "size": size}
+    """Processor time of stages of DIS on one worker beside that of its clips: what a stage adds, and each clip."""
+    cluster = engine.Cluster(workers=1)
+    begun = _spent()
     engine.start(cluster)
+    started = _spent() - begun
+    counts = [max(1, options.clips // 4), options.clips]
+    (few, few_work), (many, many_work) = (_stage(options, count, cluster) for count in counts)
+    a_clip = (many - few) / (many_work - few_work) - 1
+    stage = few - few_work * (1 + a_clip)
+    told = {"clips": counts[1], "cpu_s": many, "work_s": many_work, "start_s": started, "stage_s": stage}
+    whole = (started + stage) * counts[1] / many_work
+    return told | {
+        "a_clip": a_clip,
+        "clips_for_5_percent": math.ceil(whole / (0.05 - a_clip)) if a_clip < 0.05 else None,
+    }
+
+
+def _stage(options: Options, clips: int, cluster: engine.Cluster) -> tuple[float, float]:
+    """Processor time of a stage of so many clips, and of its worker in them."""
+    length = (options.frames - 1) / options.fps
+    film = {"video": str(options.video.resolve()), "source": "general", "caption": "", "rate": options.fps}
+    starts = {f"{n:03}": 0.1 * n for n in range(clips)}
+    rows = {name: film | {"start": start, "end": start + length} for name, start in starts.items()}
+    gates, size = {"flow": [vars(rule) for rule in GATES["flow"]]}, [options.size, options.size]
+    settings = {"names": ["dis"], "weights": {}, "gates": gates, "frames": options.frames, "size": size}
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun = _spent()
         lost = engine.run(Path(folder) / "work", rows, timed_worker, settings | {"device": "cpu"}, cluster)
-        whole = time.perf_counter() - begun
+        whole = _spent() - begun
         done = [record for _, record in engine.records(Path(folder) / "work")]
     if lost or any("error" in record for record in done):
         raise SystemExit(f"the engine did not do all clips: {lost or done}")
-    spent = sum(record["seconds"] for record in done)
-    return {"clips": len(done), "wall_s": whole, "work_s": spent, "overhead": whole / spent - 1}
+    return whole, sum(record["seconds"] for record in done)
+
+
+def _spent() -> float:
+    """Processor seconds of this process and of all that it started, those that have ended too."""
+    spent, here = 0.0, psutil.Process()
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            spent += sum(process.cpu_times()[:4])
+    return spent
 
 
 def main(options: Options) -> None:
     cv2.setNumThreads(1)
     given = {word.partition("=")[0] for word in options.weights}
-    usable = [name for name in CPU if not ANNOTATORS[name].weights or ANNOTATORS[name].weights in given]
+    usable = [name for name in CPU if given.issuperset(ANNOTATORS[name].weights)]
     base = statistics.median(clip_seconds(None, options))
     print(f"reading a clip of {options.frames} frames: {base:.2f} CPU s")
     rows = {}
@@ -107,7 +134,11 @@ def main(options: Options) -> None:
         rows[name] = statistics.median(clip_seconds(name, options)) - base
         print(f"{name}: {rows[name]:.2f} CPU s more, {3600 / (base + rows[name]):.0f} clips a CPU-hour")
     added = engine_share(options)
-    print(f"the engine adds {added['overhead']:.1%} to {added['clips']} clips in {added['wall_s']:.0f} s")
+    print(
+        f"the engine adds {added['a_clip']:.1%} to a clip's {added['work_s'] / added['clips']:.2f} CPU s, "
+        f"{added['start_s']:.1f} CPU s to start and {added['stage_s']:.1f} for a stage: "
+        f"5% in all from {added['clips_for_5_percent']} clips on"
+    )
     shape = {"frames": options.frames, "size": options.size}
     named = [
         {"annotator": name, "seconds": value, "per_hour": 3600 / (base + value)} for name, value in rows.items()

@@ -1,6 +1,7 @@
 """Ray Data as the engine: rows that fail, that end their process, and jobs that are killed on the way."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -39,10 +40,11 @@ if __name__ == "__main__":
 """
 
 
-def _start(script: Path) -> subprocess.Popen:
+def _start(script: Path, **pipes: int) -> subprocess.Popen:
     environment = os.environ | {"RAY_worker_niceness": "0", "PYTHONPATH": f"{script.parent}:{Path.cwd()}"}
+    pipes = {"stdout": subprocess.PIPE} | pipes
     return subprocess.Popen(
-        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script)], env=environment, text=True, start_new_session=True, **pipes
     )
 
 
@@ -82,3 +84,52 @@ def test_what_was_written_is_not_done_again(tmp_path):
         pytest.raises(ValueError, match="another job is at work"),
     ):
         engine.run(folder, {}, lambda: None, {"factor": 2, "pause": 1.0}, engine.Cluster())
+
+
+FULL = """
+import random
+from pathlib import Path
+from unity.command import end
+from unity.data import engine
+
+def make():
+    def work(name, record):
+        with open({log!r}, "a") as log:
+            log.write(name + "\\n")
+        return {{}}, random.Random(name).randbytes(300_000)
+    return work
+
+if __name__ == "__main__":
+    rows = {{f"r{{i}}": {{}} for i in range(6)}}
+    end("job", lambda: print(engine.run(Path({folder!r}), rows, make, {{}}, engine.Cluster(workers=1))))
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a megabyte, and what makes it larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], capture_output=True).returncode:
+        pytest.skip("this user may mount no disk")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_costs_nothing_that_is_written(small_disk, tmp_path):
+    disk, enlarge = small_disk
+    folder, log, script = disk / "stage", tmp_path / "log", tmp_path / "job_of_bytes.py"
+    script.write_text(FULL.format(folder=str(folder), log=str(log)))
+    first = _start(script, stderr=subprocess.PIPE)
+    said = first.communicate(timeout=500)[1].splitlines()[-1]
+    kept = {name for name, _ in engine.records(folder)}
+    assert first.returncode == 2 and 1 <= len(kept) < 6
+    assert said.startswith(f"job: {6 - len(kept)} of 6 are not done: the disk of {folder} has")
+    assert said.endswith("make room there, or give another folder. What is done is kept; the same command goes on")
+    enlarge()
+    log.write_text("")
+    second = _start(script, stderr=subprocess.PIPE)
+    assert "{}" in second.communicate(timeout=500)[0].splitlines()
+    assert sorted(log.read_text().split()) == sorted({f"r{i}" for i in range(6)} - kept)
+    wanted = [(f"r{i}", {}, random.Random(f"r{i}").randbytes(300_000)) for i in range(6)]
+    assert list(engine.results(folder)) == wanted

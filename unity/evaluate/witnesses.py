@@ -38,13 +38,14 @@ def load_witness(name: str, weights: Weights, device: str) -> Witness:
 
 def load_witnesses(weights: Weights, device: str) -> tuple[Witness, ...]:
     """All annotators that these weights are for."""
-    return tuple(load_witness(name, weights, device) for name, row in ANNOTATORS.items() if row.weights in weights)
+    able = [name for name, row in ANNOTATORS.items() if row.weights and not row.missing(weights)]
+    return tuple(load_witness(name, weights, device) for name in able)
 
 
 def absent(weights: Weights) -> dict[str, str]:
     """The annotators that lack weights, and what would bring them in."""
-    lacking = [row for row in ANNOTATORS.values() if row.weights and row.weights not in weights]
-    return {row.name: f"--weights {row.weights}=PATH" for row in lacking}
+    lacking = {row.name: missing for row in ANNOTATORS.values() if (missing := row.missing(weights))}
+    return {name: "--weights " + " ".join(f"{one}=PATH" for one in missing) for name, missing in lacking.items()}
 
 
 def readings(

@@ -29,8 +29,8 @@ class Annotator:
     words: str
     # packages whose versions are written down with what it made
     packages: tuple[str, ...]
-    # the name under which --weights gives its weights; empty: it has none
-    weights: str = ""
+    # the names under which --weights gives what it needs, all of it
+    weights: tuple[str, ...] = ()
     # what changes its answers
     settings: Mapping[str, float] = field(default_factory=dict)
     # (weights, settings, device) → annotate; raises ValueError with the way out where something is missing
@@ -38,16 +38,20 @@ class Annotator:
 
     def made_by(self) -> dict:
         """Name, versions and settings, as they are kept with every clip."""
-        return {"name": self.name, "versions": _versions(self.packages), "settings": dict(self.settings)}
+        return {"name": self.name, "versions": versions(self.packages), "settings": dict(self.settings)}
 
-    def path(self, weights: Weights) -> Path:
-        """Where its weights are; ValueError with the way out if nobody said."""
-        if self.weights not in weights:
-            raise ValueError(f"{self.name} wants --weights {self.weights}=PATH; docs/data.md says whence")
-        return weights[self.weights]
+    def missing(self, weights: Weights) -> list[str]:
+        """Names of its weights of which nobody said where they are."""
+        return [name for name in self.weights if name not in weights]
+
+    def check(self, weights: Weights) -> None:
+        """Raises ValueError with the way out unless all of its weights are given."""
+        if missing := self.missing(weights):
+            raise ValueError(f"{self.name} wants --weights {missing[0]}=PATH; docs/data.md says whence")
 
 
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Of packages; "absent" where one is not installed."""
     found = {}
     for package in packages:
         try:

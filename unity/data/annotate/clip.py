@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unity.data.annotate.base import Annotation, Annotator
+from unity.data.annotate.caption import Captioner, captioner
 from unity.data.annotate.values import measure, shrink
 from unity.data.clips import Clip
 from unity.data.engine import Record, Work
@@ -23,9 +24,15 @@ Video = UInt8[np.ndarray, "t h w 3"]
 
 
 def worker(
-    names: Sequence[str], weights: Mapping[str, str], gates: Record, frames: int, size: Sequence[int], device: str
+    names: Sequence[str],
+    weights: Mapping[str, str],
+    gates: Record,
+    frames: int,
+    size: Sequence[int],
+    device: str,
+    words: str | None = None,
 ) -> Work:
-    """Annotates one clip."""
+    """Annotates one clip; `words` is who describes those that have none, if anybody does."""
     from unity.data.annotate.table import ANNOTATORS
 
     cv2.setNumThreads(1)
@@ -33,9 +40,10 @@ def worker(
     paths = {name: Path(path) for name, path in weights.items()}
     loaded = [(row, row.load(paths, row.settings, device)) for row in rows]
     rules = {modality: [Rule(**row) for row in table] for modality, table in gates.items()}
+    describes = captioner(words, device) if words else None
 
     def work(name: str, record: Record) -> tuple[Record, bytes]:
-        clip, told = annotated(name, record, loaded, rules, frames, (size[0], size[1]))
+        clip, told = annotated(name, record, loaded, rules, frames, (size[0], size[1]), describes)
         columns = to_bytes(encode_clip(clip))
         lengths = {column: len(data) for column, data in columns.items()}
         facts = {"columns": lengths, "source": clip.source, "available": list(clip.available)}
@@ -52,8 +60,12 @@ def annotated(
     gates: Mapping[str, Sequence[Rule]],
     frames: int,
     size: tuple[int, int],
+    describes: Captioner | None = None,
 ) -> tuple[Clip, Record]:
-    """The clip with what passed its gate; for every annotator who it was, its numbers, and why it is left out."""
+    """The clip with what passed its gate; for every annotator who it was, its numbers, and why it is left out.
+
+    One without words gets some of who `describes`, and says of whom.
+    """
     seen, by = _read(record, frames, size)
     video, constants, told = {"rgb": _smaller(seen, by)}, {}, {}
     for row, annotate in loaded:
@@ -63,17 +75,18 @@ def annotated(
             modality, values = MODALITIES[row.modality], shrink(row.modality, made.values, by)
             constants[row.modality] = modality.constants(values, size)
             video[row.modality] = modality.encode(values, constants[row.modality])
-    meta = {"file": record["video"], "start": record["start"], "end": record["end"], "annotators": told}
+    who = {} if record["caption"] or describes is None else {"captioner": describes.made_by}
+    meta = {"file": record["video"], "start": record["start"], "end": record["end"], "annotators": told} | who
     clip = Clip(
         name=name,
         source=record["source"],
-        caption=record["caption"],
+        caption=describes.say(seen) if who and describes else record["caption"],
         fps=record["rate"],
         video=video,
         constants=constants,
         meta=meta,
     )
-    return clip, {"clip": name, "source": clip.source, "annotators": told}
+    return clip, {"clip": name, "source": clip.source, "caption": clip.caption, "annotators": told} | who
 
 
 def judged(row: Annotator, made: Annotation, video: Video, gates: Sequence[Rule]) -> Record:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unity.data.annotate.base import Annotation, Video, Weights
+from unity.data.weights import from_folder, loaded
 
 # inverse depth of what is farthest, of what is nearest: black would say sky
 _FARTHEST = 1 / 255
@@ -19,13 +20,9 @@ def load_depth_anything(
     """Depth Anything V2 (Yang et al., 2024) in transformers' layout, from a folder; frame by frame."""
     from transformers import AutoImageProcessor, DepthAnythingForDepthEstimation
 
-    path = weights["depth-anything"]
-    try:
-        model = DepthAnythingForDepthEstimation.from_pretrained(path, local_files_only=True).eval()
-        processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, use_fast=False)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no Depth Anything ({str(error).splitlines()[0]})") from error
-    model.to(device)  # pyright: ignore[reportArgumentType]
+    path, words = weights["depth-anything"], "Depth Anything"
+    model = from_folder(DepthAnythingForDepthEstimation, path, words).to(device)
+    processor = loaded(AutoImageProcessor, path, words, use_fast=False)
     return lambda video: Annotation(relative(_inverse(model, processor, video)))
 
 

@@ -47,6 +47,8 @@ class Options:
     annotators: tuple[str, ...] | None = None
     # NAME=PATH of annotators that have weights
     weights: tuple[str, ...] = ()
+    # who describes clips that have no words, such as BLIP: a folder as transformers saves it, or a name of the hub
+    captioner: str | None = None
     # JSON file {gate: threshold, or null to leave it out}
     gates: Path | None = None
     cluster: tyro.conf.OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
@@ -62,6 +64,9 @@ class Summary:
     # modality → annotator, how many clips have it, how many lost it at a gate
     annotators: Mapping[str, str]
     available: Mapping[str, int]
+    # clips that the captioner described; clips without any words
+    described: int
+    wordless: int
     # gate or fault → how many, and an example
     left_out: Mapping[str, int]
     why: Mapping[str, str]
@@ -73,6 +78,8 @@ class Summary:
             who = self.annotators.get(name)
             found = f"{self.available.get(name, 0)} by {who}" if who else "absent, nobody annotates it"
             lines.append(f"  {name}: {found}")
+        lines += [f"  {self.described} described by the captioner"] * bool(self.described)
+        lines += [f"  {self.wordless} without a caption"] * bool(self.wordless)
         lines += [f"  left out {count} × {kind}: {self.why[kind]}" for kind, count in self.left_out.items()]
         return "\n".join([*lines, f"  {self.work} may be deleted"])
 
@@ -124,7 +131,13 @@ def _settings(options: Options, rows: Mapping[str, Annotator], weights: Mapping[
         "frames": options.frames,
         "size": [options.size, options.size],
         "device": "cuda" if options.cluster.gpus else "cpu",
+        "words": options.captioner and _place(options.captioner),
     }
+
+
+def _place(captioner: str) -> str:
+    """A folder's path from the root, since workers may be elsewhere; a name of the hub as it is."""
+    return str(Path(captioner).resolve()) if Path(captioner).exists() else captioner
 
 
 def _samples(work: Path, rows: Mapping[str, Record]) -> Iterator[Sample]:
@@ -139,13 +152,20 @@ def _samples(work: Path, rows: Mapping[str, Record]) -> Iterator[Sample]:
             yield Sample(name, facts["source"], about, facts["available"], columns, who)
 
 
+def _line(name: str, record: Record, fault: str | None) -> Record:
+    """What the ledger says of a clip."""
+    said = {key: record[key] for key in ("caption", "captioner") if key in record}
+    return {"clip": name, "annotators": record.get("annotators", {}), "fault": fault} | said
+
+
 def _write_results(
     out: Path, work: Path, rows: Mapping[str, Record], lost: Mapping[str, str], who: Mapping[str, Annotator]
 ) -> Summary:
     done = {name: record for name, record in engine.records(work) if name in rows}
     faults = {name: record["error"] for name, record in done.items() if "error" in record} | dict(lost)
-    told = {name: record["annotators"] for name, record in done.items() if "error" not in record}
-    lines = [{"clip": name, "annotators": told.get(name, {}), "fault": faults.get(name)} for name in sorted(rows)]
+    good = {name: record for name, record in done.items() if "error" not in record}
+    told = {name: record["annotators"] for name, record in good.items()}
+    lines = [_line(name, good.get(name, {}), faults.get(name)) for name in sorted(rows)]
     write_text(out / LEDGER, "".join(json_text(line, indent=None) + "\n" for line in lines))
     kinds = [(name, modality, row) for name, rows in told.items() for modality, row in rows.items()]
     refused = [(f"{m} by {row['name']}", f"{name}: {row['why']}") for name, m, row in kinds if not row["kept"]]
@@ -156,6 +176,8 @@ def _write_results(
         written=len(told),
         annotators={modality: row.name for modality, row in who.items()},
         available=dict(Counter(m for rows in told.values() for m, row in rows.items() if row["kept"])),
+        described=sum("captioner" in record for record in good.values()),
+        wordless=sum(record.get("caption") == "" for record in good.values()),
         left_out=dict(Counter(kind for kind, _ in refused)),
         why=dict(reversed(refused)),
         work=str(work),

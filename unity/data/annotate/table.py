@@ -1,6 +1,6 @@
 """The annotators, one row each, and the gates that their work must pass."""
 
-from unity.data.annotate import depth, flow, masks, people, pose, video_depth
+from unity.data.annotate import depth, flow, masks, people, pose, track, video_depth
 from unity.data.annotate.base import Annotator, Weights
 from unity.data.rules import Rule
 
@@ -18,7 +18,7 @@ _ROWS = (
         modality="skeleton",
         words="MediaPipe's BlazePose, four people at most",
         packages=("mediapipe",),
-        weights="mediapipe",
+        weights=("mediapipe",),
         settings={"confidence": 0.5},
         load=pose.load_skeleton,
     ),
@@ -27,7 +27,7 @@ _ROWS = (
         modality="segmentation",
         words="MediaPipe's mask of each person; things are background",
         packages=("mediapipe",),
-        weights="mediapipe",
+        weights=("mediapipe",),
         settings={"confidence": 0.5},
         load=pose.load_masks,
     ),
@@ -36,7 +36,7 @@ _ROWS = (
         modality="segmentation",
         words="U²-Net's most salient object, one instance",
         packages=("onnxruntime",),
-        weights="salient",
+        weights=("salient",),
         load=masks.load_salient,
     ),
     # of the paper's kind, for machines that have their weights
@@ -45,7 +45,7 @@ _ROWS = (
         modality="flow",
         words="torchvision's RAFT large",
         packages=("torch", "torchvision"),
-        weights="raft",
+        weights=("raft",),
         settings={"updates": 12},
         load=flow.load_raft,
     ),
@@ -54,7 +54,7 @@ _ROWS = (
         modality="depth",
         words="Depth Anything V2, relative depth frame by frame",
         packages=("torch", "transformers"),
-        weights="depth-anything",
+        weights=("depth-anything",),
         load=depth.load_depth_anything,
     ),
     Annotator(
@@ -62,7 +62,7 @@ _ROWS = (
         modality="depth",
         words="Video Depth Anything, relative depth of windows of 32 frames",
         packages=("torch",),
-        weights="video-depth-anything",
+        weights=("video-depth-anything",),
         load=video_depth.load_video_depth,
     ),
     Annotator(
@@ -70,23 +70,49 @@ _ROWS = (
         modality="skeleton",
         words="DWPose through rtmlib",
         packages=("rtmlib", "onnxruntime"),
-        weights="dwpose",
+        weights=("dwpose",),
         settings={"confidence": 0.3},
         load=people.load_dwpose,
+    ),
+    Annotator(
+        name="sam2-salient",
+        modality="segmentation",
+        words="SAM 2 follows the most salient object that U²-Net finds",
+        packages=("torch", "transformers", "onnxruntime"),
+        weights=("sam2", "salient"),
+        load=track.follower(masks.load_salient),
+    ),
+    Annotator(
+        name="sam2-people",
+        modality="segmentation",
+        words="SAM 2 follows the people that MediaPipe finds",
+        packages=("torch", "transformers", "mediapipe"),
+        weights=("sam2", "mediapipe"),
+        settings={"confidence": 0.5},
+        load=track.follower(pose.load_masks),
+    ),
+    Annotator(
+        name="sam2-dwpose",
+        modality="segmentation",
+        words="SAM 2 follows the people that DWPose finds",
+        packages=("torch", "transformers", "rtmlib", "onnxruntime"),
+        weights=("sam2", "dwpose"),
+        settings={"confidence": 0.3},
+        load=track.follower(people.load_dwpose),
     ),
     Annotator(
         name="densepose",
         modality="densepose",
         words="detectron2's DensePose, exported as TorchScript",
         packages=("torch", "torchvision"),
-        weights="densepose",
+        weights=("densepose",),
         settings={"confidence": 0.8},
         load=masks.load_densepose,
     ),
 )
 ANNOTATORS = {row.name: row for row in _ROWS}
 # names under which --weights gives theirs
-WEIGHTS = tuple(dict.fromkeys(row.weights for row in _ROWS if row.weights))
+WEIGHTS = tuple(dict.fromkeys(name for row in _ROWS for name in row.weights))
 
 # modality → what an annotation must be, or it is left out; the clip stays
 GATES: dict[str, tuple[Rule, ...]] = {
@@ -181,7 +207,7 @@ def annotators(names: tuple[str, ...] | None, weights: Weights) -> dict[str, Ann
     """
     if names is None:
         # of those with weights the last: networks come after what needs none
-        usable = {row.modality: row.name for row in _ROWS if not row.weights or row.weights in weights}
+        usable = {row.modality: row.name for row in _ROWS if not row.missing(weights)}
         names = tuple(usable.values())
     if strange := sorted(set(names) - ANNOTATORS.keys()):
         raise ValueError(f"there is no annotator {strange[0]!r}; there are {', '.join(ANNOTATORS)}")
@@ -189,7 +215,6 @@ def annotators(names: tuple[str, ...] | None, weights: Weights) -> dict[str, Ann
     for row in (ANNOTATORS[name] for name in names):
         if other := found.get(row.modality):
             raise ValueError(f"{other.name} and {row.name} both make {row.modality}; name one of them")
-        if row.weights:
-            row.path(weights)
+        row.check(weights)
         found[row.modality] = row
     return found

@@ -37,10 +37,14 @@ def chosen(modality: str, name: str | None, words: Sequence[str]) -> tuple[Annot
     found = annotators((name,) if name else None, weights)
     if modality not in found:
         able = [row for row in ANNOTATORS.values() if row.modality == modality]
-        ways = " or ".join(f"{row.name} (--annotator-weights {row.weights}=PATH)" for row in able) or "nobody"
+        ways = " or ".join(f"{row.name} (--annotator-weights {_paths(row)})" for row in able) or "nobody"
         why = f"{name} makes {ANNOTATORS[name].modality}" if name else f"{modality} needs weights"
         raise ValueError(f"{why}; {modality} comes from {ways}")
     return found[modality], weights
+
+
+def _paths(row: Annotator) -> str:
+    return " ".join(f"{name}=PATH" for name in row.weights)
 
 
 def view(

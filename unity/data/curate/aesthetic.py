@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from unity.data.weights import from_folder, loaded
+
 HEAD = "head.pth"
 _WIDTHS = (1024, 128, 64, 16, 1)
 
@@ -21,11 +23,8 @@ def load(folder: Path) -> Callable[[UInt8[np.ndarray, "t h w 3"]], Float[np.ndar
 
     if not (folder / HEAD).is_file():
         raise ValueError(f"{folder} has no {HEAD}; put LAION's sac+logos+ava1-l14-linearMSE.pth there")
-    try:
-        clip = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{folder} holds no CLIP model ({error}); save one there with transformers") from error
+    clip = from_folder(CLIPModel, folder, "CLIP")
+    processor = loaded(CLIPImageProcessor, folder, "CLIP")
     state = torch.load(folder / HEAD, map_location="cpu", weights_only=True)
     layers: list[nn.Module] = []
     for index, (wide, narrow) in enumerate(zip((clip.config.projection_dim, *_WIDTHS), _WIDTHS, strict=False)):

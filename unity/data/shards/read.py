@@ -70,7 +70,7 @@ class Shards:
         file = self.folder / source / shards[number].name
         try:
             sample, there = self._read(source, number, index - starts[number], streams)
-            self._agree(sample, there, source, index)
+            self._agree(sample, there, source, index, streams)
         except NotFetched:
             raise
         except (OSError, ValueError, LookupError, struct.error, RecursionError) as error:
@@ -89,8 +89,8 @@ class Shards:
         except ValueError as error:
             raise ValueError(f"cannot decode clip {index} of {source} in {self.folder}: {error}") from error
 
-    def _agree(self, sample: dict, there: Collection[str], source: str, index: int):
-        """ValueError where a sample is not the clip that dataset.json tells of."""
+    def _agree(self, sample: dict, there: Collection[str], source: str, index: int, wanted: Collection[str]):
+        """ValueError where a sample is not the clip that dataset.json tells of, as far as it is `wanted`."""
         about = self.about
         if sample["source"] != source or sample["fps"] != about["fps"]:
             raise ValueError(f"it is a clip of {sample['source']!r} at {sample['fps']} fps")
@@ -98,7 +98,7 @@ class Shards:
             raise ValueError("its constants or meta are no tables")
         if [name in there for name in MODALITY_NAMES] != self.available[source][index].tolist():
             raise ValueError("it has other modalities than dataset.json says")
-        streams = [stream for stream in STREAMS if sample.get(stream) or stream == "rgb"]
+        streams = [name for name in STREAMS if name in wanted and (sample.get(name) or name == "rgb")]
         if self.latents:
             check_bytes(sample, streams, self.latents)
             return
