@@ -97,7 +97,7 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
         "step": None if referee is None else referee.card.step,
         **asdict(effort),
     }
-    if options.baseline in weights:
+    if options.baseline is not None and options.baseline in weights:
         # another size of the same model is another contestant
         asked["weights"] = weights[options.baseline].name
     contest = Contest(
