@@ -189,12 +189,21 @@ def _print(row: dict) -> None:
     )
 
 
+# how MFU is counted, as results state it
+MFU = " ".join(flops.__doc__.split())
+
+
 def command_line(
-    name: str, about: str, device: str, contestants: Iterable[str], **defaults: dict[str, object]
+    name: str,
+    about: str,
+    device: str,
+    contestants: Iterable[str],
+    shapes: Iterable[str] = MODELS,
+    **defaults: dict[str, object],
 ) -> argparse.ArgumentParser:
-    """The options that the benchmarks of blocks and of steps share; `defaults` holds some for each device."""
+    """The options that benchmarks of blocks, steps and inference share; `defaults` holds some for each device."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", choices=MODELS)
+    parser.add_argument("--shape", nargs="+", choices=shapes)
     parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS)
     parser.add_argument("--contestant", nargs="+", choices=contestants, help="default: those that suit the device")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
@@ -212,7 +221,7 @@ def measure_cases(
 ) -> None:
     """Write the rows that `measure(shape, tokens, end)` gives of every case asked for, after each of them."""
     end = time.perf_counter() + args.limit
-    about = {"words": WORDS, "dtype": args.dtype, "mfu": " ".join(flops.__doc__.split())} | about
+    about = {"words": WORDS, "dtype": args.dtype} | about
     rows = []
     for tokens in args.tokens:
         for name in args.shape:
@@ -251,7 +260,7 @@ def main() -> None:
         return bench(case, args.contestant, args.direction, args.seconds, device, end)
 
     print(COLUMNS)
-    measure_cases(args, device, measure, padded=PADDED)
+    measure_cases(args, device, measure, padded=PADDED, mfu=MFU)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each option of inference costs and changes: seconds a step, memory, error.
 
-    python benchmarks/infer_bench.py [--shape 1.3b 5b --tokens 1152 --steps 16 --option unity "diffusers Wan"]
+    python benchmarks/infer_bench.py [--shape 1.3b 5b --tokens 1152 --steps 16 --contestant unity "diffusers Wan"]
 
 One clip is sampled from noise by Euler's steps, with guidance unless an option says otherwise, by a model of
 random weights without VAE and text encoder; all options have the same. An option's error is that of the latents it
@@ -11,18 +11,18 @@ function. Options are measured one after the other, each in memory of its own; o
 processor's. `debug` is a narrow model of Wan's kind.
 """
 
-import argparse
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from block_bench import DTYPE, DTYPES, or_blank
+from block_bench import DTYPES, command_line, measure_cases, or_blank
 from block_cases import GRIDS, PADDED, WORDS
-from harness import RESULTS, Timing, admitted, at_least, deviation, measure, result_file, write_result
+from harness import Timing, admitted, at_least, deviation
+from harness import measure as timed
 from torch import Tensor
 
 from unity.config import MODELS, ModelConfig
@@ -201,24 +201,24 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def bench(case: Case, options: list[str], seconds: float, end: float) -> list[dict]:
+def bench(case: Case, options: list[str], seconds: float, end: float) -> Iterator[dict]:
     """Rows, as they come; what is absent, wrong or late is named in the printout instead."""
-    rows, ends = [], {}
+    ends: dict[str, Tensor] = {}
     for name in options:
         start, option = time.perf_counter(), OPTIONS[name]
         found, missing = admitted([name], lambda name: OPTIONS[name].make(case), partial(_wrong, case, ends), end)
         for sample in found.values():
             timing, peak = _timed(sample, seconds, case)
             error = None if option.truth is None else _off(ends[name], ends.get(option.truth))
-            rows.append(_row(case, name, timing, peak, error))
-            _print(rows[-1], time.perf_counter() - start)
+            row = _row(case, name, timing, peak, error)
+            _print(row, time.perf_counter() - start)
+            yield row
         for absent, reason in missing.items():
             print(f"{case.name:6} {case.tokens:6}  {absent:24} not measured: {reason}", flush=True)
         del found
         gc.collect()
         if case.device == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
 def _wrong(case: Case, ends: dict[str, Tensor], name: str, sample: Sample) -> str | None:
@@ -238,9 +238,9 @@ def _off(found: Tensor, truth: Tensor | None) -> float | None:
 
 def _timed(sample: Sample, seconds: float, case: Case) -> tuple[Timing, int | None]:
     if case.device != "cuda":
-        return measure(sample, seconds, warmup=0), None
+        return timed(sample, seconds, warmup=0), None
     torch.cuda.reset_peak_memory_stats()
-    timing = measure(sample, seconds, warmup=1, device=case.device)
+    timing = timed(sample, seconds, warmup=1, device=case.device)
     return timing, torch.cuda.max_memory_allocated()
 
 
@@ -263,29 +263,27 @@ def _print(row: dict, took: float) -> None:
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=DEFAULTS[device])
-    parser.add_argument("--tokens", nargs="+", type=int, choices=GRIDS, default=TOKENS[device])
-    parser.add_argument("--steps", type=at_least(1), default=16)
-    parser.add_argument("--option", nargs="+", choices=OPTIONS, default=list(OPTIONS))
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPE[device])
-    parser.add_argument("--seconds", type=at_least(0, float), default=2.0, help="spent on each timing")
-    parser.add_argument(
-        "--limit", type=at_least(0, float), default=1e9, help="seconds after which nothing new starts"
+    parser = command_line(
+        "infer_bench",
+        __doc__,
+        device,
+        OPTIONS,
+        SHAPES,
+        shape=DEFAULTS,
+        tokens=TOKENS,
+        contestant=dict.fromkeys(DEFAULTS, list(OPTIONS)),
+        seconds=dict.fromkeys(DEFAULTS, 2.0),
     )
-    parser.add_argument("--json", type=result_file, default=RESULTS / f"infer_bench_{device}.json")
+    parser.add_argument("--steps", type=at_least(1), default=16)
     args = parser.parse_args()
-    end, rows = time.perf_counter() + args.limit, []
-    about = {"steps": args.steps, "dtype": args.dtype, "words": WORDS, "guidance": GUIDED.scale}
+    steps = int(args.steps)
+
+    def measure(name: str, tokens: int, end: float) -> Iterator[dict]:
+        case = Case(name, SHAPES[name], tokens, steps, device, DTYPES[args.dtype])
+        return bench(case, args.contestant, args.seconds, end)
+
     print(COLUMNS)
-    for tokens in args.tokens:
-        for name in args.shape:
-            case = Case(name, SHAPES[name], tokens, int(args.steps), device, DTYPES[args.dtype])
-            rows += bench(case, args.option, args.seconds, end)
-            if rows:
-                write_result(args.json.stem, rows, device, args.json.parent, **about)
-    if rows:
-        print(args.json)
+    measure_cases(args, device, measure, steps=steps, guidance=GUIDED.scale)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import torch
 from block_bench import (
     DTYPES,
     FP8_TOLERANCE,
+    MFU,
     TOLERANCE,
     command_line,
     flops,
@@ -168,7 +169,7 @@ def main() -> None:
 
     with together():
         print(COLUMNS, flush=True)
-        measure_cases(args, device, measure, layers=" ".join(fitting_layers.__doc__.split()))
+        measure_cases(args, device, measure, layers=" ".join(fitting_layers.__doc__.split()), mfu=MFU)
 
 
 if __name__ == "__main__":

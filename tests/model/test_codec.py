@@ -134,7 +134,8 @@ def test_a_tiled_vae_says_nearly_what_it_says_whole(name, width):
             lambda _, given, part=part: seen.update({part: max(seen[part], given[0].shape[-1])})
         )
     assert (codec.encode(video) - whole).abs().mean() < 0.1 * whole.std()
-    # of Wan 2.2 a tile here is but 8 latents wide, and an attention of random layers sees all of it
+    # a tile here is 8 latents of Wan 2.2 wide: of random layers, the zeros that convolutions see beyond a border
+    # reach farther than the two latents over which tiles are blended
     assert (codec.decode(whole) - back).abs().mean() < (0.1 if name == "wan2.1" else 0.4) * back.std()
     # in pictures of which Wan 2.2 folds two pixels a side into one
     assert seen == {"encoder": 128, "decoder": 128 // codec.stride[1]}

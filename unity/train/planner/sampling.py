@@ -1,0 +1,164 @@
+"""What of inference fits which GPU: `python -m unity.train.planner.sampling --size 480x832 --frames 81`.
+
+By arithmetic, as all of the planner: bytes of weights, and of the tensors that are there at the worst moment, in
+bf16. What libraries work in beside that is not counted.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from unity.command import check_bounds, end, whole
+from unity.config import MODELS, ModelConfig
+from unity.model.names import TARGETS
+from unity.train.planner.count import Sample, Trained, sample, shapes
+from unity.train.planner.gpus import GIB, USABLE
+from unity.train.planner.memory import CODECS, NUMBERS, TEXTS, latents
+from unity.train.planner.options import height_width
+
+# the embedded models fit everywhere
+_SIZES = tuple(name for name, config in MODELS.items() if not config.stem)
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[_SIZES]
+
+CARDS = (12, 16, 24, 32, 48, 80, 140)
+_BYTES = NUMBERS["bf16"].bytes
+# of UMT5: numbers of its largest parameter, and bytes of what 512 tokens take in it
+LARGEST, READING = 256_384 * 4096, 226_500_000
+# numbers a pixel of a frame, and besides of every frame, that decoding holds at its worst
+DECODING = {"wan2.1": (5_061, 3), "wan2.2": (5_397, 3)}
+# pixels of a tile's side
+_TILE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How the parts lie on the GPU."""
+
+    # bytes of the model that are there at once, of the numbers of each of its parameters
+    weights: Callable[[dict[str, int]], int]
+    # whether the VAE, or the text encoder as well, stays while the model works
+    vae: bool = False
+    text: bool = False
+    # whether the text encoder comes layer by layer
+    by_layer: bool = False
+
+
+def _whole(sizes: dict[str, int]) -> int:
+    return _BYTES * sum(sizes.values())
+
+
+def _eight_bits(sizes: dict[str, int]) -> int:
+    """One byte a number of the blocks' Linears, of which one is widened at a time."""
+    stored = [size for name, size in sizes.items() if _is_linear(name)]
+    return _whole(sizes) - (_BYTES - 1) * sum(stored) + _BYTES * max(stored)
+
+
+def _by_block(sizes: dict[str, int]) -> int:
+    """What is in no block, the block that computes, and the next one on its way."""
+    inside = sum(size for name, size in sizes.items() if name.startswith("blocks."))
+    first = sum(size for name, size in sizes.items() if name.startswith("blocks.0."))
+    return _whole(sizes) - _BYTES * (inside - 2 * first)
+
+
+def _is_linear(name: str) -> bool:
+    return name.startswith("blocks.") and name.rpartition(".")[0].endswith(TARGETS["all"])
+
+
+WAYS = {
+    # python -m unity.infer
+    "all at once": Way(weights=_whole, vae=True, text=True),
+    # the others by UnityVideoPipeline, see docs/weights.md
+    "one after another": Way(weights=_whole),
+    "8-bit storage": Way(weights=_eight_bits),
+    "by block": Way(weights=_by_block, vae=True, by_layer=True),
+}
+
+
+def moments(
+    config: ModelConfig, size: Sample, clip: tuple[int, int, int], way: Way, passes: int = 1, tiled: bool = False
+) -> dict[str, int]:
+    """Bytes at the worst of each part of an answer about a `clip` (frames, height, width), of `size` in tokens.
+
+    `passes`: evaluations of a step that run in one, 2 for --batched-guidance; `tiled`: --tiled-vae.
+    """
+    numbers = {name: math.prod(shape) for name, shape in shapes(config, Trained()).items()}
+    text, vae, weights = _BYTES * TEXTS[config.text], _BYTES * CODECS[config.codec], way.weights(numbers)
+    beside = {"text encoder": way.text * text, "model": way.text * weights, "VAE": way.vae * vae}
+    working = {
+        "text encoder": (_BYTES * LARGEST if way.by_layer else text) + READING,
+        "model": weights + computing(config, size, passes) + 2 * latents(config, size),
+        "VAE": vae + decoding(config, clip, tiled) + latents(config, size),
+    }
+    return {part: own + sum(beside.values()) - beside[part] for part, own in working.items()}
+
+
+def computing(config: ModelConfig, size: Sample, passes: int = 1, number: int = _BYTES) -> int:
+    """Of a block in its feed-forward, where it takes most at all of these sizes.
+
+    Beside the hidden features, before and after GELU, are its input, the residual and what was pending on it, both
+    as the block took them and as they were before, the new residual, and what self-attention said.
+    """
+    residual = passes * size.sequence * config.dim * number
+    hidden = passes * size.sequence * config.ffn_dim * number
+    return 7 * residual + 2 * hidden
+
+
+def decoding(config: ModelConfig, clip: tuple[int, int, int], tiled: bool) -> int:
+    """Of the VAE while it decodes, by what it takes of a pixel."""
+    frames, height, width = clip
+    seen = min(height, _TILE) * min(width, _TILE) if tiled else height * width
+    once, each = DECODING[config.codec]
+    # at most: tiles overlap, and are kept beside the whole that they become
+    kept = 4 * each if tiled else each
+    return _BYTES * (once * seen + kept * frames * height * width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which GPUs a model answers on, and how its parts must lie there; computes on nothing, needs no GPU."""
+
+    # sizes of the model
+    models: tuple[Name, ...] = _SIZES
+    # of a clip: frames (4k+1), and HEIGHTxWIDTH
+    frames: Annotated[int, whole(1, 16_384)] = 81
+    size: str = "480x832"
+    # tokens of a prompt
+    words: Annotated[int, whole(0, 512)] = 64
+    # both evaluations of a guided step in one pass
+    batched_guidance: bool = False
+    # the VAE works tile by tile
+    tiled_vae: bool = False
+
+
+def lines(options: Options) -> list[str]:
+    """A line for each model and way: GiB at the worst of each part, and the smallest card that holds them."""
+    check_bounds(options)
+    clip = options.frames, *height_width(options.size)
+    found = [f"{'model':6} {'parts':18} {'text encoder':>12} {'model':>6} {'VAE':>6}  GiB of a card"]
+    for name in options.models:
+        size = sample(MODELS[name], options.frames, clip[1:], options.words)
+        for words, way in WAYS.items():
+            parts = moments(MODELS[name], size, clip, way, 1 + options.batched_guidance, options.tiled_vae)
+            held = [part / GIB for part in parts.values()]
+            found.append(f"{name:6} {words:18} {held[0]:12.1f} {held[1]:6.1f} {held[2]:6.1f}  {smallest(parts)}")
+    return found
+
+
+def smallest(parts: dict[str, int]) -> str:
+    """GiB of the smallest card that holds each of them."""
+    fitting = (str(card) for card in CARDS if max(parts.values()) <= USABLE * card * GIB)
+    return next(fitting, f"more than {CARDS[-1]}")
+
+
+def main() -> None:
+    import tyro
+
+    print(*lines(tyro.cli(Options, prog="python -m unity.train.planner.sampling", description=__doc__)), sep="\n")
+
+
+if __name__ == "__main__":
+    end("planner", main)
