@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unity import answer
+from unity import answer, reel
 from unity.command import end
 from unity.data.video import write_video
 from unity.infer import infer, main
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(small, shipped, tmp_path,
     def full(*_):
         raise OSError(28, "No space left on device", str(tmp_path / "out"))
 
-    monkeypatch.setattr(answer, "write_video", full)
+    monkeypatch.setattr(reel, "write_video", full)
     with pytest.raises(SystemExit) as stop:
         end("infer", lambda: infer(replace(request, seed=1), shipped))
     assert stop.value.code == 2 and "No space left on device; make room" in capsys.readouterr().err
