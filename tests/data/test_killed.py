@@ -66,7 +66,7 @@ def test_commands_that_are_killed_give_the_same_bytes(films, tmp_path):
         here.mkdir()
     _whole(CURATE, films, alone)
     _whole(ANNOTATE, films, alone)
-    _killed(CURATE, films, killed, killed / "curated/work/cuts/out")
+    _killed(CURATE, films, killed, killed / "curated" / "work/cuts/out")
     _whole(CURATE, films, killed)
     assert _bytes(killed / "curated") == _bytes(alone / "curated")
     _killed(ANNOTATE, films, killed, killed / "data.work/out")

@@ -21,8 +21,7 @@ from unity.data.buckets import open_buckets
 from unity.data.claim import dataset_folder
 from unity.data.latents.facts import read_facts
 from unity.data.latents.texts import TEXTS
-from unity.data.shards import read_about
-from unity.data.shards.index import read_index
+from unity.data.shards.index import read_index, read_record
 from unity.data.shards.mirror import Mirror, download
 
 
@@ -81,12 +80,13 @@ def _buckets(path: Path) -> Iterator[str]:
 def _describe_one(address: str, folder: Path) -> list[int]:
     if not (folder / "dataset.json").exists():
         download(f"{address}/dataset.json", folder / "dataset.json")
-    about = read_about(folder)
+    about, hashes = read_record(folder)
     if read_facts(about) is not None:
         download(f"{address}/{TEXTS}", folder / TEXTS)
     for source in about["sources"]:
         download(f"{address}/{source}/index.json", folder / source / "index.json")
-    return [shard.bytes for source in about["sources"] for shard in read_index(folder / source)]
+    hashed = dict.fromkeys(about["sources"]) if hashes is None else hashes
+    return [shard.bytes for source, sha256 in hashed.items() for shard in read_index(folder / source, sha256)]
 
 
 def main() -> None:

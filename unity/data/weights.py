@@ -21,9 +21,9 @@ def found_weights(words: Sequence[str], known: Sequence[str]) -> dict[str, Path]
     return found
 
 
-def from_folder(kind: Any, folder: Path | str, words: str) -> Any:
+def from_folder(kind: Any, folder: Path | str, words: str, **options: Any) -> Any:
     """A model of transformers' class `kind`, to infer with; ValueError unless all of its weights are there."""
-    model, told = loaded(kind, folder, words, output_loading_info=True)
+    model, told = loaded(kind, folder, words, output_loading_info=True, **options)
     if missing := sorted(told["missing_keys"]):
         # they would be random
         raise ValueError(f"{folder} holds no {words} (it lacks {missing[0]}); docs/data.md says whence")

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
 from unity.data.annotate.base import Weights
+from unity.data.weights import from_folder
 from unity.modality.base import Measure
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def consistency(states: Float[Tensor, "t d"]) -> float:
 def _subject(folder: Path, device: str) -> Judge:
     from transformers import ViTModel
 
-    model = _loaded(ViTModel, folder, device, add_pooling_layer=False)
+    model = from_folder(ViTModel, folder, "ViTModel", add_pooling_layer=False).to(device)
 
     def states(video: Video) -> Tensor:
         pixels = prepared(video, model.config.image_size, "bilinear", _IMAGENET).to(device)
@@ -107,7 +108,7 @@ def _aesthetic(folder: Path, device: str) -> Judge:
 def _clip(folder: Path, device: str) -> tuple["CLIPModel", States]:
     from transformers import CLIPModel
 
-    model = _loaded(CLIPModel, folder, device)
+    model = from_folder(CLIPModel, folder, "CLIPModel").to(device)
 
     def states(video: Video) -> Tensor:
         side = model.config.vision_config.image_size
@@ -115,13 +116,6 @@ def _clip(folder: Path, device: str) -> tuple["CLIPModel", States]:
         return model.get_image_features(pixels)
 
     return model, states
-
-
-def _loaded(kind, folder: Path, device: str, **options):
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, **options).eval().to(device)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{folder} holds no {kind.__name__} ({str(error).splitlines()[0]})") from error
 
 
 def _consistent(states: States) -> Judge:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from unity.data.annotate.base import Weights
+from unity.data.annotate.base import Weights, as_flags
 from unity.data.annotate.table import ANNOTATORS
 from unity.modality.table import MODALITIES
 
@@ -45,7 +45,7 @@ def load_witnesses(weights: Weights, device: str) -> tuple[Witness, ...]:
 def absent(weights: Weights) -> dict[str, str]:
     """The annotators that lack weights, and what would bring them in."""
     lacking = {row.name: missing for row in ANNOTATORS.values() if (missing := row.missing(weights))}
-    return {name: "--weights " + " ".join(f"{one}=PATH" for one in missing) for name, missing in lacking.items()}
+    return {name: f"--weights {as_flags(missing)}" for name, missing in lacking.items()}
 
 
 def readings(

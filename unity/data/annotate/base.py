@@ -1,6 +1,6 @@
 """What an annotator is: pictures in, the values of one modality out, and who made them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +48,11 @@ class Annotator:
         """Raises ValueError with the way out unless all of its weights are given."""
         if missing := self.missing(weights):
             raise ValueError(f"{self.name} wants --weights {missing[0]}=PATH; docs/data.md says whence")
+
+
+def as_flags(names: Iterable[str]) -> str:
+    """What --weights is to be given for them."""
+    return " ".join(f"{name}=PATH" for name in names)
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unity.data.annotate.base import Annotator
+from unity.data.annotate.base import Annotator, as_flags
 from unity.data.annotate.clip import enlarged, judged
 from unity.data.annotate.table import ANNOTATORS, GATES, WEIGHTS, annotators
 from unity.data.annotate.values import shrink
@@ -37,14 +37,10 @@ def chosen(modality: str, name: str | None, words: Sequence[str]) -> tuple[Annot
     found = annotators((name,) if name else None, weights)
     if modality not in found:
         able = [row for row in ANNOTATORS.values() if row.modality == modality]
-        ways = " or ".join(f"{row.name} (--annotator-weights {_paths(row)})" for row in able) or "nobody"
+        ways = " or ".join(f"{row.name} (--annotator-weights {as_flags(row.weights)})" for row in able) or "nobody"
         why = f"{name} makes {ANNOTATORS[name].modality}" if name else f"{modality} needs weights"
         raise ValueError(f"{why}; {modality} comes from {ways}")
     return found[modality], weights
-
-
-def _paths(row: Annotator) -> str:
-    return " ".join(f"{name}=PATH" for name in row.weights)
 
 
 def view(

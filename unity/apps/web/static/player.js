@@ -26,8 +26,9 @@ export async function loadFrames(url, count, fps) {
 
 /** Resolves when frame `index` is what the video shows: on a busy machine `seeked` alone can come before its picture. */
 async function seek(video, index, fps) {
+  let over = false;
   const shown = new Promise((done) => {
-    const look = (_, { mediaTime }) => (Math.abs(mediaTime * fps - index) < 0.5 ? done() : video.requestVideoFrameCallback(look));
+    const look = (_, { mediaTime }) => (over || Math.abs(mediaTime * fps - index) < 0.5 ? done() : video.requestVideoFrameCallback(look));
     video.requestVideoFrameCallback?.(look);
   });
   await new Promise((done) => {
@@ -37,6 +38,7 @@ async function seek(video, index, fps) {
   });
   // nothing is said of a frame that was there before, nor by a browser without the callback
   await Promise.race([shown, new Promise((done) => setTimeout(done, 200))]);
+  over = true;
 }
 
 /** Clips of a job's results, each { name, url, count, fps, modality, valued }, without repeats. */
