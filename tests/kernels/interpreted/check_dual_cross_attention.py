@@ -112,6 +112,7 @@ def test_one_node_under_compile(traces):
     traces(lambda q, k, v, w: dual_cross_attention(q, k, v, bias, w), [*inputs, weight])
 
 
+@pytest.mark.slow
 def test_registration():
     q, key, value, bias = (x.detach() for x in inputs_of(1, 5, 1, 64, 3))
     rstd, weight = torch.rand(1, 5), torch.randn(64)

@@ -116,6 +116,7 @@ def test_one_node_under_compile(op, traces):
     traces(OPS[op][0], rows_and_tables(op, 2, 3, 40))
 
 
+@pytest.mark.slow
 def test_registration():
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     x, y = (torch.randn(2, 3, 16, requires_grad=True) for _ in range(2))

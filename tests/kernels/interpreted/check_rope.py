@@ -90,6 +90,7 @@ def test_one_node_under_compile(traces):
     traces(lambda *x: qk_norm_rope(*x, rotary), [x.detach() for x in inputs_of(1, rotary, 24)])
 
 
+@pytest.mark.slow
 def test_registration():
     inputs = [x.detach().requires_grad_() for x in inputs_of(1, SMALL, 24)]
     torch.library.opcheck(
