@@ -13,8 +13,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *GUIDES]
-# `make test-all` runs all of them
-QUICK = {"kernels"}
 
 
 class Block(NamedTuple):
@@ -69,10 +67,8 @@ def test_flags_exist(start, given):
     assert "{None,True,False}" not in known, "a switch that wants a value: DisallowNone[bool | None]"
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=[] if p.stem in QUICK else [pytest.mark.slow], id=p.stem) for p in GUIDES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.stem)
 def test_a_guide_runs_as_written(page, tmp_path):
     runs = [block for block in blocks(page) if block.mark == "run"]
     assert runs, f"{page.name} shows nothing that runs"

@@ -9,7 +9,7 @@ from unity.randomness import Purpose, _mix, draw, fold, uniform
 from unity.routing import Route, RoutingConfig, draw_route, fixed_route
 from unity.tasks import TASKS
 
-SLOTS = list(range(4000))
+SLOTS = list(range(2000))
 
 
 @functools.cache

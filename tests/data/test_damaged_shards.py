@@ -240,13 +240,17 @@ def test_a_damaged_shard_is_refused(tmp_path, format_2, damage, kind):
     _sentence(error)
 
 
+# of each file
+FLIPS = 100
+
+
 def test_no_flipped_byte_is_read(tmp_path, format_2):
     """Flips of one bit, of one byte and of a stretch, everywhere in a small dataset."""
     folder, random = Path(shutil.copytree(format_2, tmp_path / "data")), np.random.default_rng(0)
     truth, refused, files = _read(folder), 0, sorted(p for p in folder.rglob("*") if p.is_file())
     for file in files:
         whole = file.read_bytes()
-        for at in random.choice(len(whole), min(len(whole), 200), replace=False):
+        for at in random.choice(len(whole), min(len(whole), FLIPS), replace=False):
             flip = [1 << random.integers(8), random.integers(1, 256)][random.integers(2)]
             changed = bytearray(whole)
             for place in range(at, min(len(whole), at + random.choice([1, 1, 1, 4, 40]))):
@@ -258,7 +262,7 @@ def test_no_flipped_byte_is_read(tmp_path, format_2):
                 refused += 1
                 assert "\n" not in str(error)
         file.write_bytes(whole)
-    assert _read(folder) == truth and refused > 0.8 * 200 * len(files)
+    assert _read(folder) == truth and refused > 0.8 * FLIPS * len(files)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_a_batch_holds_the_clips_it_names(folder, clips):
             np.testing.assert_array_equal(batch["rgb"][i], stored.video["rgb"])
 
 
-@pytest.mark.parametrize("decode", ["auto", "pyav"])
+@pytest.mark.parametrize("decode", ["auto", pytest.param("pyav", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_resume_equals_the_unbroken_run(folder, workers, decode):
     options = {"frames": 5, "size": (16, 16), "decode": decode}

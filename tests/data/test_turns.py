@@ -112,6 +112,7 @@ def _samples(batch):
     ]
 
 
+@pytest.mark.slow
 def test_batches_resume_and_change_ranks_with_buckets(folder):
     whole, shards = _take(folder, 10), open_buckets(folder)
     shapes = Counter(tuple(video.shape) for batch in whole for video in batch["rgb"])

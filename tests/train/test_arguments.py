@@ -45,7 +45,7 @@ VALUES = ("nan", "inf", "-inf", "-1", "0", "1", "1e400", "1e18", "9" * 400, "0x1
 
 
 # each of another kind; the rest are more of the same
-TELLING = {"nan", "-1", "1e18", "1.5"}
+TELLING = {"nan", "-1", "1e18"}
 
 
 def _given():

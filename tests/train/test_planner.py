@@ -97,9 +97,11 @@ SHAPES = {"wan": WAN, "embedded": replace(MODELS["debug"], num_layers=3)}
 SHAPES["expert"] = replace(WAN, input="expert", cross_attention="separate", cross_modulation=True)
 
 
-@pytest.mark.parametrize(
-    ("shape", "rank"), [("wan", 0), ("wan", 3), ("embedded", 0), ("embedded", 3), ("expert", 0)]
-)
+COUNTED = [("wan", 3), ("embedded", 0)]
+COUNTED += [pytest.param(*row, marks=pytest.mark.slow) for row in (("wan", 0), ("embedded", 3), ("expert", 0))]
+
+
+@pytest.mark.parametrize(("shape", "rank"), COUNTED)
 def test_flops_are_those_that_torch_counts(shape, rank):
     """Forward, backward and what is computed again, exactly; plain attention's backward is four products."""
     config, trained = SHAPES[shape], Trained(lora_rank=rank, lora_targets="attention")

@@ -162,6 +162,7 @@ def test_the_run_falls_back_to_the_last_whole_checkpoint(finished, world, tmp_pa
     same_bytes(unbroken.out, resumed.out)
 
 
+@pytest.mark.slow
 def test_another_stage_takes_weights_and_average_but_starts_afresh(finished, world, tmp_path):
     unbroken = finished("fp32")
     first = complete(replace(unbroken, stage=1, steps=2, out=tmp_path / "first", resume=unbroken.out))

@@ -46,7 +46,7 @@ def _said(process):
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        ("Ctrl-C", 130, "simulate: interrupted"),
+        pytest.param("Ctrl-C", 130, "simulate: interrupted", marks=pytest.mark.slow),
         pytest.param("SIGTERM", 143, None, marks=pytest.mark.slow),
         ("a killed worker", 2, "simulate: a worker was ended (by SIGKILL) and nothing is written"),
         pytest.param("SIGTERM to all", 143, None, marks=pytest.mark.slow),
