@@ -8,6 +8,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from unity.flow_matching import generator
+from unity.randomness import Purpose
 from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Solver, Texts, guided, sample, time_grid
 
 
@@ -23,7 +25,7 @@ IDS = torch.zeros(2, dtype=torch.long)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_straight_path_is_exact(name, steps):
     data, noise = torch.randn(2, 3, 4, 5, dtype=torch.float64).unbind(0)
-    reached = Solver(time_grid(steps, shift=3.0), SAMPLERS[name]())(lambda x, t: noise - data, noise)
+    reached = Solver(time_grid(steps, shift=3.0), SAMPLERS[name]())(lambda x, t: (x - data) / t, noise)
     torch.testing.assert_close(reached, data, atol=1e-12, rtol=0)
 
 
@@ -58,7 +60,7 @@ DIFFUSERS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DIFFUSERS)
 @pytest.mark.parametrize("steps", [10, 20])
 def test_samplers_equal_diffusers(name, steps):
     """Also where diffusers takes a last step of second order by itself, from 15 steps on."""
@@ -73,6 +75,27 @@ def test_samplers_equal_diffusers(name, steps):
         theirs = scheduler.step(velocity(theirs, times[i].item()), step, theirs).prev_sample
     ours = Solver(times.tolist(), SAMPLERS[name]())(velocity, noise)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_stochastic_equals_diffusers():
+    velocity, times = gaussian_velocity(0.7, 0.3), torch.linspace(0.98, 0, 9).tolist()
+    scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    scheduler.set_timesteps(8)
+    scheduler.sigmas = torch.tensor(times)
+    state = start = torch.linspace(-2, 2, 9).view(1, 1, 3, 3)
+    new = generator(Purpose.STEP, 5, 0)
+    for now, step in zip(times, scheduler.timesteps, strict=False):
+        state = scheduler.step(velocity(state, now), step, state, generator=new).prev_sample
+    found = Solver(times, SAMPLERS["stochastic"](5))(velocity, start)
+    torch.testing.assert_close(found, state, atol=1e-6, rtol=1e-6)
+
+
+def test_new_noise_is_by_position():
+    velocity, noise = gaussian_velocity(0.7, 0.3), torch.ones(2, 5)
+    both = Solver(time_grid(4), SAMPLERS["stochastic"](3))(velocity, noise)
+    alone = Solver(time_grid(4), SAMPLERS["stochastic"](3))(velocity, noise[:1])
+    other = Solver(time_grid(4), SAMPLERS["stochastic"](4))(velocity, noise[:1])
+    assert torch.equal(both[:1], alone) and not torch.equal(both[0], both[1]) and not torch.equal(alone, other)
 
 
 def test_guidance_one_equals_none_and_switches_are_separate():

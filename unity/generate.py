@@ -185,10 +185,10 @@ def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str
 
 
 def _scheduled(generator: Generator, task: str, sampling: Sampling | None) -> Sampling:
-    """With the checkpoint's own steps and shift where nothing else was asked for."""
+    """With the checkpoint's own steps, shift and sampler where nothing else was asked for."""
     asked = sampling or Sampling()
-    own = generator.card.schedule(task).asked(steps=asked.steps, shift=asked.shift)
-    return replace(asked, steps=own.steps, shift=own.shift)
+    own = generator.card.schedule(task).asked(steps=asked.steps, shift=asked.shift, sampler=asked.sampler)
+    return replace(asked, steps=own.steps, shift=own.shift, sampler=own.sampler)
 
 
 def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int]]:

@@ -76,7 +76,8 @@ class Plan:
 def plan_request(request: Request, card: ModelCard) -> Plan:
     """Checked against the model's card, the film and the place of its results; ValueError for what cannot be."""
     request, task, out = _complete(request)
-    schedule = card.schedule(task).asked(steps=request.steps, shift=request.shift, guidance=request.guidance)
+    wanted = {name: getattr(request, name) for name in ("steps", "shift", "guidance", "sampler")}
+    schedule = card.schedule(task).asked(**wanted)
     request = replace(request, **vars(schedule))
     if request.tiled_vae and card.model.codec not in WAN:
         say(f"infer: the codec {card.model.codec} of this checkpoint is no VAE; --tiled-vae changes nothing here")
@@ -121,7 +122,8 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
     """The request with the defaults that need no checkpoint, its task, and the folder of its results."""
     check_bounds(request)
     asked = [("modality", name, MODALITIES) for name in _modalities(request)]
-    for kind, name, choices in (*asked, ("sampler", request.sampler, SAMPLERS)):
+    asked += [("sampler", request.sampler, SAMPLERS)] if request.sampler is not None else []
+    for kind, name, choices in asked:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)

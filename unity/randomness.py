@@ -26,8 +26,9 @@ class Purpose(IntEnum):
     PROMPT = 7
     NOISE = 8
     DISTURB = 12
-    # the noise that sampling starts from (unity.sampler)
+    # the noise that sampling starts from, and that of its steps (unity.sampler)
     SAMPLE = 9
+    STEP = 15
     # of exams (unity.evaluate)
     EXAM_NOISE = 10
     BOOTSTRAP = 11

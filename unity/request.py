@@ -54,8 +54,9 @@ class Request:
     batched_guidance: bool = False
     # by torch.compile: the first step takes a minute, the others less than without; values differ by rounding
     compile: bool = False
-    # unipc, euler, or dpm++ (DPM-Solver++ 2M)
-    sampler: str = "unipc"
+    # unipc, euler, dpm++ (DPM-Solver++ 2M), or stochastic (new noise at every step); by default as the card says,
+    # or unipc
+    sampler: str | None = None
     # above 1: more of the steps where there is much noise; by default as the card says, or 1
     shift: Annotated[float | None, real(0, 1000, above=True)] = None
     # of the noise that sampling starts from; the same seed gives the same files

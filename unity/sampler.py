@@ -1,10 +1,10 @@
-"""From noise to data along the learned velocity: Euler, UniPC, DPM++, guidance and the three tasks."""
+"""From noise to data along the learned velocity: Euler, UniPC, DPM++, new noise, guidance and the three tasks."""
 
 import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,12 +51,12 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
 
 
-def euler() -> Step:
+def euler(seed: int = 0) -> Step:
     """First-order steps along the velocity; exact where the path is straight."""
     return lambda state, velocity, now, then: state + (then - now) * velocity
 
 
-def unipc() -> Step:
+def unipc(seed: int = 0) -> Step:
     """UniPC of order 2 on data predictions, B(h) = exp(h) - 1 (Zhao et al., 2023, arXiv 2302.04867).
 
     Each step evaluates the velocity once: it corrects the state that was predicted, then predicts the next.
@@ -75,7 +75,7 @@ def unipc() -> Step:
     return step
 
 
-def dpm() -> Step:
+def dpm(seed: int = 0) -> Step:
     """DPM-Solver++ (2M) on data predictions (Lu et al., 2022, arXiv 2211.01095).
 
     It is UniPC's predictor without its corrector; its last step is of first order, too.
@@ -90,8 +90,30 @@ def dpm() -> Step:
     return step
 
 
-# name → what makes the steps of one sample, or batch of them
-SAMPLERS: dict[str, Callable[[], Step]] = {"euler": euler, "unipc": unipc, "dpm++": dpm}
+def stochastic(seed: int = 0) -> Step:
+    """To the data prediction, and back to the next time with other noise: what a step got wrong is not carried on.
+
+    For some ten or twenty steps: of many, samples lose their variety. Sample i of a batch has the noise of
+    (seed, i), drawn on the CPU.
+    """
+    draws: list[torch.Generator] = []
+
+    def step(state: Tensor, velocity: Tensor, now: float, then: float) -> Tensor:
+        nonlocal draws
+        draws = draws or [generator(Purpose.STEP, seed, i) for i in range(len(state))]
+        noise = torch.stack([torch.randn(state.shape[1:], generator=g) for g in draws]).to(state)
+        return (1 - then) * (state - now * velocity) + then * noise
+
+    return step
+
+
+# name → what makes the steps of one sample, or batch of them; the seed is that of a sampler which draws
+SAMPLERS: dict[str, Callable[[int], Step]] = {
+    "euler": euler,
+    "unipc": unipc,
+    "dpm++": dpm,
+    "stochastic": stochastic,
+}
 
 
 class Solver(NamedTuple):
@@ -149,16 +171,16 @@ def watched(velocity: Velocity, watch: Watch) -> Velocity:
 class Sampling:
     """How samples are drawn. Raises ValueError for what no sampler can do."""
 
-    # these two by default as the checkpoint's card says (unity.generate)
+    # these three by default as the checkpoint's card says (unity.generate)
     steps: int | None = None
     shift: float | None = None
     # a row of SAMPLERS
-    sampler: str = "unipc"
+    sampler: str | None = None
     guidance: Guidance = field(default_factory=Guidance)
     seed: int = 0
 
     def __post_init__(self):
-        if self.sampler not in SAMPLERS:
+        if self.sampler is not None and self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}; choose one of {', '.join(SAMPLERS)}")
         if not math.isfinite(self.guidance.scale):
             raise ValueError(f"guidance is {self.guidance.scale}; give a number")
@@ -169,7 +191,7 @@ class Sampling:
         return time_grid(50 if self.steps is None else self.steps, 1.0 if self.shift is None else self.shift)
 
     def solver(self) -> Solver:
-        return Solver(self.times(), SAMPLERS[self.sampler]())
+        return Solver(self.times(), SAMPLERS[self.sampler or "unipc"](self.seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +240,14 @@ def sample(
 
         return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
 
+    times, move = solver or sampling.solver()
+
+    def step(*now: Any) -> Tensor:
+        # a sampler that adds noise would add it to what is given, too
+        return torch.where(noisy, move(*now), fixed)
+
     followed = velocity if watch is None else watched(velocity, watch)
-    state = (solver or sampling.solver())(followed, torch.where(noisy, state, fixed))
-    state = torch.where(noisy, state, fixed)
+    state = Solver(times, step)(followed, torch.where(noisy, state, fixed))
     return state[:, 0], state[:, 1]
 
 

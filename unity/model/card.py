@@ -46,6 +46,10 @@ _DEFAULT_BOUNDS = (0, 1 << 20)
 _BY_MODALITY = ("modalities", "type_prompts", "encodings")
 
 
+# the rows of unity.sampler.SAMPLERS, which takes torch to read
+SamplerName = Literal["unipc", "euler", "dpm++", "stochastic"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How samples of a task are drawn, unless somebody asks for something else."""
@@ -56,8 +60,9 @@ class Schedule:
     shift: float = 1.0
     # classifier-free, of the tasks that read a caption
     guidance: float = 7.5
+    sampler: SamplerName = "unipc"
 
-    def asked(self, **wanted: float | None) -> "Schedule":
+    def asked(self, **wanted: float | str | None) -> "Schedule":
         """This one, but for what somebody asks for."""
         return replace(self, **{name: value for name, value in wanted.items() if value is not None})
 

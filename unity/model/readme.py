@@ -117,7 +117,8 @@ def _drawn(card: ModelCard) -> Iterator[tuple[str, str]]:
     for task, row in TASKS.items():
         schedule = card.schedule(task)
         guidance = f", guidance {schedule.guidance:g}" if row.captioned else ""
-        yield f"{task}: {row.words}", f"{schedule.steps} steps, shift {schedule.shift:g}{guidance}"
+        way = f"{schedule.steps} steps of {schedule.sampler}, shift {schedule.shift:g}"
+        yield f"{task}: {row.words}", way + guidance
 
 
 def _scored(scores: Mapping[str, Any]) -> Iterator[str]:

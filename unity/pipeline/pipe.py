@@ -167,7 +167,7 @@ class UnityVideoPipeline(DiffusionPipeline):
                 )
                 return (changed or {}).get("latents", latents)
 
-            solver = self._solver(schedule, after)
+            solver = self._solver(schedule, sampling.seed, after)
             drawn = generate(self._generator(), *call[:4], sampling, solver=solver)
         self.maybe_free_model_hooks()
         output = self._output(call, *drawn, output_type)
@@ -214,12 +214,12 @@ class UnityVideoPipeline(DiffusionPipeline):
             )
         self.transformer._reset_stateful_cache()
 
-    def _solver(self, schedule: Schedule, after: Callable[[int, Tensor], Tensor]) -> Solver:
+    def _solver(self, schedule: Schedule, seed: int, after: Callable[[int, Tensor], Tensor]) -> Solver:
         """The scheduler's times and steps; after each of them `after` is called, which may change the latents."""
         scheduler = self.scheduler
         if isinstance(scheduler, UnityScheduler):
-            shift = scheduler.config["shift"]
-            scheduler.set_timesteps(schedule.steps, shift=schedule.shift if shift is None else shift)
+            card = Sampling(shift=schedule.shift, sampler=schedule.sampler, seed=seed)
+            scheduler.set_timesteps(schedule.steps, card=card)
         else:
             scheduler.set_timesteps(schedule.steps, device=self._execution_device)
         numbers = itertools.count()

@@ -1,36 +1,38 @@
 """The samplers of this project as a scheduler of diffusers."""
 
+from dataclasses import replace
+
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from unity.sampler import SAMPLERS, Sampling
+from unity.sampler import Sampling
 
 
 class UnityScheduler(SchedulerMixin, ConfigMixin):
-    """UniPC, DPM++ or Euler over times from 1 to 0, to the last bit as `python -m unity.infer` takes them."""
+    """The samplers of this project, over times from 1 to 0, to the last bit as unity.infer takes them."""
 
     order = 1
 
     @register_to_config
-    def __init__(self, sampler: str = "unipc", shift: float | None = None, num_train_timesteps: int = 1000):
-        """`shift` is by default the one that the model's card has for a task."""
+    def __init__(self, sampler: str | None = None, shift: float | None = None, num_train_timesteps: int = 1000):
+        """Both are by default those that the model's card has for a task."""
         # which refuses what no sampler can do
         Sampling(sampler=sampler, shift=shift)
         self.set_timesteps(50)
 
     def set_timesteps(
-        self, num_inference_steps: int, device: str | torch.device | None = None, shift: float | None = None
+        self, num_inference_steps: int, device: str | torch.device | None = None, card: Sampling | None = None
     ) -> None:
-        """Before each sample: the times, by default with the scheduler's own shift."""
-        own = self.config["shift"] if shift is None else shift
-        times = Sampling(steps=num_inference_steps, shift=own).times()
-        self.num_inference_steps = num_inference_steps
-        self.sigmas = torch.tensor(times, dtype=torch.float64)
+        """Before each sample: the times and the sampler, of `card` where the scheduler has none of its own."""
+        card = card or Sampling()
+        own = {name: self.config[name] or getattr(card, name) for name in ("sampler", "shift")}
+        times, self._step = replace(card, steps=num_inference_steps, **own).solver()
+        self.num_inference_steps, self._number = num_inference_steps, 0
+        self.sigmas = torch.tensor([*times], dtype=torch.float64)
         self.timesteps = (self.config["num_train_timesteps"] * self.sigmas[:-1]).to(device, torch.float32)
-        self._step, self._number = SAMPLERS[self.config["sampler"]](), 0
 
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True

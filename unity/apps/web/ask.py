@@ -27,19 +27,19 @@ class Ask(BaseModel):
     model: Annotated[str, Field(max_length=4096)] = SHIPPED_NAME
     input: Annotated[str | None, Field(max_length=64, description="the id of an input; joint takes none")] = None
     prompt: Annotated[str, Field(max_length=4000)] = ""
-    # these three by default as the model's card says
+    # these four by default as the model's card says
     steps: Annotated[int | None, Field(ge=1, le=MOST_STEPS)] = None
     shift: Annotated[float | None, Field(gt=0, le=1000)] = None
     guidance: Annotated[float | None, Field(ge=0, le=100)] = None
+    sampler: Sampler | None = None
     prompt_guidance: bool = False
-    sampler: Sampler = Request.sampler
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     frames: Annotated[int | None, Field(ge=1, le=65535)] = None
     size: Annotated[tuple[Side, Side] | None, Field(description="height and width in pixels")] = None
 
 
 def scheduled(ask: Ask, model: Model) -> Ask:
-    """With the model's own steps, shift and guidance where nothing else was asked for."""
+    """With the model's own steps, shift, guidance and sampler where nothing else was asked for."""
     return ask.model_copy(update=vars(_schedule(ask, model)))
 
 
@@ -70,7 +70,7 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
             steps=schedule.steps,
             guidance=schedule.guidance,
             prompt_guidance=ask.prompt_guidance,
-            sampler=ask.sampler,
+            sampler=schedule.sampler,
             shift=schedule.shift,
             seed=ask.seed,
             frames=ask.frames,
@@ -86,5 +86,5 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
 def _schedule(ask: Ask, model: Model) -> Schedule:
     own = model.card.schedule(ask.task)
     return replace(own, steps=min(own.steps, MOST_STEPS)).asked(
-        steps=ask.steps, shift=ask.shift, guidance=ask.guidance
+        steps=ask.steps, shift=ask.shift, guidance=ask.guidance, sampler=ask.sampler
     )

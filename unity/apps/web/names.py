@@ -1,16 +1,16 @@
 """Names that requests may hold, the rows of tables, as types."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from fastapi import Path
 
 from unity.data.clips import SOURCES
 from unity.data.shards import STREAMS
 from unity.modality.table import MODALITIES
+from unity.model.card import SamplerName
 from unity.tasks import TASKS
 
-# the rows of unity.sampler.SAMPLERS, which takes torch to read
-SAMPLER_NAMES = ("unipc", "euler", "dpm++")
+SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
 
 if TYPE_CHECKING:
     # a type checker cannot read the tables

@@ -69,12 +69,14 @@ function bounds() {
   schedule();
 }
 
-/** Steps, shift and guidance as the model's card has them for the task. */
+/** Steps, shift, guidance and sampler as the model's card has them for the task. */
 function schedule() {
-  const { steps, shift, guidance } = model()?.schedules[value("task")] ?? { steps: 20, shift: 1, guidance: 7.5 };
+  const usual = { steps: 20, shift: 1, guidance: 7.5, sampler: options.samplers[0] };
+  const { steps, shift, guidance, sampler } = model()?.schedules[value("task")] ?? usual;
   place("form").elements.steps.value = Math.min(steps, options.steps.most);
   place("form").elements.shift.value = shift;
   place("form").elements.guidance.value = guidance;
+  place("form").elements.sampler.value = sampler;
 }
 
 /** A video that is to be followed shows one modality. */
