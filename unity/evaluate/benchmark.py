@@ -23,6 +23,7 @@ from unity.files import check_writable, write_text
 from unity.generate import Generator, load_generator
 from unity.jobs import share
 from unity.modality.table import MODALITIES
+from unity.tasks import TASKS
 
 if TYPE_CHECKING:
     from unity.evaluate.options import Options
@@ -95,6 +96,7 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
         "judges": {name: weights[DIMENSIONS[name].weights].name for name in judges},
         "checkpoint": None if referee is None else options.checkpoint.name,
         "step": None if referee is None else referee.card.step,
+        "schedules": None if referee is None else {task: asdict(referee.card.schedule(task)) for task in TASKS},
         **asdict(effort),
     }
     if options.baseline is not None and options.baseline in weights:
