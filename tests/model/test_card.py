@@ -136,10 +136,26 @@ def test_generation_takes_the_checkpoints_steps_where_none_are_asked_for(asked, 
     assert seen == pytest.approx(times)
 
 
+def test_generation_takes_the_checkpoints_sampler_where_none_is_asked_for():
+    def drawn(sampler: str | None, own: str) -> np.ndarray:
+        made = generator(replace(CARD, schedules={"estimate": Schedule(steps=3, sampler=own)}), [])
+        # the same for all, and no model that says nothing yet
+        torch.manual_seed(0)
+        for parameter in made.model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        sampling = Sampling(guidance=Guidance(scale=1.0), sampler=sampler)
+        return generate(made, "estimate", "depth", [""], FOOTAGE, sampling)[1]
+
+    own = drawn(None, "stochastic")
+    assert np.array_equal(own, drawn("stochastic", "unipc"))
+    assert not np.array_equal(own, drawn(None, "unipc"))
+
+
 def test_a_runs_card_draws_at_the_times_of_its_training():
     small = schedules(TimeConfig(shift=3.0, estimate_shift=20.0), MODELS["tiny"])
     assert small["estimate"] == Schedule(steps=3, shift=20.0)
-    assert small["control"] == Schedule(shift=3.0, guidance=2.0)
+    assert small["joint"] == Schedule(steps=12, shift=8.0, guidance=2.0, sampler="stochastic") == small["control"]
+    assert schedules(TimeConfig(shift=3.0), MODELS["tiny"])["estimate"] == Schedule(shift=3.0)
     assert schedules(TimeConfig(shift=5.0), MODELS["5b"]) == dict.fromkeys(TASKS, Schedule(shift=5.0))
 
 
