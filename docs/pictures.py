@@ -1,6 +1,7 @@
-"""The README's pictures: `python docs/pictures.py` writes them beside this file, or to --out, in a minute.
+"""The README's pictures: `python docs/pictures.py` writes them beside this file, or to --out, in two minutes.
 
 docs/estimates.png  what the shipped model estimates of a real and of a simulated clip, and the truth of the latter
+docs/made.png       views of a held-out clip, the videos that follow them, and videos with views from words alone
 docs/world.png      simulated clips in all their views
 """
 
@@ -44,6 +45,14 @@ def estimates(generator: Generator, clip: Clip) -> list[Picture]:
     ]
 
 
+def made(generator: Generator, followed: Clip, told: Sequence[Clip]) -> list[list[Picture]]:
+    """Each view of a clip, the video made to follow it, and a video with its view made from another's caption."""
+    given = [followed.video[name][FRAME] for name in MODALITIES]
+    control = [draw(generator, "control", m, [followed], guidance=None)[0][0][FRAME] for m in MODALITIES]
+    pairs = [draw(generator, "joint", m, [clip], guidance=None) for m, clip in zip(MODALITIES, told, strict=True)]
+    return [given, control, *([pair[stream][0][FRAME] for pair in pairs] for stream in range(2))]
+
+
 def real(size: tuple[int, int]) -> Clip:
     """The short film of two people that the package carries."""
     video = read_video(SAMPLE, FRAMES, size, "rgb")
@@ -73,6 +82,9 @@ def main() -> None:
     held_out = simulate(HELD_OUT, "two_persons", frames=FRAMES, size=size)
     rows = [estimates(generator, real(size)), estimates(generator, held_out), truth(held_out)]
     sheet(rows).save(folder / "estimates.png", optimize=True)
+    seeds = range(HELD_OUT + 10, HELD_OUT + 10 + len(MODALITIES))
+    told = [simulate(seed, "single_person", frames=FRAMES, size=size) for seed in seeds]
+    sheet(made(generator, held_out, told)).save(folder / "made.png", optimize=True)
     world = [simulate(SEEDS[source], source, frames=FRAMES, size=(SIDE, SIDE)) for source in SOURCES]
     sheet([truth(clip) for clip in world]).save(folder / "world.png", optimize=True)
 
