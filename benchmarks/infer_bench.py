@@ -12,9 +12,11 @@ processor's. `debug` is a narrow model of Wan's kind.
 """
 
 import gc
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -135,6 +137,18 @@ def hooked(case: Case, hook: Callable) -> Sample:
     return anew
 
 
+def packed(case: Case, storage: str) -> Sample:
+    """By the model as `--storage` keeps it."""
+    from unity.model.card import ModelCard
+    from unity.model.weights import load_model, save_model
+
+    card = ModelCard(model=case.config, modalities=("depth",), stage=1, step=0, frames=1, size=(16, 16))
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_model(case.model().state_dict(), card, Path(folder) / "model")
+        model, _ = load_model(path, case.device, case.dtype, storage=storage)
+    return both(case, GUIDED, model)
+
+
 def in_eight_bits(model, case: Case) -> None:
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=case.dtype)
 
@@ -188,7 +202,9 @@ OPTIONS: dict[str, Option] = {
     "unity, one pass": Option(partial(both, guidance=Guidance(scale=3.0, batched=True)), "unity"),
     "unity, unguided": Option(partial(both, guidance=ALONE), None),
     "unity, compiled": Option(compiled, "unity"),
-    "unity, 8-bit storage": Option(partial(hooked, hook=in_eight_bits), "unity", exact=False),
+    "unity, fp8 storage": Option(partial(packed, storage="fp8"), "unity", exact=False),
+    "unity, nf4 storage": Option(partial(packed, storage="nf4"), "unity", exact=False),
+    "unity, layerwise casting": Option(partial(hooked, hook=in_eight_bits), "unity", exact=False),
     "unity, offload by block": Option(partial(hooked, hook=by_blocks), "unity"),
     "unity, TaylorSeer 2": Option(
         partial(hooked, hook=partial(with_taylorseer, interval=2)), "unity", exact=False

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from PIL import Image
 from torch import nn
 
 from unity import answer
@@ -303,6 +304,19 @@ def test_a_tiled_vae_is_for_models_with_a_vae(generator, film, tmp_path, capsys)
     assert "is no VAE; --tiled-vae changes nothing here" in capsys.readouterr().err
 
 
+def test_a_photograph_is_a_film_of_one_frame(generator, tmp_path):
+    """With all frames of it, or as many as there are."""
+    shown = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    Image.fromarray(shown).save(tmp_path / "photo.png")
+    for name, every in (("a", False), ("b", True)):
+        asked = Request(modality="depth,flow", video=tmp_path / "photo.png", steps=1, every_frame=every)
+        result = infer(replace(asked, out=tmp_path / name), generator)
+        assert result.record["frames"] == 1 and result.record["windows"] is None
+        np.testing.assert_array_equal(result.video["rgb"], shown[None])
+        assert [len(values) for values in result.values_of.values()] == [1, 1]
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
 def test_another_seed_is_another_sample(generator, film, tmp_path):
     for seed in (0, 1):
         infer(Request(modality="flow", video=film, steps=1, seed=seed, out=tmp_path / str(seed)), generator)
@@ -324,6 +338,7 @@ def mistakes(film, checkpoint, folder):
         "sampler": (["--sampler", "heun"], "unknown sampler 'heun'"),
         "both": (["--video", film, "--condition", film], "give one of them"),
         "missing": (["--video", folder / "none.mp4"], "no video file .*none.mp4"),
+        "folder": (["--video", folder], "is a folder; give a film in it, or all of them to python -m unity.jobs"),
         "unreadable": (["--video", text], "cannot read .*words.mp4"),
         "4k+1": (["--video", film, "--frames", 8], "frames is 8; .* such as 5 or 9"),
         "none": (["--video", film, "--frames", 0], "frames is 0; give --frames a number from 1"),
@@ -331,6 +346,8 @@ def mistakes(film, checkpoint, folder):
         "size": (["--video", film, "--size", 32, 40], "size 32 40 .* 32 32 does"),
         "steps": (["--video", film, "--steps", 0], "steps is 0"),
         "shift": (["--video", film, "--shift", 0], "shift is 0"),
+        "few steps": (["--steps", 8, "--step-cache", 3], "8 are too few for that: take at least 16"),
+        "hooks in a graph": (["--compile", "--offload", "parts"], "leave it out, or --offload, --storage and"),
         "unlearnt": (
             ["--modality", "skeleton", "--checkpoint", stage1],
             "has not learnt 'skeleton', only depth, flow",
@@ -344,7 +361,8 @@ def mistakes(film, checkpoint, folder):
 
 
 NAMES = (
-    "modality", "sampler", "both", "missing", "unreadable", "4k+1", "none", "too few", "size", "steps", "shift",
+    "modality", "sampler", "both", "missing", "folder", "unreadable", "4k+1", "none", "too few", "size", "steps",
+    "shift", "few steps", "hooks in a graph",
     "unlearnt", "no weights", "broken weights", "broken card", "device", "occupied",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
 from unity.model.weights import save_model
 from unity.request import Request
+from unity.thrift import Thrift
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,20 @@ def test_lines_have_options_of_their_own(options, loads, tmp_path):
         ("estimate", "depth", 0), ("estimate", "flow", 3), ("joint", "depth", 0)
     ]  # fmt: skip
     assert loads == [options.checkpoint]
+
+
+@pytest.mark.slow
+def test_the_model_is_loaded_anew_where_it_is_to_lie_otherwise(options, loads, tmp_path):
+    """And what each job says is what its own flags ask for."""
+    ways = [{}, {"storage": "fp8"}, {"storage": "fp8"}, {"offload": "parts"}]
+    path, one = tmp_path / "jobs.jsonl", {"video": str(options.jobs / "a.mp4")}
+    path.write_text("\n".join(json.dumps(one | way) for way in ways))
+    run(replace(options, jobs=path))
+    assert len(loads) == 3
+    found = [json.loads((options.out / f"{n:05}/run.json").read_text())["thrift"] for n in range(1, 5)]
+    assert found == [vars(Thrift(**way)) for way in ways]
+    values = [(options.out / f"{n:05}/depth.npz").read_bytes() for n in range(1, 5)]
+    assert values[0] == values[3] != values[1] == values[2]
 
 
 def test_shares_are_disjoint_and_all(options):

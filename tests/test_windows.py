@@ -36,6 +36,7 @@ def test_windows_cover_all_frames_and_share_a_third(frames, window):
 
 
 def test_what_cannot_be_windows_is_refused():
+    assert places(1, 1) == [0]
     with pytest.raises(ValueError, match="4 frames are fewer than the 5"):
         places(4, 5)
     with pytest.raises(ValueError, match="cannot overlap"):

@@ -20,11 +20,13 @@ from unity.generate import Footage, Generator, encode, generate, load_generator
 from unity.modality.base import Constants, Modality
 from unity.modality.exports import exports
 from unity.model.card import ModelCard
+from unity.model.packed import saved_numbers
 from unity.plan import Plan, annotator_of, card_of, lora_of, plan_request
 from unity.reel import Drawn, joined, resized, write_and_pick
 from unity.report.strip import evenly, labelled_strip
 from unity.request import SHIPPED, Request
 from unity.sampler import Sampling
+from unity.thrift import thrift_of
 from unity.windows import cut, places
 
 # frame rate where no video gives one
@@ -87,7 +89,7 @@ def answer(
         request.codec_weights,
         request.text_weights,
         lora_of(request),
-        request.tiled_vae,
+        thrift_of(request),
     )
     tell(_about(generator))
     if request.compile:
@@ -228,8 +230,10 @@ def _seen_in_windows(
 def _about(generator: Generator) -> str:
     """What answers: nobody should take a small model's output for more than it is."""
     card, size = generator.card, sum(p.numel() for p in generator.model.parameters())
+    size += saved_numbers(generator.model)
+    stored = "" if generator.thrift.storage == "wide" else f" in {generator.thrift.storage}"
     learnt = f"stage {card.stage}, step {card.step}, {card.frames} frames of {card.size[0]}x{card.size[1]}"
-    return f"{generator.path}: {size / 1e6:.1f}M parameters, {learnt}, data: {card.data or 'unknown'}"
+    return f"{generator.path}: {size / 1e6:.1f}M parameters{stored}, {learnt}, data: {card.data or 'unknown'}"
 
 
 def _effort(plan: Plan) -> str:
@@ -266,6 +270,7 @@ def _record(plan: Plan, film: Origin | None, starts: list[int], generator: Gener
         "shift": request.shift,
         "guidance": asdict(plan.guidance) if plan.guidance.active else None,
         "compiled": request.compile,
+        "thrift": asdict(generator.thrift),
         "seed": request.seed,
         "checkpoint": str(generator.path),
         "lora": request.lora and {"path": str(request.lora), "strength": request.lora_strength},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from unity.config import ModelConfig
@@ -42,6 +42,12 @@ class Encoders:
         """States and lengths of texts, on the device; none needs to be `known`."""
         states, length = self.text(list(texts))
         return states.to(self.device), length.to(self.device)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The networks of Wan behind them; embedded ones are too small to count."""
+        found = getattr(self.codec, "vae", None), getattr(self.text, "model", None)
+        return [module for module in found if module is not None]
 
     def latent_shape(self, batch: int, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int, int]:
         """Shape b c u v x of the latents of `batch` clips with `frames` frames of `size` (h, w)."""
@@ -79,13 +85,15 @@ def load_encoders(
     dtype: torch.dtype = torch.float32,
     codec_weights: Path | None = None,
     text_weights: Path | None = None,
+    home: torch.device | None = None,
 ) -> Encoders:
     """The encoders that a model works with; `dtype` is that of the codec's arithmetic.
 
+    `home` is where the weights of Wan's are read to, for those who bring them to the device themselves.
     Raises ValueError, with the way to get them, for weights that are not there.
     """
     return Encoders(
-        codec=load_codec(config.codec, codec_weights, device, dtype),
-        text=load_text(config.text, text_weights, device),
+        codec=load_codec(config.codec, codec_weights, device, dtype, home),
+        text=load_text(config.text, text_weights, device, home),
         device=device,
     )

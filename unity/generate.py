@@ -16,10 +16,12 @@ from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
-from unity.model.codec import stride, tile
+from unity.model.codec import stride
 from unity.model.hub import beside
 from unity.model.weights import load_model
+from unity.placement import home, placed
 from unity.sampler import Known, Sampling, Solver, Texts, sample
+from unity.thrift import NONE, Thrift
 
 Frames = UInt8[np.ndarray, "b t h w 3"]
 # called after each step with its number, from 1, and what decodes the videos that sampling would end in there
@@ -37,6 +39,7 @@ class Generator:
     card: ModelCard
     encoders: Encoders
     dtype: torch.dtype
+    thrift: Thrift = NONE
 
     @property
     def device(self) -> torch.device:
@@ -62,29 +65,28 @@ def load_generator(
     codec_weights: Path | None = None,
     text_weights: Path | None = None,
     lora: Lora | None = None,
-    tiled_vae: bool = False,
+    thrift: Thrift = NONE,
 ) -> Generator:
     """Load a model folder, a run folder of launchers/train.py (its newest model), a file or a name of weights.
 
     An adapter `lora` is merged into them. On a GPU (the default where there is one) in bf16, on a CPU in fp32.
-    `tiled_vae`: see `unity.model.codec.tile`.
     Raises ValueError for what is missing.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(place)!r}: no CUDA GPU can be used here; leave --device out, or give cpu")
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    model, card = load_model(checkpoint, place, dtype, lora=lora)
+    first = home(thrift, place)
+    model, card = load_model(checkpoint, first, dtype, lora=lora, storage=thrift.storage)
     usual = beside(card.base or checkpoint)
-    encoders = load_encoders(card.model, place, dtype, codec_weights or usual, text_weights or usual)
-    if tiled_vae:
-        tile(encoders.codec)
+    encoders = load_encoders(card.model, place, dtype, codec_weights or usual, text_weights or usual, first)
     return Generator(
         path=Path(checkpoint),
-        model=model,
+        model=placed(model, card, encoders, thrift),
         card=card,
         encoders=encoders,
         dtype=dtype,
+        thrift=thrift,
     )
 
 
@@ -170,12 +172,15 @@ def generate(
             watch(next(numbers), lambda: finish(data[:, 0], data[:, 1]))
 
     sampling = _scheduled(generator, task, sampling)
+    if generator.thrift.step_cache > 1:
+        generator.model.begin(sampling.steps)  # pyright: ignore[reportCallIssue]
     return finish(*sample(generator.model, task, ids, texts, known, sampling, step, solver))
 
 
 def encode(generator: Generator, video: Frames, stream: str) -> Float[Tensor, "b c u v x"]:
     """Latents of clips that show "rgb" or a modality, on the generator's device."""
-    frames = torch.from_numpy(np.ascontiguousarray(video))
+    # torch wants arrays that may be written, also where nothing writes
+    frames = torch.from_numpy(np.require(video, requirements=["C", "W"]))
     return generator.encoders.encode(frames, [stream] * len(frames)).float()
 
 

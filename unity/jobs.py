@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from unity.command import end, say, sentence, share_of
 from unity.files import check_writable, json_text, plain
 from unity.request import Request, command_line
+from unity.thrift import thrift_of
 from unity.typed import typed
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class _Worker:
             request.codec_weights,
             request.text_weights,
             lora_of(request),
-            request.tiled_vae,
+            thrift_of(request),
         )
         if self._generator is None or self._of != weights:
             plan_request(request, card_of(request))

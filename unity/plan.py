@@ -28,6 +28,7 @@ from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
 from unity.sampler import SAMPLERS, Guidance
 from unity.tasks import TASKS
+from unity.thrift import check_steps
 
 if TYPE_CHECKING:
     from unity.data.annotate.base import Annotator
@@ -79,8 +80,7 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     wanted = {name: getattr(request, name) for name in ("steps", "shift", "guidance", "sampler")}
     schedule = card.schedule(task).asked(**wanted)
     request = replace(request, **vars(schedule))
-    if request.tiled_vae and card.model.codec not in WAN:
-        say(f"infer: the codec {card.model.codec} of this checkpoint is no VAE; --tiled-vae changes nothing here")
+    _check_thrift(request, card, schedule.steps)
     facts = look(path) if (path := request.film) else None
     there = _there(facts, request.fps)
     window = request.frames or (card.frames if there is None else most_frames(card, there))
@@ -118,6 +118,15 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     return plan
 
 
+def _check_thrift(request: Request, card: ModelCard, steps: int) -> None:
+    if request.tiled_vae and card.model.codec not in WAN:
+        say(f"infer: the codec {card.model.codec} of this checkpoint is no VAE; --tiled-vae changes nothing here")
+    if request.offload != "none" and (request.device == "cpu" or not torch.cuda.is_available()):
+        say("infer: all is in main memory here, without a GPU; --offload changes nothing")
+    if request.step_cache > 1:
+        check_steps(steps)
+
+
 def _complete(request: Request) -> tuple[Request, str, Path]:
     """The request with the defaults that need no checkpoint, its task, and the folder of its results."""
     check_bounds(request)
@@ -127,8 +136,15 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
         if name not in choices:
             raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(choices)}")
     _check_device(request.device)
+    if request.storage == "nf4":
+        require("lowbit")
     if request.compile:
         _check_compiler()
+        if request.hooked or request.storage != "wide":
+            raise ValueError(
+                "--compile is for a model that lies on its device as it is; leave it out, or --offload, "
+                "--storage and --step-cache"
+            )
     for name in _modalities(request):
         require(*(extra for row in exports(request.also, name) for extra in row.needs))
     if sum(bool(given) for given in (request.video, request.condition, request.control_from)) > 1:

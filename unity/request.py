@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from unity.command import real, whole
+from unity.thrift import Thrift
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED, SAMPLE = ASSETS / "mini", ASSETS / "people.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """Estimate a modality of a video, control a video by one, or draw both from words."""
+class Asked:
+    """What of; a request has ways to save memory and time beside it."""
 
     # depth, flow, densepose, skeleton or segmentation, or one of --modalities; several of an estimate, with commas
     # between them, share one encoding of the video
@@ -79,10 +80,13 @@ class Request:
     device: str | None = None
     # weights of the Wan VAE, for the models that use it; by default those beside the checkpoint
     codec_weights: Path | None = None
-    # the Wan VAE works tile by tile: in less memory, slower; values differ a little where tiles meet
-    tiled_vae: bool = False
     # weights of UMT5, likewise
     text_weights: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Thrift, Asked):
+    """Estimate a modality of a video, control a video by one, or draw both from words."""
 
     @property
     def film(self) -> Path | None:

@@ -22,7 +22,8 @@ def places(frames: int, window: int) -> list[int]:
         raise ValueError(f"{frames} frames are fewer than the {window} of a window")
     if frames > window and window < 2:
         raise ValueError(f"windows of {window} frame cannot overlap; give a checkpoint that takes more at once")
-    step = window - max(1, window // 3)
+    # of one frame there is one window
+    step = max(1, window - max(1, window // 3))
     return [*range(0, frames - window, step), frames - window]
 
 

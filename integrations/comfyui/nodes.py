@@ -5,6 +5,7 @@ ComfyUI's IMAGE is float32 [t, h, w, 3] in [0, 1], a batch of frames; its MODEL 
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import comfy.model_management
 import comfy.utils
@@ -17,9 +18,12 @@ from unity.modality.table import MODALITIES
 from unity.request import SHIPPED
 from unity.sampler import SAMPLERS, Guidance, Sampling
 from unity.tasks import TASKS
+from unity.thrift import Thrift
 
 MODEL, SAMPLING = "UNITY_VIDEO_MODEL", "UNITY_VIDEO_SAMPLING"
 CATEGORY = "unity-video"
+# option of Thrift → what it may be
+KINDS = get_type_hints(Thrift)
 
 
 class LoadModel:
@@ -29,10 +33,13 @@ class LoadModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        return {"required": {"path": ("STRING", {"default": ""})}}
+        # for cards that do not hold all of it, see docs/weights.md
+        saved = {name: (list(get_args(KINDS[name])),) for name in ("offload", "storage")}
+        saved["tiled_vae"] = ("BOOLEAN", {"default": False})
+        return {"required": {"path": ("STRING", {"default": ""})}, "optional": saved}
 
-    def load(self, path: str) -> tuple[Generator]:
-        return (load_generator(Path(path) if path else SHIPPED),)
+    def load(self, path: str, **saved: str | bool) -> tuple[Generator]:
+        return (load_generator(Path(path) if path else SHIPPED, thrift=Thrift(**saved)),)
 
 
 class Settings:

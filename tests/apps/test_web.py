@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import tyro
 
+from unity.apps.web.ask import Ask, requests
+from unity.apps.web.models import find_models
 from unity.apps.web.names import SAMPLER_NAMES
 from unity.apps.web.options import Options
 from unity.apps.web.serve import application
@@ -22,6 +24,7 @@ from unity.apps.web.service import Service
 from unity.data.video import write_video
 from unity.request import SAMPLE, Request
 from unity.sampler import SAMPLERS
+from unity.thrift import thrift_of
 
 ROOT = Path(__file__).parents[2]
 ASK = {"task": "estimate", "modalities": ["depth"], "input": "people", "steps": 2}
@@ -149,6 +152,16 @@ def test_a_client_has_only_so_many_jobs_that_wait(serve_stub, tmp_path):
             "/api/jobs", json.dumps(JOINT).encode(), "POST", content_type="application/json"
         )
         assert code == 429 and "2 of your jobs wait" in words
+
+
+def test_its_own_flags_say_how_models_lie(tmp_path):
+    """Nobody who asks for a job does."""
+    options = Options(out=tmp_path, storage="fp8", offload="blocks", tiled_vae=True)
+    (model,) = find_models(()).values()
+    asked = Ask(task="joint", modalities=["depth", "flow"], prompt="a ball", steps=2)
+    made = requests(asked, model, None, tmp_path, options)
+    assert [thrift_of(one) for one in made.values()] == 2 * [thrift_of(options)]
+    assert thrift_of(options).storage == "fp8"
 
 
 @pytest.mark.parametrize(

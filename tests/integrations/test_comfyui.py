@@ -128,6 +128,18 @@ def test_estimating_gives_what_generate_gives(nodes, comfy, both, generator, che
     assert comfy.steps == [(1, 2), (2, 2)]
 
 
+def test_a_model_is_loaded_as_its_card_needs_it(nodes, checkpoint):
+    """Without these settings, as workflows of before have none, it lies whole on its device."""
+    loaded = [
+        run(nodes, "UnityVideoLoadModel", path=str(checkpoint), **more)[0] for more in ({}, {"storage": "fp8"})
+    ]
+    assert [model.thrift.storage for model in loaded] == ["wide", "fp8"]
+    held = [sum(p.nbytes for p in model.model.parameters()) for model in loaded]
+    assert held[1] < 0.8 * held[0]
+    choices = nodes["UnityVideoLoadModel"].INPUT_TYPES()["optional"]
+    assert choices["offload"] == (["none", "parts", "blocks"],) and choices["storage"][0][0] == "wide"
+
+
 def test_frames_of_any_number_and_size(nodes, both):
     frames = torch.rand(11, 90, 120, 3)
     for task in ("estimate", "control"):

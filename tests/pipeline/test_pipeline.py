@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKLWan,
     DPMSolverMultistepScheduler,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
@@ -14,7 +13,6 @@ from diffusers import (
     TaylorSeerCacheConfig,
     UniPCMultistepScheduler,
 )
-from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from unity.config import MODELS
 from unity.data.video import read_video
@@ -105,23 +103,6 @@ def test_saved_and_loaded_it_samples_the_same_and_so_does_infer(pipeline, film, 
     assert card == pipeline.card
     for name, value in model.state_dict().items():
         assert torch.equal(value, pipeline.transformer.state_dict()[name]), name
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory):
-    """A model of Wan's kind with small random twins of its VAE, UMT5 and tokenizer, as a repository has them."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("wan")
-    spread = {"latents_mean": torch.linspace(-1, 1, 16).tolist(), "latents_std": torch.linspace(1, 3, 16).tolist()}
-    AutoencoderKLWan(base_dim=8, num_res_blocks=1, z_dim=16, **spread).save_pretrained(folder / "vae")
-    sizes = {"vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    UMT5EncoderModel(UMT5Config(**sizes, tie_word_embeddings=False)).save_pretrained(folder / "text_encoder")
-    ByT5Tokenizer().save_pretrained(folder / "tokenizer")
-    config = replace(MODELS["1.3b"], dim=48, ffn_dim=80, num_heads=2, num_layers=2, text_dim=32)
-    model = UnityDiT(config)
-    state = {name: value + 0.05 * torch.randn_like(value) for name, value in model.state_dict().items()}
-    card = ModelCard(model=config, modalities=("depth",), stage=1, step=1, frames=FRAMES, size=SIZE)
-    return save_model(state, card, folder / "model"), folder
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from unity import encoders
 from unity.config import MODELS
 from unity.data.latents import __main__ as command
+from unity.data.latents.facts import read_facts
 from unity.data.shards import open_shards, read_about
 from unity.model.fingerprint import fingerprint
 from unity.train import loop
@@ -116,3 +117,14 @@ def test_the_same_command_again_finds_it_there(dataset, latents, capsys):
         command.run(replace(options, numbers="bf16"))
     with pytest.raises(ValueError, match="4k.1, at most 5"):
         command.run(replace(options, out=latents.with_name("new"), frames=4))
+
+
+def test_latents_say_whether_they_were_made_in_tiles(dataset, latents):
+    """Those of older versions, which say nothing, were not."""
+    options = command.Options(shards=dataset, out=latents.with_name("new"), model="debug", tiled_vae=True)
+    with pytest.raises(ValueError, match="cells is no VAE that could work in tiles; leave --tiled-vae out"):
+        command.run(options)
+    facts = open_shards(latents).latents
+    silent = {name: value for name, value in facts.plain.items() if name != "tiled"}
+    assert read_facts({"latents": silent}) == facts and not facts.tiled
+    assert read_facts({"latents": silent | {"tiled": True}}) != facts

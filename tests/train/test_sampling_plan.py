@@ -10,9 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from unity.config import MODELS
+from unity.model.card import ModelCard
 from unity.model.dit import UnityDiT
+from unity.model.weights import load_model, save_model
+from unity.thrift import Thrift
 from unity.train.planner import sampling
-from unity.train.planner.count import Sample, Trained, shapes
+from unity.train.planner.count import Sample
 from unity.train.planner.sampling import WAYS, Options, computing, decoding, lines
 
 ROOT = Path(__file__).parents[2]
@@ -67,31 +70,27 @@ def test_the_guide_has_the_table_that_the_planner_prints():
 
 def test_parts_that_lie_apart_take_less():
     size = Sample(tokens=32_760, cells=131_040, words=64)
-    apart = [sampling.moments(MODELS["14b"], size, (81, 480, 832), way) for way in WAYS.values()]
+    apart = [sampling.moments(MODELS["14b"], size, (81, 480, 832), way) for way in WAYS]
     peaks = [max(parts["model"], parts["VAE"]) for parts in apart]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
+    tiled = sampling.moments(MODELS["14b"], size, (81, 480, 832), Thrift(tiled_vae=True))
+    assert tiled["VAE"] < apart[0]["VAE"] and tiled["model"] == apart[0]["model"]
     with pytest.raises(ValueError, match="give --frames 77 or 81"):
         lines(Options(frames=80))
 
 
-@pytest.mark.slow
-def test_eight_bits_and_blocks_are_those_of_diffusers_hooks():
-    from unity.model.card import ModelCard
-    from unity.pipeline import UnityTransformer3DModel
-
+@pytest.mark.parametrize("storage", ["fp8", "nf4"])
+def test_packed_weights_are_those_that_are_loaded(storage, tmp_path):
     card = ModelCard(model=WAN, modalities=("depth",), stage=1, step=0, frames=1, size=(16, 16))
-    model = UnityTransformer3DModel.of(UnityDiT(WAN).to(torch.bfloat16), card)
-    numbers = {name: p.numel() for name, p in model.named_parameters()}
-    block = sum(p.numel() for p in model.blocks[0].parameters())
-    outside = sum(numbers.values()) - len(model.blocks) * block
-    assert WAYS["by block"].weights(numbers) == 2 * (outside + 2 * block)
-    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    folder = save_model(UnityDiT(WAN).state_dict(), card, tmp_path / "model")
+    model, _ = load_model(folder, dtype=torch.bfloat16, storage=storage)
     held = sum(p.nbytes for p in model.parameters())
-    largest = max(
-        module.weight.numel() for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)
-    )
-    assert WAYS["8-bit storage"].weights(numbers) == held + 2 * largest
-    assert numbers == {name: torch.Size(shape).numel() for name, shape in shapes(WAN, Trained()).items()}
+    widest = 2 * max(rows * columns for rows, columns in ((3 * 128, 128), (WAN.ffn_dim, 128)))
+    assert sampling.weights(WAN, Thrift(storage=storage)) == held + widest
+    # of a block two, and all that is in none
+    block = sum(p.nbytes for p in model.blocks[0].parameters())
+    outside = held - len(model.blocks) * block
+    assert sampling.weights(WAN, Thrift(storage=storage, offload="blocks")) == outside + 2 * block + widest
 
 
 @pytest.mark.slow

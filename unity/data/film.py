@@ -86,6 +86,10 @@ def look(path: str | Path) -> Facts:
     Raises ValueError for a file that is missing, holds no video, or nothing of which can be decoded.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"{picture_name(path)} is a folder; give a film in it, or all of them to python -m unity.jobs"
+        )
     if not path.is_file():
         raise ValueError(f"there is no video file {picture_name(path)}; give the path of an existing one")
     faults: list[str] = []

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +11,7 @@ from unity.data.video import write_video
 from unity.data.weights import found_weights
 from unity.evaluate.contestants import Answers, of_baseline, of_checkpoint, of_files
 from unity.evaluate.exam import Effort
+from unity.evaluate.options import Options, loaded
 from unity.evaluate.peers import PEERS
 from unity.evaluate.standing import write
 from unity.evaluate.truth import Bench, own, simulated
@@ -20,19 +20,17 @@ from unity.evaluate.vbench import DIMENSIONS, NETWORKS, lacking, load_judges
 from unity.evaluate.witnesses import absent, load_witnesses
 from unity.extras import require
 from unity.files import check_writable, write_text
-from unity.generate import Generator, load_generator
+from unity.generate import Generator
 from unity.jobs import share
 from unity.modality.table import MODALITIES
 from unity.tasks import TASKS
-
-if TYPE_CHECKING:
-    from unity.evaluate.options import Options
+from unity.thrift import NONE
 
 # what UniBench has where nothing else is asked for; the shipped model's frames and pixels
 CLIPS, FRAMES, SIZE = 200, 17, (64, 64)
 
 
-def run_bench(options: "Options") -> list[Path]:
+def run_bench(options: Options) -> list[Path]:
     """Answer, score, and write the report; the paths of its files."""
     folder = options.out or Path("runs/unibench")
     _check(options, folder)
@@ -54,7 +52,7 @@ def run_bench(options: "Options") -> list[Path]:
     return paths
 
 
-def _check(options: "Options", folder: Path) -> None:
+def _check(options: Options, folder: Path) -> None:
     if options.predictions is not None and options.baseline is not None:
         raise ValueError("--predictions and --baseline both answer; give one of them")
     if options.bench == "folder" and options.data is None:
@@ -69,7 +67,7 @@ def _check(options: "Options", folder: Path) -> None:
     check_writable(options.export or folder)
 
 
-def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
+def _contest(options: Options, weights: Weights) -> tuple[Contest, str]:
     effort = Effort(steps=options.steps, guidance=options.guidance, seed=options.seed)
     answers: Answers | None = None
     name, device = options.checkpoint.name, options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,7 +77,7 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
         answers, name = of_files(options.predictions), options.predictions.name
     # other baselines make no videos to be judged
     judged = options.baseline is None or options.baseline in PEERS
-    referee = _load(options) if judged else None
+    referee = loaded(options) if judged else None
     bench = _bench(options, referee)
     if answers is None:
         assert referee is not None
@@ -102,6 +100,8 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
     if options.baseline is not None and options.baseline in weights:
         # another size of the same model is another contestant
         asked["weights"] = weights[options.baseline].name
+    if referee is not None and referee.thrift != NONE:
+        asked["thrift"] = asdict(referee.thrift)
     contest = Contest(
         bench=bench,
         answers=answers,
@@ -114,11 +114,7 @@ def _contest(options: "Options", weights: Weights) -> tuple[Contest, str]:
     return contest, name
 
 
-def _load(options: "Options") -> Generator:
-    return load_generator(options.checkpoint, options.device, options.codec_weights, options.text_weights)
-
-
-def _bench(options: "Options", referee: Generator | None) -> Bench:
+def _bench(options: Options, referee: Generator | None) -> Bench:
     count = options.clips or CLIPS
     if options.bench == "folder":
         assert options.data is not None
@@ -132,7 +128,7 @@ def _extent(referee: Generator | None) -> tuple[int, int, int]:
     return (FRAMES, *SIZE) if referee is None else (referee.card.frames, *referee.card.size)
 
 
-def _export(options: "Options", folder: Path) -> list[Path]:
+def _export(options: Options, folder: Path) -> list[Path]:
     """TRACK/CLIP/rgb.mp4, caption.txt and the exact values, for programs of others to answer."""
     bench = _bench(options, None)
     for track in options.tracks:

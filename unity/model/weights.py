@@ -18,6 +18,7 @@ from unity.model.card import NAME, ModelCard, read_card_file, write_card
 from unity.model.dit import UnityDiT
 from unity.model.hub import local
 from unity.model.layouts import LAYOUTS, State, find_layout, to_unity
+from unity.model.packed import pack, packed_rows, packing
 from unity.model.reader import Reader, block_of
 from unity.model.rows import grown
 from unity.model.sniff import stranger
@@ -64,20 +65,38 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     config: ModelConfig | None = None,
     lora: Lora | None = None,
+    storage: str = "wide",
 ) -> tuple[UnityDiT, ModelCard]:
     """A model in evaluation mode, and its card.
 
     `path` is a model folder, a run folder, a folder of weights, or one file, in any layout of
     `unity.model.layouts`, a folder of `unity.model.adapter`, or a name of `unity.model.hub`. `config` is for
-    foreign weights whose shape is none of `MODELS`. `lora` is merged in. Raises ValueError for what is no such
-    thing, and where weights and shape disagree, before anything but headers (and adapters) has been read.
+    foreign weights whose shape is none of `MODELS`. `lora` is merged in. `storage`, a row of
+    `unity.config.STORAGE`, says how the Linears of its blocks are packed, one by one as they are read. Raises
+    ValueError for what is no such thing, and where weights and shape disagree, before anything but headers (and
+    adapters) has been read.
     """
     stored, card = open_weights(Path(path), config, lora)
     model = _hollow(stored, card.model)
-    tensors = Reader(stored, card.model).each(model.state_dict())
-    state = {name: value.to(device=device, dtype=dtype) for name, value in tensors}
+    if storage != "wide":
+        model = _waiting(card.model, storage, dtype)
+    packed, state = packed_rows(model), {}
+    for name, value in Reader(stored, card.model).each(model.state_dict()):
+        there = value.to(device=device, dtype=dtype)
+        state[name] = pack(there, packed[name], dtype) if name in packed else there
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False), card
+
+
+def _waiting(config: ModelConfig, storage: str, dtype: torch.dtype) -> UnityDiT:
+    """A model without values, whose packed matrices bear the name of `dtype`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            return UnityDiT(config, packing(storage))
+    finally:
+        torch.set_default_dtype(before)
 
 
 def open_weights(

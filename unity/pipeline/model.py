@@ -10,6 +10,8 @@ from torch import nn
 from unity.config import ModelConfig
 from unity.model.card import ModelCard, card_of, diffusers_settings
 from unity.model.dit import UnityDiT
+from unity.model.packed import PackedLinear
+from unity.thrift import check_steps
 
 
 class UnityTransformer3DModel(ModelMixin, UnityDiT, CacheMixin, ConfigMixin):
@@ -36,6 +38,9 @@ class UnityTransformer3DModel(ModelMixin, UnityDiT, CacheMixin, ConfigMixin):
         """A model that shares its tensors with another."""
         with torch.device("meta"):
             new = cls(**diffusers_settings(card))
+        for name, module in model.named_modules():
+            if isinstance(module, PackedLinear):
+                new.set_submodule(name, module)
         new.load_state_dict(model.state_dict(), assign=True)
         return new.requires_grad_(False).eval()
 
@@ -57,6 +62,12 @@ class UnityTransformer3DModel(ModelMixin, UnityDiT, CacheMixin, ConfigMixin):
                 f"hand on a sum that is still to be added, for speed; TaylorSeerCacheConfig fits"
             )
         super().enable_cache(config)
+
+    def begin(self, steps: int) -> None:
+        """Before each sample: a cache forgets the last one. Raises ValueError for fewer steps than it needs."""
+        if self.is_cache_enabled:
+            check_steps(steps)
+            self._reset_stateful_cache()
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:

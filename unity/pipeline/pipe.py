@@ -28,8 +28,6 @@ from unity.pipeline.model import UnityTransformer3DModel
 from unity.pipeline.scheduler import UnityScheduler
 from unity.sampler import Guidance, Sampling, Solver
 
-# below, every step matters: nothing is taken from a cache
-FEW_STEPS = 16
 # one clip: pictures, or an array t h w 3 of bytes or of numbers in [0, 1]
 Clip = Sequence[Image.Image] | Sequence[np.ndarray] | np.ndarray
 
@@ -155,7 +153,7 @@ class UnityVideoPipeline(DiffusionPipeline):
         guidance = Guidance(scale=schedule.guidance, caption=any(prompt.strip() for prompt in call.prompts))
         sampling = Sampling(guidance=guidance, seed=_seed(generator))
         self._interrupt = False
-        self._begin_cache(schedule.steps)
+        self.transformer.begin(schedule.steps)
         with self.progress_bar(total=schedule.steps) as bar:  # pyright: ignore[reportCallIssue]
 
             def after(number: int, latents: Tensor) -> Tensor:
@@ -202,17 +200,6 @@ class UnityVideoPipeline(DiffusionPipeline):
             # estimation reads no words about the scene
             return Call("estimate", modality, [""] * len(prompts), Footage(rgb=clips), canvas)
         return Call("control", modality, prompts, Footage(aux=clips), canvas)
-
-    def _begin_cache(self, steps: int) -> None:
-        """Forget the last sample's steps. Raises ValueError for fewer steps than a cache may leave out of."""
-        if not self.transformer.is_cache_enabled:
-            return
-        if steps < FEW_STEPS:
-            raise ValueError(
-                f"a cache leaves steps out, and {steps} are too few for that: give num_inference_steps of at "
-                f"least {FEW_STEPS}, or call transformer.disable_cache()"
-            )
-        self.transformer._reset_stateful_cache()
 
     def _solver(self, schedule: Schedule, seed: int, after: Callable[[int, Tensor], Tensor]) -> Solver:
         """The scheduler's times and steps; after each of them `after` is called, which may change the latents."""

@@ -13,6 +13,7 @@ from unity.modality.table import MODALITIES
 from unity.model.card import Schedule
 from unity.request import Request
 from unity.tasks import TASKS
+from unity.thrift import thrift_of
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 
@@ -78,6 +79,7 @@ def requests(ask: Ask, model: Model, film: Path | None, folder: Path, options: O
             device=options.device,
             codec_weights=options.codec_weights,
             text_weights=options.text_weights,
+            **vars(thrift_of(options)),
         )
         for name in names
     }

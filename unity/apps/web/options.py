@@ -6,10 +6,11 @@ from typing import Annotated
 
 from unity.apps.listening import Listening
 from unity.command import whole
+from unity.thrift import Thrift
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Listening):
+class Options(Thrift, Listening):
     """Serve the page until Ctrl-C. Jobs wait in a queue that outlives the program."""
 
     # folder of the queue, the inputs and the results

@@ -19,6 +19,7 @@ from PIL import Image
 from unity.command import sentence
 from unity.files import whole_folder
 from unity.request import Request
+from unity.thrift import thrift_of
 
 if TYPE_CHECKING:
     from unity.generate import Generator
@@ -159,7 +160,11 @@ def _generator(loaded: "dict[Path | None, Generator]", request: Request) -> "Gen
     if request.checkpoint not in loaded:
         loaded.clear()
         loaded[request.checkpoint] = load_generator(
-            request.checkpoint or SHIPPED, request.device, request.codec_weights, request.text_weights
+            request.checkpoint or SHIPPED,
+            request.device,
+            request.codec_weights,
+            request.text_weights,
+            thrift=thrift_of(request),
         )
     return loaded[request.checkpoint]
 

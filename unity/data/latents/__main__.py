@@ -54,6 +54,8 @@ class Options:
     # weights of the codec and of the text encoder; by default those beside --init
     codec_weights: Path | None = None
     text_weights: Path | None = None
+    # the Wan VAE works tile by tile: in less memory, slower; latents differ a little where tiles meet
+    tiled_vae: bool = False
     # by default the GPU, if there is one
     device: str | None = None
     # which share of the work this process does, 2/8 for the second of eight: for several GPUs, or a SLURM array
@@ -135,11 +137,13 @@ def _facts(options: Options, pixels: Extent, wanted: Wanted) -> Facts:
     """All that is known before an encoder is loaded."""
     from unity.modality.encodings import OURS
     from unity.modality.table import MODALITIES
-    from unity.model.codec import check_size
+    from unity.model.codec import WAN, check_size
     from unity.model.fingerprint import fingerprint
     from unity.model.strides import STRIDES, extent
 
     model, (codec, text) = wanted.model, _weights(options)
+    if options.tiled_vae and model.codec not in WAN:
+        raise ValueError(f"the codec {model.codec} is no VAE that could work in tiles; leave --tiled-vae out")
     frames, size = pixels
     check_size(frames, *size, stride=STRIDES[model.codec])
     keys = fingerprint(model.codec, codec), fingerprint(model.text, text)
@@ -156,6 +160,7 @@ def _facts(options: Options, pixels: Extent, wanted: Wanted) -> Facts:
         precision=options.precision or ("bf16" if cuda else "fp32"), numbers=options.numbers,
         words="bf16" if options.numbers == "bf16" or (cuda and model.text == "umt5") else "fp32",
         encodings=encodings, texts=tuple(texts), texts_key="", clips=clips,
+        tiled=options.tiled_vae,
     )  # fmt: skip
 
 
@@ -166,10 +171,13 @@ def _making(options: Options, facts: Facts, pixels: Extent, wanted: Wanted) -> "
     from unity.data.latents.make import Making
     from unity.data.latents.numbers import NUMBERS
     from unity.encoders import load_encoders
+    from unity.model.codec import tile
     from unity.model.fingerprint import fingerprint
 
     device = torch.device(_device(options))
     encoders = load_encoders(wanted.model, device, NUMBERS[facts.precision], *_weights(options))
+    if options.tiled_vae:
+        tile(encoders.codec)
     if not (facts.codec_key and facts.text_key):
         # some came from the hub only now
         codec, text = _weights(options)

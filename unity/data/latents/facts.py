@@ -40,6 +40,8 @@ class Facts:
     texts_key: str
     # SHA-256 of the dataset.json of the clips
     clips: str
+    # whether the codec worked tile by tile; no, where nothing is said
+    tiled: bool = False
 
     @property
     def key(self) -> str:
@@ -56,7 +58,7 @@ def read_facts(about: dict) -> Facts | None:
     """What dataset.json says of its latents, None where it holds videos; ValueError for what nobody writes."""
     if "latents" not in about:
         return None
-    facts = typed(Facts, about["latents"], "what it says of latents")
+    facts = typed(Facts, about["latents"], "what it says of latents", optional=("tiled",))
     if not all(1 <= edge <= _MOST for edge in facts.shape) or not 1 <= facts.width <= _MOST:
         raise ValueError(f"its latents are {facts.shape}, its states {facts.width} wide")
     return facts

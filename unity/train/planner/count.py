@@ -38,14 +38,18 @@ class Trained:
 
     def packed_bytes(self, name: str, shape: Shape) -> int:
         """Of a parameter that is packed; 0 for one that is not."""
-        row, linear = STORAGE[self.storage], name.removesuffix(".weight")
-        frozen = bool(self.lora_rank) and linear != name and linear.startswith("blocks.")
-        packed = row and frozen and linear.endswith(TARGETS["all"]) and row.packs(shape[1])
-        return shape[0] * row.row_bytes(shape[1]) if row and packed else 0
+        return packed_bytes(self.storage, name, shape) if self.lora_rank else 0
 
     def trains(self, name: str) -> bool:
         """Whether a parameter is trained."""
         return not self.lora_rank or is_factor(name) or is_part(name)
+
+
+def packed_bytes(storage: str, name: str, shape: Shape) -> int:
+    """Of a frozen parameter by a row of `unity.config.STORAGE`; 0 for one that stays wide."""
+    row, linear = STORAGE[storage], name.removesuffix(".weight")
+    inside = linear != name and linear.startswith("blocks.") and linear.endswith(TARGETS["all"])
+    return shape[0] * row.row_bytes(shape[1]) if row and inside and row.packs(shape[1]) else 0
 
 
 @dataclass(frozen=True, kw_only=True)

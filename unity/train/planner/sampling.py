@@ -5,14 +5,13 @@ bf16. What libraries work in beside that is not counted.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from unity.command import check_bounds, end, whole
 from unity.config import MODELS, ModelConfig
-from unity.model.names import TARGETS
-from unity.train.planner.count import Sample, Trained, sample, shapes
+from unity.thrift import Thrift, flags_of
+from unity.train.planner.count import Sample, Trained, packed_bytes, sample, shapes
 from unity.train.planner.gpus import GIB, USABLE
 from unity.train.planner.memory import CODECS, NUMBERS, TEXTS, latents
 from unity.train.planner.options import height_width
@@ -34,66 +33,48 @@ DECODING = {"wan2.1": (5_061, 3), "wan2.2": (5_397, 3)}
 _TILE = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """How the parts lie on the GPU."""
-
-    # bytes of the model that are there at once, of the numbers of each of its parameters
-    weights: Callable[[dict[str, int]], int]
-    # whether the VAE, or the text encoder as well, stays while the model works
-    vae: bool = False
-    text: bool = False
-    # whether the text encoder comes layer by layer
-    by_layer: bool = False
-
-
-def _whole(sizes: dict[str, int]) -> int:
-    return _BYTES * sum(sizes.values())
-
-
-def _eight_bits(sizes: dict[str, int]) -> int:
-    """One byte a number of the blocks' Linears, of which one is widened at a time."""
-    stored = [size for name, size in sizes.items() if _is_linear(name)]
-    return _whole(sizes) - (_BYTES - 1) * sum(stored) + _BYTES * max(stored)
-
-
-def _by_block(sizes: dict[str, int]) -> int:
-    """What is in no block, the block that computes, and the next one on its way."""
-    inside = sum(size for name, size in sizes.items() if name.startswith("blocks."))
-    first = sum(size for name, size in sizes.items() if name.startswith("blocks.0."))
-    return _whole(sizes) - _BYTES * (inside - 2 * first)
-
-
-def _is_linear(name: str) -> bool:
-    return name.startswith("blocks.") and name.rpartition(".")[0].endswith(TARGETS["all"])
-
-
-WAYS = {
-    # python -m unity.infer
-    "all at once": Way(weights=_whole, vae=True, text=True),
-    # the others by UnityVideoPipeline, see docs/weights.md
-    "one after another": Way(weights=_whole),
-    "8-bit storage": Way(weights=_eight_bits),
-    "by block": Way(weights=_by_block, vae=True, by_layer=True),
-}
+# flags of python -m unity.infer; with more of them any of these takes as little or less
+WAYS = (
+    Thrift(),
+    Thrift(offload="parts"),
+    Thrift(offload="parts", storage="fp8"),
+    Thrift(offload="parts", storage="nf4"),
+    Thrift(offload="blocks"),
+)
 
 
 def moments(
-    config: ModelConfig, size: Sample, clip: tuple[int, int, int], way: Way, passes: int = 1, tiled: bool = False
+    config: ModelConfig, size: Sample, clip: tuple[int, int, int], way: Thrift, passes: int = 1
 ) -> dict[str, int]:
     """Bytes at the worst of each part of an answer about a `clip` (frames, height, width), of `size` in tokens.
 
-    `passes`: evaluations of a step that run in one, 2 for --batched-guidance; `tiled`: --tiled-vae.
+    `passes`: evaluations of a step that run in one, 2 for --batched-guidance.
     """
-    numbers = {name: math.prod(shape) for name, shape in shapes(config, Trained()).items()}
-    text, vae, weights = _BYTES * TEXTS[config.text], _BYTES * CODECS[config.codec], way.weights(numbers)
-    beside = {"text encoder": way.text * text, "model": way.text * weights, "VAE": way.vae * vae}
+    text, vae, model = _BYTES * TEXTS[config.text], _BYTES * CODECS[config.codec], weights(config, way)
+    whole, by_layer = way.offload == "none", way.offload == "blocks"
+    beside = {"text encoder": whole * text, "model": whole * model, "VAE": (whole or by_layer) * vae}
     working = {
-        "text encoder": (_BYTES * LARGEST if way.by_layer else text) + READING,
-        "model": weights + computing(config, size, passes) + 2 * latents(config, size),
-        "VAE": vae + decoding(config, clip, tiled) + latents(config, size),
+        "text encoder": (_BYTES * LARGEST if by_layer else text) + READING,
+        "model": model + computing(config, size, passes) + 2 * latents(config, size),
+        "VAE": vae + decoding(config, clip, way.tiled_vae) + latents(config, size),
     }
     return {part: own + sum(beside.values()) - beside[part] for part, own in working.items()}
+
+
+def weights(config: ModelConfig, way: Thrift) -> int:
+    """Bytes of the model's that are there at once, with the matrix that is widened where they are packed."""
+    found, widest = {}, 0
+    for name, shape in shapes(config, Trained()).items():
+        packed, wide = packed_bytes(way.storage, name, shape), _BYTES * math.prod(shape)
+        found[name], widest = packed or wide, max(widest, wide if packed else 0)
+    if way.offload == "blocks":
+        # what is in no block, the block that computes, and the next one on its way
+        found = {name: taken * (1 + name.startswith("blocks.")) for name, taken in found.items() if _stays(name)}
+    return sum(found.values()) + widest
+
+
+def _stays(name: str) -> bool:
+    return not name.startswith("blocks.") or name.startswith("blocks.0.")
 
 
 def computing(config: ModelConfig, size: Sample, passes: int = 1, number: int = _BYTES) -> int:
@@ -138,13 +119,15 @@ def lines(options: Options) -> list[str]:
     """A line for each model and way: GiB at the worst of each part, and the smallest card that holds them."""
     check_bounds(options)
     clip = options.frames, *height_width(options.size)
-    found = [f"{'model':6} {'parts':18} {'text encoder':>12} {'model':>6} {'VAE':>6}  GiB of a card"]
+    found = [f"{'model':6} {'flags':31} {'text encoder':>12} {'model':>6} {'VAE':>6}  GiB of a card"]
     for name in options.models:
         size = sample(MODELS[name], options.frames, clip[1:], options.words)
-        for words, way in WAYS.items():
-            parts = moments(MODELS[name], size, clip, way, 1 + options.batched_guidance, options.tiled_vae)
+        for way in WAYS:
+            asked = replace(way, tiled_vae=options.tiled_vae)
+            parts = moments(MODELS[name], size, clip, asked, 1 + options.batched_guidance)
             held = [part / GIB for part in parts.values()]
-            found.append(f"{name:6} {words:18} {held[0]:12.1f} {held[1]:6.1f} {held[2]:6.1f}  {smallest(parts)}")
+            flags, card = " ".join(flags_of(way)) or "none", smallest(parts)
+            found.append(f"{name:6} {flags:31} {held[0]:12.1f} {held[1]:6.1f} {held[2]:6.1f}  {card}")
     return found
 
 
