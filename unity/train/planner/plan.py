@@ -247,12 +247,17 @@ def undivided(job: Job, limits: Limits) -> str:
     unit = job.gpus // sharing * (limits.micro_batch or 1)
     below = job.batch_size // unit * unit
     ways = [f"--batch-size {_either([size for size in (below, below + unit) if size])}"]
-    sides = range(job.gpus - 1, 0, -1), range(job.gpus + 1, CLUSTERS[-1] + 1)
-    near = [next((n for n in side if any(choices(replace(job, gpus=n), limits))), 0) for side in sides]
-    ways += [f"{_either([n for n in near if n])} GPUs"] if any(near) else []
+    ways += [f"{_either(near)} GPUs"] if (near := _nearest(job, limits)) else []
     micro = f" in micro-batches of {limits.micro_batch}" if limits.micro_batch else ""
     shared = f", of which up to {sharing} may share a sample" if sharing > 1 else ""
     return f"{job.batch_size} samples do not divide over {job.gpus} GPUs{micro}{shared}; give {', or '.join(ways)}"
+
+
+def _nearest(job: Job, limits: Limits) -> list[int]:
+    """The next numbers of GPUs, fewer and more, for which there is a choice."""
+    sides = range(job.gpus - 1, 0, -1), range(job.gpus + 1, CLUSTERS[-1] + 1)
+    found = (next((n for n in side if any(choices(replace(job, gpus=n), limits))), None) for side in sides)
+    return [number for number in found if number is not None]
 
 
 def _either(numbers: Sequence[int]) -> str:
