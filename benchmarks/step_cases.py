@@ -33,8 +33,8 @@ class Contestant:
 
     # a row of unity.config.RECOMPUTE
     recompute: str = "full"
-    # the large Linears in 8 bits
-    fp8: bool = False
+    # the large Linears in 8 bits, where they are
+    fp8: Fp8Config | None = None
     # the ops as a user would write them: plain torch, one after the other
     plain: bool = False
     compiled: bool = False
@@ -47,7 +47,7 @@ class Contestant:
     def loss(self, model: UnityDiT) -> Loss:
         """The loss of the model, which is changed for it."""
         if self.fp8:
-            convert(model, Fp8Config())
+            convert(model, self.fp8)
         if self.cut > 1:
             share(model)
         for block in model.blocks:
@@ -62,22 +62,32 @@ class Contestant:
         return only_torch()(forward) if self.plain else forward
 
 
+# by the end of a name: no 8 bits, as training has them, the weights' gradients too, and NVIDIA's package
+EIGHT = {
+    "": None,
+    " fp8": Fp8Config(),
+    " fp8 all": Fp8Config(wide_weight_gradient=False),
+    " te": Fp8Config(backend="transformer-engine"),
+}
+_OURS = ("", " fp8")
 # what decides whether a contestant is right
 TRUTH = Contestant(plain=True)
 CONTESTANTS = {
-    **{f"unity {kind}": Contestant(recompute=kind) for kind in RECOMPUTE},
-    **{f"unity {kind} fp8": Contestant(recompute=kind, fp8=True) for kind in RECOMPUTE},
+    **{f"unity {kind}{end}": Contestant(recompute=kind, fp8=EIGHT[end]) for end in EIGHT for kind in RECOMPUTE},
     "torch eager": TRUTH,
     "unity compiled": Contestant(compiled=True),
     "torch compiled": Contestant(plain=True, compiled=True),
     # the recipe of the authors' release, and ours: it has room for more samples at once
     "release recipe": Contestant(recompute="none", plain=True, padded=True),
-    **{f"unity {kind} x8": Contestant(recompute=kind, samples=8) for kind in ("selective", "full")},
-    **{f"unity {kind} x8 fp8": Contestant(recompute=kind, samples=8, fp8=True) for kind in ("selective", "full")},
-    # one sample over the ranks of a launcher
-    **{f"unity {kind} sp{cut}": Contestant(recompute=kind, cut=cut) for kind in RECOMPUTE for cut in (2, 4, 8)},
     **{
-        f"unity {kind} sp{cut} fp8": Contestant(recompute=kind, cut=cut, fp8=True)
+        f"unity {kind} x8{end}": Contestant(recompute=kind, samples=8, fp8=EIGHT[end])
+        for end in _OURS
+        for kind in ("selective", "full")
+    },
+    # one sample over the ranks of a launcher
+    **{
+        f"unity {kind} sp{cut}{end}": Contestant(recompute=kind, cut=cut, fp8=EIGHT[end])
+        for end in _OURS
         for kind in RECOMPUTE
         for cut in (2, 4, 8)
     },

@@ -49,12 +49,21 @@ def bare(tmp_path):
 
 def test_the_parts_fit_into_ten_minutes():
     runs = re.findall(r"^run (\w+) (\d+) (\d+)", SCRIPT.read_text(), re.MULTILINE)
-    assert [part for part, *_ in runs] == ["values", "kernels", "block", "block", "step", "step", "infer"]
-    # the last runs where it is named
-    assert sum(int(end) for _, end, _ in runs[:-1]) + START_UP < 600
+    always, named = ["values", "kernels", "block", "block", "step", "step"], ["infer", "sequence", "checkpoint"]
+    assert [part for part, *_ in runs] == always + named
+    assert sum(int(end) for _, end, _ in runs[: len(always)]) + START_UP < 600
     assert all(int(limit) < int(end) for _, end, limit in runs)
-    for half in (("values", "kernels"), ("block",), ("step",), ("infer",)):
+    for half in (("values", "kernels"), ("block",), ("step",), *((part,) for part in named)):
         assert sum(2 * int(end) for part, end, _ in runs if part in half) + START_UP < 600
+
+
+def test_every_contestant_that_it_names_is_there(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import block_bench
+    import step_bench
+
+    names = re.findall(r'"((?:unity|torch|release) [^"]+)"', SCRIPT.read_text().replace("$gpus", "2"))
+    assert len(names) > 15 and set(names) <= {*block_bench.CONTESTANTS, *step_bench.CONTESTANTS}
 
 
 def test_imports_suffice_on_a_bare_machine(bare):

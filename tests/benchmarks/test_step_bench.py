@@ -17,6 +17,7 @@ from step_cases import Contestant
 
 from unity import ops
 from unity.config import MODELS
+from unity.model.fp8 import Fp8Config
 from unity.train.planner.gpus import GPUS
 
 MEASURED = json.loads((Path(bench.__file__).parent / "results/step_bench_cuda.json").read_text())["rows"]
@@ -59,8 +60,9 @@ def test_plain_torch_is_plain_also_where_it_is_recomputed(case, monkeypatch):
     assert seen == {"reference"}
 
 
-def test_eight_bits_are_near_but_not_equal(case, truth):
-    eight = bench.CONTESTANTS["unity full fp8"]
+@pytest.mark.parametrize("end", ["fp8", "fp8 all"])
+def test_eight_bits_are_near_but_not_equal(case, truth, end):
+    eight = bench.CONTESTANTS[f"unity full {end}"]
     assert off(case, eight, truth, bench.FP8_TOLERANCE) is None
     assert "is off by" in off(case, eight, truth, 1e-4)
 
@@ -82,6 +84,12 @@ def test_a_wrong_contestant_gets_no_speed(case, monkeypatch, capsys):
     monkeypatch.setitem(bench.CONTESTANTS, "unity full", Wrong())
     assert list(bench.bench(case, ["unity full"], 0.0, "cpu", float("inf"))) == []
     assert "not measured: loss is off by 1.0e-02" in capsys.readouterr().out
+
+
+def test_a_contestant_whose_package_is_not_there_is_named(case, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformer_engine.pytorch", None)
+    assert list(bench.bench(case, ["unity full te"], 0.0, "cpu", float("inf"))) == []
+    assert "not measured: ValueError: fp8 backend 'transformer-engine' is not installed" in capsys.readouterr().out
 
 
 def test_two_samples_are_twice_one():
@@ -173,7 +181,7 @@ def test_what_fits_on_a_card():
 def test_what_the_planner_has_for_a_step():
     """Of 4 layers of 10b on an H100: recomputing less takes less time and more memory."""
     config = replace(MODELS["10b"], num_layers=4)
-    rows = (Contestant(), Contestant(recompute="selective"), Contestant(fp8=True))
+    rows = (Contestant(), Contestant(recompute="selective"), Contestant(fp8=Fp8Config()))
     full, selective, eight = (step_plan.figures(row, config, 65520, GPUS["H100"]) for row in rows)
     assert selective["planned_ms"] < full["planned_ms"] and selective["planned_bytes"] > full["planned_bytes"]
     # a block that keeps nothing saves nothing by 8 bits: measured, its peak is 3% higher

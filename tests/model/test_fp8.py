@@ -22,6 +22,7 @@ from unity.kernels.quantize import quantize
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, Fp8FeedForward, Fp8Linear, convert, describe
 from unity.model.layers import Linear
+from unity.train.recompute import recompute
 
 MODES = [(rowwise, wide) for rowwise in (True, False) for wide in (True, False)]
 EACH_MODE = pytest.mark.parametrize("rowwise, wide", MODES)
@@ -276,6 +277,11 @@ def test_transformer_engine_gets_the_same_parameters_under_the_same_names(monkey
     assert {n: id(p) for n, p in model.named_parameters()} == names and set(model.state_dict()) == set(names)
     torch.testing.assert_close(forward(model), before)
     assert entered == ["current scaling"] * len(changed)
+    # its context is entered anew by what is computed again in the backward
+    recompute(model, "full")
+    entered.clear()
+    forward(model)[0].sum().backward()
+    assert entered == ["current scaling"] * 2 * len(changed)
 
 
 @pytest.mark.slow

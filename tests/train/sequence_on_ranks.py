@@ -28,17 +28,16 @@ from engine_on_ranks import (
     some,
 )
 from safetensors.torch import load_file
-from torch.utils.checkpoint import checkpoint
 from train_on_ranks import short_run
 
-from unity.config import MODELS, ModelConfig
+from unity.config import MODELS, RECOMPUTE, ModelConfig
 from unity.data.shards import read_about
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, convert
-from unity.model.layers import Block
 from unity.model.sequence import Peers
 from unity.train import loop, step
 from unity.train.config import resolve
+from unity.train.recompute import recompute
 from unity.train.run import build as build_run
 from unity.train.sequence import SequenceGroup, join
 from unity.train.signals import StopRequest
@@ -110,9 +109,14 @@ def check_sequence_bf16(world: World, *_):
 
 
 def check_sequence_fp8(world: World, *_):
-    """8-bit Linears of float32 parameters, against the same in one process."""
+    """8-bit Linears of float32 parameters, cut up and computed again, against the same in one process."""
     for cut in cuts(world):
-        precise(world, cut, "fp32", FP8, partial(convert, config=Fp8Config()))
+        precise(world, cut, "fp32", FP8, eight_bits_again)
+
+
+def eight_bits_again(model: UnityDiT) -> None:
+    convert(model, Fp8Config())
+    recompute(model, "selective")
 
 
 def precise(world: World, cut: int, precision: str, rtol: float, adapt=lambda model: None) -> None:
@@ -184,20 +188,20 @@ def flat(tensors: dict) -> torch.Tensor:
 
 
 def check_sequence_recomputed(world: World, *_):
-    """Blocks may be entered again in the backward pass: all processes exchange again, in the same order."""
-    forward = Block.forward
-    model = UnityDiT(WAN)
-    model.load_state_dict(random_weights(WAN))
+    """By every kind of recomputation, wide and in 8 bits, the same bits: all processes exchange in one order."""
     for cut in cuts(world):
-        model.peers = join(cut).peers()
-        arguments = inputs(0, 0, world.rank // cut, world.size // cut)
-        kept = gradients(model, model, arguments, cut)
-        Block.forward = lambda self, *given: checkpoint(forward, self, *given, use_reentrant=False)
-        try:
-            again = gradients(model, model, arguments, cut)
-        finally:
-            Block.forward = forward
-        assert all(torch.equal(kept[name], again[name]) for name in kept)
+        peers, arguments = join(cut).peers(), inputs(0, 0, world.rank // cut, world.size // cut)
+        for adapt in (lambda model: None, partial(convert, config=Fp8Config())):
+            expected = None
+            for kind in RECOMPUTE:
+                model = UnityDiT(WAN)
+                model.load_state_dict(random_weights(WAN))
+                adapt(model)
+                recompute(model, kind)
+                model.peers = peers
+                found = gradients(model, model, arguments, cut)
+                expected = expected or found
+                assert all(torch.equal(found[name], expected[name]) for name in expected), (cut, kind)
 
 
 def gradients(call, model: UnityDiT, arguments: tuple, cut: int = 1) -> dict[str, torch.Tensor]:

@@ -1,11 +1,14 @@
 """Losses by task and modality, and the journal of a run that was cut."""
 
 import json
+import time
 
+import psutil
 import pytest
 import torch
 
-from unity.train.metrics import Journal, Tally, require_finite_norm
+from unity.train.loop import timed
+from unity.train.metrics import Journal, Tally, high_water, require_finite_norm
 
 
 def test_tally_means_by_task_and_modality(world):
@@ -52,3 +55,34 @@ def test_a_resumed_journal_drops_what_lies_beyond_and_what_is_half_written(tmp_p
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0)]
     assert all(line["tokens_per_second"] == pytest.approx(10 / line["seconds"]) for line in lines)
+
+
+def test_a_line_has_speed_mfu_waiting_and_memory(tmp_path, capsys):
+    record = {"loss": 1.0, "grad_norm": 1.0, "lr": 0.1, "tokens": 10, "wait_seconds": 0.25, "memory_gib": 1.5}
+    journal = Journal(tmp_path, start=0, steps=2, every=1, ideal=0.002)
+    for step in range(2):
+        time.sleep(0.01)
+        journal.write(step, record)
+    journal.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    said = capsys.readouterr().out.splitlines()
+    for line, words in zip(lines, said, strict=True):
+        # of the time since the step before, what the peak would have taken
+        assert line["seconds"] > 0.01 and line["mfu"] == pytest.approx(0.002 / line["seconds"])
+        assert words.endswith(f"tokens/s MFU {line['mfu']:.1%} waited 0.25 s 1.5 GiB")
+
+
+def test_waiting_for_data_is_what_the_data_takes_and_not_the_step():
+    def coming():
+        for step in range(2):
+            time.sleep(0.05)
+            yield {"step": step}
+
+    for _, waited in timed(coming()):
+        assert 0.05 <= waited < 0.1
+        time.sleep(0.1)
+
+
+def test_the_most_memory_is_at_least_what_is_held_now():
+    held = psutil.Process().memory_info().rss / 2**30
+    assert 0.9 * held < high_water(torch.device("cpu")) < psutil.virtual_memory().total / 2**30

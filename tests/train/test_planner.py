@@ -21,6 +21,7 @@ from unity.model.dit import UnityDiT
 from unity.model.lora import LoraConfig, inject, plain_name
 from unity.model.names import is_hidden
 from unity.model.packed import packed_rows, packing, saved_numbers
+from unity.model.sequence import Peers
 from unity.train import config as cfg
 from unity.train.config import parse
 from unity.train.planner import auto, memory
@@ -355,6 +356,34 @@ def test_what_fits_on_one_gpu_by_the_ways_to_save_memory(name):
     assert (plan.host > 0) == job.offloaded
 
 
+class Sent(torch.autograd.Function):
+    """An exchange with itself, which counts what passes."""
+
+    bytes = 0
+
+    @staticmethod
+    def forward(ctx, parts):
+        # what is gathered behind the blocks has a dimension less
+        Sent.bytes += parts.nbytes if parts.dim() == 5 else 0
+        return parts.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Sent.bytes += gradient.nbytes if gradient.dim() == 5 else 0
+        return gradient
+
+
+@pytest.mark.parametrize("kind", ["none", "every-2", "selective", "full"])
+def test_heads_are_exchanged_as_often_as_is_said(kind):
+    """Half of what two ranks exchange stays with its rank."""
+    job = replace(asked(gpus=2, batch_size=1, precision="fp32"), config=WAN, sample=counted(WAN, 2, 8))
+    plan = Plan(job=job, choice=Choice(sequence_parallel=2, micro_batch=1, recompute=kind))
+    model, Sent.bytes = made(WAN, ALL, kind), 0
+    model.peers = Peers(0, 2, Sent.apply)
+    loss_of(model, 2, 8).backward()
+    assert plan.volumes["exchanged heads"] == Sent.bytes / 2
+
+
 def test_what_was_decided_stays():
     options = Options(gpus=64, size="480x832", sequence_parallel=4, micro_batch=2, recompute="full")
     (job,) = jobs(options).values()
@@ -401,7 +430,11 @@ BAD = {
     "--frames 80 --size 480x832": "give --frames 77 or 81",
     "--gpus 0": "give --gpus a number from 1 to 1024",
     "--gpus 2000": "give --gpus a number from 1 to 1024",
-    "--gpus 5 --size 480x832": "give another --batch-size, --gpus or",
+    "--gpus 5 --size 480x832": "give --batch-size 30 or 35, or 4 or 8 GPUs",
+    "--gpus 512 --size 480x832": "of which up to 8 may share a sample; give --batch-size 64, or 256 GPUs",
+    "--gpus 64 --size 480x832 --micro-batch 3": "in micro-batches of 3, of which up to 8 may share a sample; give "
+    "--batch-size 24 or 48",
+    "--gpus 64 --size 480x832 --sequence-parallel 64": "it can be 1 or 2 or 4 or 8",
     "--gpu A100 --precision fp8": "give --precision bf16, or another --gpu",
     "--words 600": "give fewer",
     "--base-storage fp8": "train adapters of rank 32",
@@ -452,6 +485,8 @@ def test_auto_takes_what_is_recommended_and_leaves_what_is_given(monkeypatch):
     own = ["--recompute", "full", "--micro-batch", "4", "--sequence-parallel", "2"]
     given = cfg.resolve(parse([*flags, *own], ranks=2), ABOUT, ranks=2)
     assert (given.sequence_parallel, given.micro_batch, given.recompute) == (2, 4, "full")
+    with pytest.raises(ValueError, match="finds no plan: 8 samples do not divide over 5 GPUs; .* 4 or 8 GPUs"):
+        cfg.resolve(parse(flags, ranks=5), ABOUT, ranks=5)
     # where one of two GPUs is too small for a sample, both share it
     small, alone = (min(plan.peak for plan in _plans_of(job, size)) for size in (2, 1))
     assert small < alone
@@ -460,6 +495,29 @@ def test_auto_takes_what_is_recommended_and_leaves_what_is_given(monkeypatch):
     monkeypatch.setattr(auto, "_here", lambda: replace(GPUS["H100"], memory=8 * GIB))
     with pytest.raises(ValueError, match="--plan auto finds nothing that fits: at least .* usable; give smaller"):
         cfg.resolve(parse(flags), ABOUT, ranks=2)
+
+
+def test_the_mfu_of_a_run_is_by_the_published_flops(monkeypatch):
+    monkeypatch.setattr(cfg, "device_kind", lambda: "cpu")
+    flags = [
+        "--model",
+        "1.3b",
+        "--precision",
+        "bf16",
+        "--batch-size",
+        "8",
+        "--frames",
+        "33",
+        "--size",
+        "256",
+        "256",
+    ]
+    config = cfg.resolve(parse(flags), ABOUT, ranks=2)
+    assert auto.ideal_seconds(config, 2) is None
+    monkeypatch.setattr(auto, "here", lambda: GPUS["H100"])
+    weights, tokens = 30 * (6 * 1536**2 + 2 * 1536 * 8960), 2 * 9 * 16 * 16
+    flops = 8 * (6 * weights * tokens + 12 * tokens**2 * 1536 * 30)
+    assert auto.ideal_seconds(config, 2) == pytest.approx(flops / (2 * 989.5e12), rel=0.02)
 
 
 def test_cards_are_found_by_their_full_names():
@@ -474,8 +532,14 @@ def test_a_clip_has_the_tokens_of_its_latent():
     assert sample(MODELS["debug"], 17, (64, 64), 64).cells == 5 * 16 * 16
 
 
-def test_the_guide_shows_what_the_planner_prints():
+GUIDE = ("--model 1.3b --gpus 1", "--model 10b --size 480x832", "--model 10b --gpus 64 --frames 81 --size 480x832")
+
+
+@pytest.mark.parametrize("flags", GUIDE)
+def test_the_guide_shows_what_the_planner_prints(flags, monkeypatch, capsys):
+    from unity.train.planner.__main__ import main
+
     page = (ROOT / "docs/cluster.md").read_text()
-    for flags in ("--model 1.3b --gpus 1", "--model 10b --gpus 64 --frames 81 --size 480x832"):
-        done = run(*flags.split())
-        assert f"planner {flags}\n" in page and f"```text\n{done.stdout}```" in page, flags
+    monkeypatch.setattr(sys, "argv", ["planner", *flags.split()])
+    main()
+    assert f"planner {flags}\n" in page and f"```text\n{capsys.readouterr().out}```" in page

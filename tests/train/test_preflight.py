@@ -1,5 +1,7 @@
 """What would end a run after hours is said before it starts, with the way out."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +10,20 @@ import torch
 
 from unity.data.shards import read_about
 from unity.train import checkpoint, loop
+from unity.train import preflight as looking
 from unity.train.config import TrainConfig, parse, resolve
 from unity.train.meeting import check_gpus
 from unity.train.planner.gpus import GPUS
-from unity.train.preflight import Facts, bandwidth_line, checkpoint_bytes, compare, link, preflight
+from unity.train.preflight import (
+    Facts,
+    bandwidth_line,
+    checkpoint_bytes,
+    compare,
+    expected,
+    facts,
+    link,
+    preflight,
+)
 
 WHOLE = Facts(host="n1", clock=1000.0, data="f00d", versions={"torch": "2.11", "triton": "3.6", "code": "abc"})
 
@@ -28,8 +40,8 @@ def config(dataset, world, tmp_path) -> TrainConfig:
 DIFFERENT = {
     "data": (replace(WHOLE, host="n2", data="beef"), "rank 1 on n2 .beef. has another dataset.json .*same"),
     "no data": (
-        replace(WHOLE, host="n2", data="cannot be read (No such file or directory)"),
-        "cannot be read .No such file or directory. by rank 1 on n2; put the dataset",
+        replace(WHOLE, host="n2", data="", fault="no such file"),
+        "rank 1 on n2 cannot read --data: no such file. Put the dataset",
     ),
     "version": (
         replace(WHOLE, host="n2", versions=WHOLE.versions | {"triton": ""}),
@@ -81,14 +93,39 @@ def test_a_rank_with_other_code_stops_both_before_anything_is_written(two_ranks)
     assert two_ranks[0].count("check_preflight") == 2
 
 
+def test_a_shard_that_a_machine_does_not_have_is_told_before_anything_is_written(config, world, tmp_path):
+    copy = shutil.copytree(config.data, tmp_path / "copy")
+    lacking = next(copy.glob(f"{config.curriculum.sources[0]}/*.mds"))
+    lacking.unlink()
+    with pytest.raises(ValueError, match=f"rank 0 on .* cannot read --data: .*{lacking.name}.*same path"):
+        loop.train(replace(config, data=copy, preflight=True), world)
+    assert not config.out.exists()
+    shutil.rmtree(copy)
+    assert "dataset.json" in facts(replace(config, data=copy)).fault
+
+
+def test_code_that_has_changed_since_it_was_submitted_is_a_warning(config, world):
+    said, record = [], config.out / "slurm/submission.json"
+    record.parent.mkdir(parents=True)
+    for digest in (facts(config).versions["code"], "0" * 12):
+        record.write_text(json.dumps({"code": {"digest": f"{digest}0000"}}))
+        preflight(config, world, said.append)
+    (warning,) = [line for line in said if "WARNING" in line]
+    assert "no longer that which was submitted (digest 000000000000)" in warning and said.index(warning) == 1
+
+
 def test_one_rank_says_what_it_found(config, world):
     said = []
     preflight(config, world, said.append)
     assert len(said) == 1 and said[0].startswith("preflight: 1 ranks on 1 machine; room for two checkpoints")
 
 
-def test_a_slow_network_is_a_warning():
+def test_a_slow_network_is_a_warning(monkeypatch):
     gpu = GPUS["H100"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for here, wanted in ((gpu, gpu.link), (None, None)):
+        monkeypatch.setattr(looking, "here", lambda here=here: here)
+        assert expected(8, 1) == wanted
     assert link(gpu, 8, 1) == gpu.link and link(gpu, 16, 2) == min(gpu.link, 8 * gpu.network)
     assert link(gpu, 2, 2) == gpu.network
     assert "WARNING: sums at 100 GB/s a rank, 25% of the 400 expected" in bandwidth_line(100e9, 400e9)

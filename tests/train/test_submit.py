@@ -92,6 +92,7 @@ def test_a_dry_run_shows_a_script_and_writes_nothing(dataset, tmp_path):
     lines = done.stdout.splitlines()
     wanted = {"nodes=2", "ntasks-per-node=1", "account=video", "qos=high", "mem=0", "signal=USR1@300", "requeue"}
     assert {f"#SBATCH --{word}" for word in wanted} <= set(lines)
+    assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in lines
     assert f'#SBATCH --output="{tmp_path}/a run/slurm/job.log"' in lines and "module load cuda" in lines
     assert not any("gpus-per-node" in line for line in lines if line.startswith("#SBATCH"))
 

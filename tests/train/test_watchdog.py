@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from unity.train import loop
 from unity.train.meeting import TEMPORARY
-from unity.train.watchdog import Place, stuck, told
+from unity.train.watchdog import Place, Watchdog, stuck, told
 
 SCRIPT = Path(__file__).with_name("hang_on_ranks.py")
 
@@ -78,3 +79,13 @@ def test_a_run_that_goes_on_or_has_not_begun_is_left_alone(tmp_path):
     said = [rank.communicate(timeout=90) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     assert not (tmp_path / "stuck").exists()
+
+
+@pytest.mark.slow
+def test_a_run_says_where_it_is(world, dataset, four_steps, monkeypatch):
+    """But in its first step, which compiles."""
+    places = []
+    monkeypatch.setattr(Watchdog, "at", lambda self, *place: places.append(place))
+    loop.train(four_steps(dataset), world)
+    steps = [[(step, phase) for phase in ("read", "compute")] for step in (1, 2, 3)]
+    assert places == [*steps[0], (1, "save"), *steps[1], *steps[2], (3, "draw"), (3, "save")]

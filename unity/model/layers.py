@@ -162,11 +162,12 @@ class Block(nn.Module):
         shift_cross, scale_cross, gate_cross = self._cross_modulation(cross, len(gate_self))
 
         x, h = add_and_norm(pending, scale, shift, self.eps, self.self_attn.reads_eight_bits)
-        y = layout.groups(self.self_attn(layout.samples(h), layout))
-        pending = Pending(layout.pick(x), y, gate_self)
+        pending = Pending(layout.pick(x), layout.groups(self.self_attn(layout.samples(h), layout)), gate_self)
         x, h = add_and_norm(pending, scale_cross, shift_cross, self.eps, self.cross_attn.reads_eight_bits)
         pending = Pending(x, self._attend_text(h, given, layout), gate_cross)
         x, h = add_and_norm(pending, scale_ffn, shift_ffn, self.eps, self.ffn.reads_eight_bits)
+        # here a forward without gradients takes most
+        del pending
         return Pending(x, self.ffn(h), gate_ffn)
 
     def _cross_modulation(self, cross: list[Tensor], groups: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,8 @@ from importlib import metadata
 import torch
 import torch.distributed as dist
 
+from unity.command import sentence
+from unity.data.buckets import open_buckets
 from unity.files import check_space, sha256
 from unity.train.config import TrainConfig
 from unity.train.planner.auto import here, trained
@@ -38,8 +40,10 @@ class Facts:
     host: str
     # at one moment for all ranks, seconds since 1970
     clock: float
-    # SHA-256 of the dataset's dataset.json, or why it cannot be read
+    # SHA-256 of the dataset's dataset.json
     data: str
+    # why the dataset cannot be read here, where it cannot
+    fault: str = ""
     # version by package, Python's with them, and the digest of our code
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,24 +73,32 @@ def preflight(config: TrainConfig, world: World, say: Callable[[str], None]) -> 
 
 def facts(config: TrainConfig) -> Facts:
     """Of this rank, now."""
-    now = time.time()
+    now, data, fault = time.time(), "", ""
     try:
         data = sha256(config.data / "dataset.json")
-    except OSError as error:
-        data = f"cannot be read ({error.strerror})"
+        check_shards(config)
+    except (OSError, ValueError) as error:
+        fault = sentence(error)
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
     versions["code"] = digest()[:12]
-    return Facts(host=socket.gethostname(), clock=now, data=data, versions=versions)
+    return Facts(host=socket.gethostname(), clock=now, data=data, fault=fault, versions=versions)
+
+
+def check_shards(config: TrainConfig) -> None:
+    """Raises ValueError for a shard that the run will want, and that is not here or not whole."""
+    for bucket in open_buckets(config.data):
+        for source in set(config.curriculum.sources) & bucket.counts.keys():
+            bucket.shard_sizes(source)
 
 
 def compare(rows: Sequence[Facts]) -> None:
     """Raises ValueError for the first thing in which the ranks' machines differ that training cannot stand."""
-    unread = [f"rank {rank} on {row.host}" for rank, row in enumerate(rows) if row.data.startswith("cannot")]
+    unread = [f"rank {rank} on {row.host}" for rank, row in enumerate(rows) if row.fault]
     if unread:
-        why = next(row.data for row in rows if row.data.startswith("cannot"))
+        why = next(row.fault for row in rows if row.fault)
         raise ValueError(
-            f"the dataset.json of --data {why} by {_some(unread)}; put the dataset where every node has it under "
-            f"the same path"
+            f"{_some(unread)} cannot read --data: {why}. Put the dataset where every node has it under the same "
+            f"path"
         )
     _alike("another dataset.json", [row.data[:12] for row in rows], rows, "copy the same dataset to every node")
     for name in rows[0].versions:

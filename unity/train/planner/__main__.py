@@ -10,25 +10,19 @@ def main() -> None:
     from unity.files import write_json
     from unity.train.planner import show
     from unity.train.planner.options import Options, jobs
-    from unity.train.planner.plan import best, leanest, smallest
+    from unity.train.planner.plan import best, leanest, smallest, undivided
 
     options = tyro.cli(Options, prog="python -m unity.train.planner", description=__doc__)
     found = jobs(options)
-    first = next(iter(found.values()))
-    title = show.title(options.model, options.gpu, first)
-    plans = {name: best(job, options.limits) for name, job in found.items()}
-    if options.size is None:
-        print(title, *show.ladder(plans), sep="\n")
+    title, plans = show.title(options, found), {name: best(job, options.limits) for name, job in found.items()}
+    if len(found) > 1:
+        print(title, *show.ladder(found, plans, options.limits), sep="\n")
         drawn = {name: plan for name, plan in plans.items() if plan}
     else:
-        (name, job), (plan,) = next(iter(found.items())), plans.values()
-        plan = plan or leanest(job, options.limits)
+        ((name, job),) = found.items()
+        plan = plans[name] or leanest(job, options.limits)
         if plan is None:
-            raise ValueError(
-                f"{options.batch_size} samples do not divide over {options.gpus} GPUs, of which a number that "
-                f"divides {job.config.num_heads} heads and {job.sample.tokens:,} tokens may share a sample; give "
-                f"another --batch-size, --gpus or --sequence-parallel"
-            )
+            raise ValueError(undivided(job, options.limits))
         plans, drawn = {name: plan}, show.policies(plan)
         print(title, *show.lines(name, plan, smallest(job, options.limits)), sep="\n")
     if options.json is not None:

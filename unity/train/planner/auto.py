@@ -10,7 +10,7 @@ from unity.train.options import Options
 from unity.train.planner.count import Trained, sample
 from unity.train.planner.gpus import GIB, GPUS, USABLE, Gpu, card
 from unity.train.planner.options import Options as Asked
-from unity.train.planner.plan import SIZES, Choice, Job, Limits, Plan, best, leanest
+from unity.train.planner.plan import SIZES, Choice, Job, Limits, Plan, best, leanest, undivided
 from unity.train.planner.show import describe, memory_line
 from unity.train.world import device_kind
 
@@ -27,9 +27,9 @@ def recommended(options: Options, ranks: int) -> Choice:
     plan = best(job, limits)
     if plan is None:
         least = leanest(job, limits)
-        why = "the batch does not divide over the ranks"
-        if least is not None:
-            why = f"at least {least.peak / GIB:.1f} GiB a rank, of {USABLE * job.gpu.memory / GIB:.1f} usable"
+        if least is None:
+            raise ValueError(f"--plan auto finds no plan: {undivided(job, limits)}")
+        why = f"at least {least.peak / GIB:.1f} GiB a rank, of {USABLE * job.gpu.memory / GIB:.1f} usable"
         raise ValueError(
             f"--plan auto finds nothing that fits: {why}; give smaller --size or fewer --frames, more ranks, or "
             f"--lora.rank 32"

@@ -12,7 +12,7 @@ from unity.model.strides import STRIDES
 from unity.train import frugal
 from unity.train.planner.count import Trained, sample
 from unity.train.planner.gpus import GIB, GPUS, Gpu
-from unity.train.planner.plan import SIZES, Job, Limits
+from unity.train.planner.plan import CLUSTERS, SIZES, Job, Limits
 
 if TYPE_CHECKING:
     Name = Card = Recompute = Storage = str
@@ -34,8 +34,9 @@ class Options:
 
     # size of the model, a row of unity.config.MODELS
     model: Name = "10b"
-    # in all, and of which kind, a row of unity.train.planner.gpus.GPUS
-    gpus: Annotated[int, whole(1, 1024)] = 8
+    # in all, and of which kind, a row of unity.train.planner.gpus.GPUS; without a number clusters of 1 to 1,024
+    # are tried, or clips on 8 where no size is given either
+    gpus: Annotated[int, whole(1, 1024)] | None = None
     gpu: Card = "H100"
     # GiB of a GPU, and GB/s that it sends to other machines; by default its row's
     memory: Annotated[float, real(1, 1024)] | None = None
@@ -67,6 +68,11 @@ class Options:
     picture: Path | None = None
 
     @property
+    def clip(self) -> str:
+        """Its name, where one is given."""
+        return f"{self.frames or 81}x{self.size}"
+
+    @property
     def limits(self) -> Limits:
         return Limits(
             sequence_parallel=SIZES if self.sequence_parallel is None else (self.sequence_parallel,),
@@ -76,7 +82,7 @@ class Options:
 
 
 def jobs(options: Options) -> dict[str, Job]:
-    """By clip: the one that is named, or those of CLIPS that the model's codec divides.
+    """By clip: the one that is named, or those of CLIPS that the model's codec divides; or by cluster.
 
     Raises ValueError for what cannot be, before anything is planned.
     """
@@ -85,20 +91,21 @@ def jobs(options: Options) -> dict[str, Job]:
         if path is not None:
             check_writable(path)
     if options.size is not None:
-        height, width = height_width(options.size)
-        frames = 81 if options.frames is None else options.frames
-        return {_name(frames, height, width): job(options, frames, (height, width))}
+        frames, size = options.frames or 81, height_width(options.size)
+        if options.gpus is not None:
+            return {options.clip: job(options, frames, size, options.gpus)}
+        return {f"{gpus} GPU{'s' * (gpus > 1)}": job(options, frames, size, gpus) for gpus in CLUSTERS}
     config = MODELS[options.model]
     found = {}
     for frames, height, width in CLIPS:
         wanted = frames if options.frames is None else options.frames
         units = (s * p for s, p in zip(STRIDES[config.codec][1:], config.patch[1:], strict=True))
         if not any(side % unit for side, unit in zip((height, width), units, strict=True)):
-            found[_name(wanted, height, width)] = job(options, wanted, (height, width))
+            found[f"{wanted}x{height}x{width}"] = job(options, wanted, (height, width), options.gpus or 8)
     return found
 
 
-def job(options: Options, frames: int, size: tuple[int, int]) -> Job:
+def job(options: Options, frames: int, size: tuple[int, int], gpus: int) -> Job:
     """Raises ValueError for a clip that the codec or the patches do not divide, and what does not go together."""
     config = MODELS[options.model]
     # the small models' own (unity.train.config.recipe)
@@ -121,7 +128,7 @@ def job(options: Options, frames: int, size: tuple[int, int]) -> Job:
         precision=options.precision,
         batch_size=options.batch_size,
         gpu=_gpu(options),
-        gpus=options.gpus,
+        gpus=gpus,
         encoders=options.encoders,
         offloaded=options.offload == "optimizer",
     )
@@ -141,7 +148,3 @@ def _gpu(options: Options) -> Gpu:
         raise ValueError(f"{options.gpu} multiplies no 8-bit floats; give --precision bf16, or another --gpu")
     row = row if options.memory is None else replace(row, memory=options.memory * GIB)
     return row if options.network is None else replace(row, network=options.network * 1e9)
-
-
-def _name(frames: int, height: int, width: int) -> str:
-    return f"{frames}x{height}x{width}"

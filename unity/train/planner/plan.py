@@ -1,6 +1,6 @@
 """A plan: how a model is trained on so many GPUs, whether it fits, and how long it takes; and the best of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -162,8 +162,8 @@ class Plan:
         cut, others = job.parameters.total - job.parameters.uncut, (job.gpus - 1) / job.gpus
         row, layers = RECOMPUTE[self.choice.recompute], job.config.num_layers
         tokens = self.choice.micro_batch * job.sample.sequence / size
-        # queries, keys, values, output: forward, backward and again; an output that is kept is not sent again
-        times = 8 * layers + sum(map(row.chooses, range(layers))) * (3 if row.keeps_attention else 4)
+        # queries, keys, values, output: forward, backward and again, also where attention itself is kept
+        times = 8 * layers + 4 * sum(map(row.chooses, range(layers)))
         exchanged = times * tokens * job.config.dim * job.numbers.bytes * (size - 1) / size
         return {
             "gathered weights": steps * 2 * cut * job.numbers.bytes * others,
@@ -232,6 +232,36 @@ def choices(job: Job, limits: Limits) -> Iterator[Choice]:
                 yield from (
                     Choice(sequence_parallel=size, micro_batch=micro, recompute=row) for row in limits.recompute
                 )
+
+
+def undivided(job: Job, limits: Limits) -> str:
+    """Why there is no choice at all, and the nearest sizes for which there is one."""
+    heads, tokens, asked = job.config.num_heads, job.sample.tokens, limits.sequence_parallel
+    dividing = [size for size in SIZES if not (job.gpus % size or heads % size or tokens % size)]
+    sharing = max((size for size in asked if size in dividing), default=None)
+    if sharing is None:
+        return (
+            f"--sequence-parallel {asked[0]} does not divide {job.gpus} GPUs, {heads} heads and {tokens:,} "
+            f"tokens of a stream; it can be {_either(dividing)}"
+        )
+    unit = job.gpus // sharing * (limits.micro_batch or 1)
+    below = job.batch_size // unit * unit
+    ways = [f"--batch-size {_either([size for size in (below, below + unit) if size])}"]
+    ways += [f"{_either(near)} GPUs"] if (near := _nearest(job, limits)) else []
+    micro = f" in micro-batches of {limits.micro_batch}" if limits.micro_batch else ""
+    shared = f", of which up to {sharing} may share a sample" if sharing > 1 else ""
+    return f"{job.batch_size} samples do not divide over {job.gpus} GPUs{micro}{shared}; give {', or '.join(ways)}"
+
+
+def _nearest(job: Job, limits: Limits) -> list[int]:
+    """The next numbers of GPUs, fewer and more, for which there is a choice."""
+    sides = range(job.gpus - 1, 0, -1), range(job.gpus + 1, CLUSTERS[-1] + 1)
+    found = (next((n for n in side if any(choices(replace(job, gpus=n), limits))), None) for side in sides)
+    return [number for number in found if number is not None]
+
+
+def _either(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def best(job: Job, limits: Limits) -> Plan | None:

@@ -80,12 +80,12 @@ def _stays(name: str) -> bool:
 def computing(config: ModelConfig, size: Sample, passes: int = 1, number: int = _BYTES) -> int:
     """Of a block in its feed-forward, where it takes most at all of these sizes.
 
-    Beside the hidden features, before and after GELU, are its input, the residual and what was pending on it, both
-    as the block took them and as they were before, the new residual, and what self-attention said.
+    Beside the hidden features, before and after GELU, are its input, the new residual, and the one that the block
+    took with what was pending on it.
     """
     residual = passes * size.sequence * config.dim * number
     hidden = passes * size.sequence * config.ffn_dim * number
-    return 7 * residual + 2 * hidden
+    return 4 * residual + 2 * hidden
 
 
 def decoding(config: ModelConfig, clip: tuple[int, int, int], tiled: bool) -> int:

@@ -9,7 +9,8 @@ from unity.config import RECOMPUTE, STAGES
 from unity.extras import extra
 from unity.files import whole_file
 from unity.train.planner.gpus import GIB, USABLE
-from unity.train.planner.plan import Job, Plan
+from unity.train.planner.options import Options
+from unity.train.planner.plan import Job, Limits, Plan, choices
 
 _COLOURS = (
     "#4c72b0",
@@ -28,22 +29,19 @@ _COLOURS = (
 def lines(name: str, plan: Plan, smallest: Plan | None) -> list[str]:
     """All that is known of a plan for a clip."""
     job = plan.job
-    flops, seconds = plan.flops, {kind: plan.seconds(kind) for kind in plan.volumes}
-    hidden = f"{'hidden behind' if plan.hides else 'NOT hidden behind the'} {plan.compute:.3g} s of computation"
+    flops = plan.flops
     rows = [
         ("parameters", f"{job.parameters.total:,}, of which trained {job.parameters.trained:,}"),
         ("sample", f"{name}: 2 x {job.sample.tokens:,} tokens; {job.batch_size} samples a step"),
         ("choice", describe(plan)),
-        ("GiB of a GPU", _listed({kind: size / GIB for kind, size in plan.bytes.items()}, ".2f")),
+        ("GiB of a GPU", _listed({kind: f"{size / GIB:.2f}" for kind, size in plan.bytes.items() if size})),
         ("", f"at most {memory_line(plan)}"),
         *([("GiB of the host", f"{plan.host / GIB:.1f} for each GPU")] if job.offloaded else []),
         *_by_policy(plan),
-        ("PFLOP a step", _listed({part: count / 1e15 for part, count in flops.items()}, ".4g")),
-        ("", f"together {sum(flops.values()) / 1e15:.4g}; and {plan.recomputed / 1e15:.4g} again"),
-        ("GB sent a step", _listed({kind: size / 1e9 for kind, size in plan.volumes.items()}, ".3g")),
-        ("", f"weights and gradients: {plan.beside:.3g} s, {hidden}"),
-        ("", f"heads of attention: {seconds['exchanged heads']:.3g} s more"),
-        ("step", f"{plan.step:.3g} s, {plan.mfu:.1%} MFU, without reading and encoding"),
+        ("PFLOP a step", _listed({part: short(count / 1e15, 4) for part, count in flops.items()})),
+        ("", f"together {short(sum(flops.values()) / 1e15, 4)}; and {short(plan.recomputed / 1e15, 4)} again"),
+        *_sent(plan),
+        ("step", f"{short(plan.step)} s, {plan.mfu:.1%} MFU, without reading and encoding"),
         *((f"stage {stage}", _hours(plan, stage)) for stage in STAGES),
         ("smallest", _cluster(smallest)),
     ]
@@ -68,22 +66,28 @@ def memory_line(plan: Plan) -> str:
     return f"{plan.peak / GIB:.1f} in the {worst} ({others}); {room}{'' if plan.fits else ': does NOT fit'}"
 
 
-def ladder(plans: Mapping[str, Plan | None]) -> list[str]:
-    """What fits, a line for each clip."""
-    head = (
-        f"{'clip':15} {'tokens':>9} {'sp':>3} {'micro':>5} {'recompute':>10} {'GiB':>6} {'s/step':>8} {'MFU':>6}"
-    )
-    found = [head]
+def ladder(jobs: Mapping[str, Job], plans: Mapping[str, Plan | None], limits: Limits) -> list[str]:
+    """What fits, a line for each clip or cluster; hours are of both stages."""
+    head = f"{'':15} {'tokens':>9} {'sp':>3} {'micro':>5} {'recompute':>10} {'GiB':>6} {'s/step':>8} {'MFU':>6}"
+    found = [f"{head} {'hours':>8} {'GPU-hours':>10}"]
     for name, plan in plans.items():
         if plan is None:
-            found.append(f"{name:15} does not fit")
+            divides = any(choices(jobs[name], limits))
+            found.append(f"{name:15} does not {'fit' if divides else 'divide'}")
             continue
-        choice, tokens = plan.choice, plan.job.sample.sequence
+        choice, hours = plan.choice, sum(map(plan.hours, STAGES))
         found.append(
-            f"{name:15} {tokens:9,} {choice.sequence_parallel:3} {choice.micro_batch:5} {choice.recompute:>10} "
-            f"{plan.peak / GIB:6.1f} {plan.step:8.3g} {plan.mfu:6.1%}"
+            f"{name:15} {plan.job.sample.sequence:9,} {choice.sequence_parallel:3} {choice.micro_batch:5} "
+            f"{choice.recompute:>10} {plan.peak / GIB:6.1f} {short(plan.step):>8} {plan.mfu:6.1%} "
+            f"{short(hours):>8} {short(plan.job.gpus * hours):>10}"
         )
     return found
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A positive number with so many digits that tell something, in full from a thousand on."""
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if value >= 1000 or "e+" in text else text
 
 
 def plain(plan: Plan | None) -> dict[str, Any] | None:
@@ -150,15 +154,26 @@ def policies(plan: Plan) -> dict[str, Plan]:
     return {name: replace(plan, choice=replace(plan.choice, recompute=name)) for name in RECOMPUTE}
 
 
+def _sent(plan: Plan) -> Iterable[tuple[str, str]]:
+    if plan.job.gpus == 1:
+        yield "GB sent a step", "none, by one GPU"
+        return
+    hidden = f"{'hidden behind' if plan.hides else 'NOT hidden behind the'} {short(plan.compute)} s of computation"
+    yield "GB sent a step", _listed({kind: short(size / 1e9) for kind, size in plan.volumes.items() if size})
+    yield "", f"weights and gradients: {short(plan.beside)} s, {hidden}"
+    if plan.choice.sequence_parallel > 1:
+        yield "", f"heads of attention: {short(plan.seconds('exchanged heads'))} s more"
+
+
 def _by_policy(plan: Plan) -> Iterable[tuple[str, str]]:
     for name, other in policies(plan).items():
         held = other.bytes["activations"] / GIB
         fits = "" if other.fits else ", does not fit"
-        yield f"  {name}", f"activations {held:.2f} GiB, {other.step:.3g} s a step{fits}"
+        yield f"  {name}", f"activations {held:.2f} GiB, {short(other.step)} s a step{fits}"
 
 
-def _listed(values: Mapping[str, float], form: str) -> str:
-    return ", ".join(f"{name} {value:{form}}" for name, value in values.items() if value)
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _hours(plan: Plan, stage: int) -> str:
@@ -171,11 +186,14 @@ def _cluster(plan: Plan | None) -> str:
         return (
             "no cluster of up to 1,024 such GPUs has room for this; a shorter or smaller clip, or --precision fp8"
         )
-    return f"{plan.job.gpus} GPU{'s' * (plan.job.gpus > 1)}: {describe(plan)}, {plan.step:.3g} s a step"
+    return f"{plan.job.gpus} GPU{'s' * (plan.job.gpus > 1)}: {describe(plan)}, {short(plan.step)} s a step"
 
 
-def title(model: str, gpu: str, job: Job) -> str:
+def title(options: Options, jobs: Mapping[str, Job]) -> str:
+    """What is planned, on one line."""
+    job, clusters = next(iter(jobs.values())), {job.gpus for job in jobs.values()}
     trained = f"adapters of rank {job.trained.lora_rank}" if job.trained.lora_rank else "all weights"
     stored = f" beside a base in {job.trained.storage}" if job.trained.storage != "wide" else ""
     where = ", updated on the host" if job.offloaded else ""
-    return f"{model} on {job.gpus} x {gpu}, {job.precision}, {trained}{stored} by {job.trained.optimizer}{where}"
+    on = f"{job.gpus} x {options.gpu}" if len(clusters) == 1 else f"{options.gpu}, {options.clip}"
+    return f"{options.model} on {on}, {job.precision}, {trained}{stored} by {job.trained.optimizer}{where}"
