@@ -148,6 +148,8 @@ def test_no_room_in_shared_memory_is_told():
     with (
         mock.patch.object(endings, "get_worker_info", return_value=object()),
         mock.patch.object(torch.Tensor, "share_memory_", side_effect=full),
-        pytest.raises(ValueError, match="give /dev/shm more room"),
+        mock.patch.object(torch.UntypedStorage, "_new_shared", side_effect=full),
     ):
-        endings.shared(video)
+        for ask in (lambda: endings.shared(video), lambda: endings.empty((2, 3))):
+            with pytest.raises(ValueError, match="give /dev/shm more room"):
+                ask()

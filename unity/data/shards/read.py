@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, UInt32
 
 from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.ivf import check_video
 from unity.data.latents.facts import check_bytes, read_facts
 from unity.data.shards.columns import STREAMS, SUMS, from_bytes, read_clip, some_from_bytes
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
-from unity.data.shards.ivf import check_video
 from unity.data.shards.mirror import NotFetched, open_mirror
 
 # how often a shard is fetched for one sample, where it goes again before it is open
