@@ -6,7 +6,7 @@ Every door delivers the same simulated clips (RGB + one view) at the same size, 
 in one run, so that whatever else loads the machine slows them alike. CPU time, and MB of what is delivered by
 second of a core, are of a run without workers, which counts itself exactly. H.264 files are smaller and lossy
 (`mp4_error`), shards exact but for RGB; webdataset gets the shards' own bytes in tars, mosaicml's StreamingDataset
-the shards themselves.
+the shards themselves, and either of them, which decode no video, PyAV as its documentation has it or our decoder.
 """
 
 import itertools
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 from harness import write_result
-from loader_peers import Door, Files, files, mosaic, tars, with_opencv, with_pyav
+from loader_peers import DECODERS, Door, Files, files, mosaic, tars, with_opencv, with_pyav
 
 from unity.config import STAGES
 from unity.data.clips import SOURCES, Clip
@@ -34,6 +34,7 @@ from unity.data.video import RGB_QUALITY, decode, encode
 
 BATCH = 8
 WORKERS = (0, 2)
+PEERS = {"webdataset": tars, "mosaicml": mosaic}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +62,10 @@ def _doors(scratch: Path, shards: Shards, data: Files, opencv: Files) -> dict[st
         "mp4 files, PyAV": files(data, BATCH),
         "mp4 files, OpenCV": files(opencv, BATCH),
     }
-    for name, make in {
-        "the shards' bytes in tars, webdataset": lambda: tars(shards, scratch / "tars", BATCH),
-        "the shards, mosaicml": lambda: mosaic(shards.folder, scratch / "mosaic", BATCH),
-    }.items():
+    for (peer, make), (decoder, read) in itertools.product(PEERS.items(), DECODERS.items()):
+        name = f"{peer}, {decoder}"
         try:
-            doors[name] = make()
+            doors[name] = make(shards, scratch / name, BATCH, read)
         except ModuleNotFoundError as error:
             print(f"{name}: left out, {error.name} is not installed")
     return doors
