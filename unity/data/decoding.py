@@ -29,7 +29,7 @@ def opened(file) -> Iterator[av.VideoStream]:
     # a name may hold a colon, which would name a protocol
     source = f"file:{file}" if isinstance(file, str | Path) else file
     with (
-        told(what),
+        readable(what),
         av.open(source, container_options={"protocol_whitelist": "file,crypto,data"}) as container,
     ):
         stream = _best(container)
@@ -39,7 +39,7 @@ def opened(file) -> Iterator[av.VideoStream]:
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def readable(what: str) -> Iterator[None]:
     """One clear ValueError for what goes wrong inside."""
     try:
         yield
@@ -55,7 +55,7 @@ def _alone(codec: av.CodecContext) -> None:
 
 
 def decoded_packets(codec: str, packets: Iterable[bytes]) -> Iterator[av.VideoFrame]:
-    """Frames of packets that were in no file; inside `told`."""
+    """Frames of packets that were in no file; inside `readable`."""
     context = cast(av.VideoCodecContext, av.VideoCodecContext.create(codec, "r"))
     _alone(context)
     for packet in packets:

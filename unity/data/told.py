@@ -34,4 +34,5 @@ def lasting(seconds: float) -> str:
     """A time in the unit that it is read in."""
     units = {"hours": 3600, "minutes": 60}
     unit = next((unit for unit, long in units.items() if seconds >= long), "seconds")
-    return f"{seconds / units.get(unit, 1):.3g} {unit}"
+    value = seconds / units.get(unit, 1)
+    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"

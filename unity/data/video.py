@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from jaxtyping import UInt8
 
-from unity.data.decoding import decoded, decoded_packets, opened, source, told
+from unity.data.decoding import decoded, decoded_packets, opened, readable, source
 from unity.data.film import look, read_film
 from unity.data.ivf import is_vp9, packets
 from unity.data.picture import fit, pixels
@@ -65,7 +65,7 @@ def decode(data: bytes, start: int = 0, frames: int | None = None) -> Frames:
 def _pictures(data: bytes) -> Iterator[Iterator[av.VideoFrame]]:
     """The frames of a video's bytes. Those of `encode` need no FFmpeg to look for what is in them."""
     if is_vp9(data):
-        with told(f"a video of {len(data)} bytes"):
+        with readable(f"a video of {len(data)} bytes"):
             yield decoded_packets("vp9", packets(data))
     else:
         with opened(io.BytesIO(data)) as stream:
