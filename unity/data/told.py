@@ -1,5 +1,6 @@
 """What the commands that write datasets say at their ends, whichever it is."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from unity.data.clips import MODALITY_NAMES
@@ -27,7 +28,7 @@ def left(left_out: Mapping[str, int], why: Mapping[str, str]) -> list[str]:
 
 def example(name: str, why: str) -> str:
     """One that was left out, and why; many a fault names it already."""
-    return why if name in why else f"{name}: {why}"
+    return why if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", why) else f"{name}: {why}"
 
 
 def lasting(seconds: float) -> str:

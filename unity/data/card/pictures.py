@@ -71,7 +71,7 @@ def _grouped(axes: "Axes", facts: Facts, sources: Sequence[str]) -> None:
 
 def _legend(axes: "Axes", title: str = "") -> None:
     """Above the bars, which count whole things."""
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     axes.set_ylim(top=1.4 * axes.get_ylim()[1])
     axes.legend(title=title, frameon=False, ncols=2, loc="upper left")
 
@@ -82,7 +82,7 @@ def _reasons(axes: "Axes", facts: Facts) -> None:
     bars = axes.barh(range(len(shown)), [row.count for row in shown], color=_LEFT)
     axes.set_yticks(range(len(shown)), names)
     axes.bar_label(bars, padding=3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.invert_yaxis()
     axes.set_title(f"{sum(row.count for row in facts.left_out)} left out, and why", loc="left")
 

@@ -49,7 +49,7 @@ def _counts(axes: "Axes", entries: "Sequence[Entry]") -> None:
         bar.set_color(_KEPT if name == "kept" else _LEFT)
     axes.bar_label(bars, padding=3)
     axes.invert_yaxis()
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     broken = sum(entry.clip is None for entry in entries)
     of = f"{len(entries) - broken} clips" + f" and {broken} videos without any" * bool(broken)
     axes.set_title(f"{of}, by the first rule that each broke", loc="left")
@@ -60,6 +60,6 @@ def _spread(axes: "Axes", entries: "Sequence[Entry]", rule: Rule) -> None:
     groups = [[entry.scores[rule.score] for entry in known if entry.kept is kept] for kept in (True, False)]
     axes.hist(groups, bins=20, stacked=True, color=[_KEPT, _LEFT], label=["kept", "left out"])
     axes.axvline(rule.threshold, color=_BOUND, linewidth=1)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     name = rule.name if rule.name == rule.score else f"{rule.name}: {rule.score}"
     axes.set_title(f"{name} {rule.keep} {rule.threshold:g}", loc="left")
