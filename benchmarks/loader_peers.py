@@ -1,6 +1,7 @@
 """How others load the same clips: PyAV or OpenCV in torch's DataLoader, webdataset, mosaicml's StreamingDataset.
 
-Each door is endless, so that no peer pays for the start of an epoch, and gives batches of rgb and one view.
+Each door is endless, so that no peer pays for the start of an epoch, and gives batches of rgb and one view. Peers
+that bring no decoder get one of two: PyAV as its documentation has it, or `decode` of this project.
 """
 
 import io
@@ -9,6 +10,7 @@ import shutil
 import statistics
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import av
@@ -25,6 +27,7 @@ from unity.data.video import decode, write_video
 _ENDLESS = 1 << 20
 
 Door = Callable[[int], Iterator[dict]]
+Decoder = Callable[[bytes], torch.Tensor]
 
 
 class Files(Dataset):
@@ -64,11 +67,18 @@ def with_opencv(path: str) -> torch.Tensor:
         frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
 
 
-def with_pyav(path: str) -> torch.Tensor:
-    with av.open(path) as container:
+def with_pyav(file: str | io.BytesIO) -> torch.Tensor:
+    with av.open(file) as container:
         # threads of a parent leave forked workers waiting
         container.streams.video[0].thread_type = "NONE"
         return torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]))
+
+
+# how a peer may decode the bytes of a shard's videos
+DECODERS: dict[str, Decoder] = {
+    "PyAV": lambda data: with_pyav(io.BytesIO(data)),
+    "our decoder": lambda data: torch.from_numpy(decode(data)),
+}
 
 
 def files(data: Files, batch: int) -> Door:
@@ -79,13 +89,13 @@ def files(data: Files, batch: int) -> Door:
     return door
 
 
-def _decoded(sample: dict) -> dict:
+def _decoded(sample: dict, read: Decoder) -> dict:
     """RGB and one of the views of a sample that is still encoded as shards have it."""
     view = random.choice([name for name in MODALITY_NAMES if sample.get(name)])
-    return {"rgb": torch.from_numpy(decode(sample["rgb"])), "aux": torch.from_numpy(decode(sample[view]))}
+    return {"rgb": read(sample["rgb"]), "aux": read(sample[view])}
 
 
-def tars(shards: Shards, folder: Path, batch: int) -> Door:
+def tars(shards: Shards, folder: Path, batch: int, read: Decoder) -> Door:
     """webdataset, of the very bytes that the shards hold, one tar a source."""
     import webdataset
 
@@ -100,7 +110,8 @@ def tars(shards: Shards, folder: Path, batch: int) -> Door:
         data = webdataset.WebDataset(names, resampled=True, shardshuffle=False).shuffle(16)
         data = data.map(lambda s: {k.removesuffix(".ivf"): v for k, v in s.items() if k.endswith(".ivf")})
         # forked workers know what a lambda is
-        return iter(webdataset.WebLoader(data.map(_decoded), batch_size=batch, num_workers=workers))
+        data = data.map(partial(_decoded, read=read))
+        return iter(webdataset.WebLoader(data, batch_size=batch, num_workers=workers))
 
     return door
 
@@ -113,15 +124,15 @@ def _add(archive: tarfile.TarFile, index: int, sample: dict) -> None:
             archive.addfile(info, io.BytesIO(data))
 
 
-def mosaic(shards: Path, folder: Path, batch: int) -> Door:
+def mosaic(shards: Shards, folder: Path, batch: int, read: Decoder) -> Door:
     """mosaicml's StreamingDataset on the same shards, every batch with equal shares of the sources."""
     from streaming import Stream, StreamingDataLoader, StreamingDataset
 
-    shutil.copytree(shards, folder)
+    shutil.copytree(shards.folder, folder)
 
     class Decoding(StreamingDataset):
         def __getitem__(self, at):
-            return _decoded(super().__getitem__(at))
+            return _decoded(super().__getitem__(at), read)
 
     def door(workers: int) -> Iterator[dict]:
         share = 1 / len(SOURCES)

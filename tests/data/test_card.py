@@ -57,12 +57,13 @@ def test_a_card_counts_what_is_there_and_what_is_not(tmp_path):
     found = {(row.what, row.why): (row.count, row.example) for row in facts.left_out}
     assert found == {
         ("flow by dis", "it jumps"): (2, "y: it jumps (by 3)"),
-        ("clip", ""): (1, "x: x.mp4 is no film"),
+        ("clip", ""): (1, "x.mp4 is no film"),
         ("row", ""): (1, "a.csv, line 3: no video"),
     }
     text = card.read_text()
     assert (
-        "| all |  |  | 4 | 0.000667 | 0 | 3 | 0 | 0 | 1 |" in text and "| flow | dis | 3 | opencv 5 |  |" in text
+        "| all |  |  | 4 | 2.4 seconds | 0 | 3 | 0 | 0 | 1 |" in text
+        and "| flow | dis | 3 | opencv 5 |  |" in text
     )
     # a row of frames for each clip, and for each of its views
     with Image.open(strip) as image, Image.open(plots) as bars:

@@ -1,6 +1,7 @@
 """Curation: rules, cuts, scores and fingerprints against films that are made to be found out."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -127,7 +128,8 @@ def test_a_ledger_holds_every_clip_with_the_reason(tmp_path):
     entries = [
         _entry("small", size=(300, 400)),
         _entry("twin"),
-        _entry("large", size=(1080, 1920)),
+        _entry("double", size=(1080, 1920)),
+        replace(_entry("large", size=(1080, 1920)), caption="a large one"),
         _entry("other", print_="f" * 48),
         _entry("written", print_="f" * 48, text=0.1),
         _entry("number", motion=float("nan")),
@@ -136,13 +138,20 @@ def test_a_ledger_holds_every_clip_with_the_reason(tmp_path):
     pytest.importorskip("matplotlib")
     summary = write_results(tmp_path, entries, chosen(RULES, None, None), {"aesthetic": "no weights"})
     lines = {line["clip"]: line for line in read_lines(tmp_path / LEDGER)}
-    rules = {"small": "short_side", "twin": "duplicate", "large": None, "other": None, "written": "text"}
+    rules = {
+        "small": "short_side",
+        "twin": "duplicate",
+        "double": "duplicate",
+        "large": None,
+        "other": None,
+        "written": "text",
+    }
     assert {name: line["rule"] for name, line in lines.items()} == rules | {"number": "still", None: "broken"}
     assert "large" in lines["twin"]["why"] and lines["large"]["scores"]["nearest"] == BITS
     assert [line["clip"] for line in read_lines(tmp_path / CLIPS)] == ["large", "other"]
-    assert (summary.videos, summary.clips, summary.kept, summary.seconds) == (7, 6, 2, 12.0)
+    assert (summary.videos, summary.clips, summary.kept, summary.seconds) == (8, 7, 2, 12.0)
     assert sum(summary.left_out.values()) + summary.kept == len(entries)
-    assert summary.not_judged["aesthetic"] == 6 and "no aesthetic score: no weights" in str(summary)
+    assert summary.not_judged["aesthetic"] == 7 and "no aesthetic score: no weights" in str(summary)
     picture = cv2.imread(str(tmp_path / "summary.png"))
     assert picture is not None and picture.std() > 10
 

@@ -26,9 +26,9 @@ from unity.config import StageConfig
 from unity.data import loader
 from unity.data.clips import MODALITY_NAMES, Clip
 from unity.data.decoding import decode, opened
+from unity.data.ivf import told_size
 from unity.data.shards import encode_clip, index, open_shards, read_about, read_clip, write_shards
-from unity.data.shards.columns import CHECKSUM, _checksum, to_bytes
-from unity.data.shards.ivf import told_size
+from unity.data.shards.columns import CHECKSUM, SUMS, _checksum, _sums, to_bytes
 from unity.data.video import encode
 
 FORMAT_1 = Path(__file__).with_name("format1")
@@ -348,6 +348,7 @@ def _resample(folder, change):
     parts = [change(to_bytes(sample)) for sample in samples]
     names = sorted(parts[0])
     for part in parts:
+        part[SUMS] = _sums(part)
         part[CHECKSUM] = _checksum(part).to_bytes(4, "little")
     heads = [
         struct.pack(f"<{len(names) - 2}I", *(len(p[n]) for n in names if n not in ("fps", CHECKSUM)))

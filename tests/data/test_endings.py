@@ -97,7 +97,7 @@ def test_a_damaged_sample_ends_the_run_in_a_sentence(load, tmp_path, workers, de
     process = load(workers, decode)
     said = ends(process, 60)
     assert process.returncode == 2 and len(said) == 1, said
-    assert re.match(r"load: cannot read clip \d of general: .*shard.00000.mds is damaged \(its checksum", said[0])
+    assert re.match(r"load: cannot read clip \d of general: .*shard.00000.mds is damaged \(.* checksum", said[0])
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2])
@@ -148,6 +148,8 @@ def test_no_room_in_shared_memory_is_told():
     with (
         mock.patch.object(endings, "get_worker_info", return_value=object()),
         mock.patch.object(torch.Tensor, "share_memory_", side_effect=full),
-        pytest.raises(ValueError, match="give /dev/shm more room"),
+        mock.patch.object(torch.UntypedStorage, "_new_shared", side_effect=full),
     ):
-        endings.shared(video)
+        for ask in (lambda: endings.shared(video), lambda: endings.empty((2, 3))):
+            with pytest.raises(ValueError, match="give /dev/shm more room"):
+                ask()

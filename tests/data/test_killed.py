@@ -1,4 +1,4 @@
-"""From films to shards by the commands, each killed on the way and given again: the bytes of a run left alone."""
+"""From films to shards by the commands, each killed twice and given again: the bytes of a run left alone."""
 
 import json
 import os
@@ -40,13 +40,17 @@ def _start(words: list[str], films: Path, here: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=here, env=environment, **options)
 
 
-def _killed(words: list[str], films: Path, here: Path, results: Path) -> None:
-    """Kill it, with all that it started, when its first result is written."""
+def _killed(words: list[str], films: Path, here: Path, results: Path, count: int = 1) -> None:
+    """Kill it, with all that it started, when so many results are written."""
     process, until = _start(words, films, here), time.monotonic() + 400
-    while process.poll() is None and not list(results.glob("*.parquet")) and time.monotonic() < until:
+    while process.poll() is None and _written(results) < count and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and list(results.glob("*.parquet"))
+    assert process.wait() == -signal.SIGKILL and _written(results) >= count
+
+
+def _written(results: Path) -> int:
+    return len(list(results.glob("*.parquet")))
 
 
 def _whole(words: list[str], films: Path, here: Path) -> None:
@@ -66,10 +70,12 @@ def test_commands_that_are_killed_give_the_same_bytes(films, tmp_path):
         here.mkdir()
     _whole(CURATE, films, alone)
     _whole(ANNOTATE, films, alone)
-    _killed(CURATE, films, killed, killed / "curated" / "work/cuts/out")
+    _killed(CURATE, films, killed, killed / "curated/work/cuts/out")
+    _killed(CURATE, films, killed, killed / "curated/work/scores/out")
     _whole(CURATE, films, killed)
     assert _bytes(killed / "curated") == _bytes(alone / "curated")
     _killed(ANNOTATE, films, killed, killed / "data.work/out")
+    _killed(ANNOTATE, films, killed, killed / "data.work/out", 3)
     assert not (killed / "data").exists()
     _whole(ANNOTATE, films, killed)
     told = json.loads((killed / "data/annotations.json").read_text())

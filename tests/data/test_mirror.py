@@ -15,6 +15,7 @@ from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.loader import Reading, training_batches
 from unity.data.mirror import main, mirror
 from unity.data.shards import open_shards, write_shards
+from unity.data.shards.index import seal_names
 
 pytest.importorskip("streaming")
 
@@ -131,8 +132,11 @@ def test_what_cannot_be_had_is_a_sentence_and_leaves_nothing(far, tmp_path):
     (near / "mirror.json").write_text(json.dumps({"address": 1}))
     with pytest.raises(ValueError, match="mirror.json is damaged"):
         open_shards(near)
-    (gone / "dataset.json").write_text('{"buckets": {"../../etc": "x"}}')
-    with pytest.raises(ValueError, match="names the bucket"):
+    (gone / "dataset.json").write_text('{"buckets": {"5x16x24": "x"}}')
+    with pytest.raises(ValueError, match="its own checksum differs.; join the buckets again"):
+        mirror(str(gone), tmp_path / "other")
+    seal_names(gone, {"../../etc": "x"})
+    with pytest.raises(ValueError, match="names a bucket '../../etc'"):
         mirror(str(gone), tmp_path / "other")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from unity.data.clips import MODALITY_NAMES, SOURCES, Clip
 from unity.data.shards import encode_clip, merge_parts, open_shards, read_clip, write_part, write_shards
-from unity.data.shards.columns import ENCODINGS, names, to_bytes
+from unity.data.shards.columns import ENCODINGS, STREAMS, names, to_bytes
 from unity.data.shards.mds import ShardWriter
 
 OBJECTS = ("depth", "flow", "segmentation")
@@ -182,6 +182,29 @@ def test_a_damaged_shard_is_told(tmp_path, clips, damage):
     file.write_bytes(damage(file.read_bytes())) if damage else file.unlink()
     with pytest.raises(ValueError, match="shard.00000.mds is damaged"):
         open_shards(tmp_path / "data").sample("single_person", 0)
+
+
+def test_what_is_not_wanted_of_a_sample_is_not_read(tmp_path, clips):
+    """Nor believed: a changed byte of it is another reader's."""
+    write_shards(clips[:1], tmp_path / "data", values=True)
+    file, streams = tmp_path / "data/single_person/shard.00000.mds", ("rgb", "flow")
+    whole, some = (open_shards(tmp_path / "data").sample("single_person", 0, s) for s in (STREAMS, streams))
+    assert some == {key: value for key, value in whole.items() if key in some}
+    assert whole.keys() - some.keys() - {"checksum", "sums"} == {
+        name + kind for name in MODALITY_NAMES if name != "flow" for kind in ("", "_values")
+    }
+    data, refused = file.read_bytes(), set()
+    for name in ("rgb", "flow", "flow_values", "meta", "depth", "depth_values"):
+        at = data.index(to_bytes({name: whole[name]})[name]) + 7
+        file.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        try:
+            open_shards(tmp_path / "data").clip("single_person", 0, streams)
+        except ValueError as error:
+            assert f"the checksum of its {name} differs" in str(error)
+            refused.add(name)
+        with pytest.raises(ValueError, match="its checksum differs"):
+            open_shards(tmp_path / "data").sample("single_person", 0)
+    assert refused == {"rgb", "flow", "flow_values", "meta"}
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "single_person/index.json"])

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -28,17 +28,39 @@ def opened(file) -> Iterator[av.VideoStream]:
     what = picture_name(file) if isinstance(file, str | Path) else f"a video of {len(file.getbuffer())} bytes"
     # a name may hold a colon, which would name a protocol
     source = f"file:{file}" if isinstance(file, str | Path) else file
+    with (
+        readable(what),
+        av.open(source, container_options={"protocol_whitelist": "file,crypto,data"}) as container,
+    ):
+        stream = _best(container)
+        stream.thread_type = "NONE"
+        _alone(stream.codec_context)
+        yield stream
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """One clear ValueError for what goes wrong inside."""
     try:
-        with av.open(source, container_options={"protocol_whitelist": "file,crypto,data"}) as container:
-            stream = _best(container)
-            # a parent that decoded with threads leaves its forked children waiting for them forever
-            stream.thread_type = "NONE"
-            stream.codec_context.thread_count = 1
-            # FFmpeg's program does so: a damaged picture is shown rather than left out
-            stream.codec_context.flags |= Flags.output_corrupt
-            yield stream
+        yield
     except (av.FFmpegError, UnicodeError, ValueError) as error:
         raise ValueError(f"cannot read {what}: {error}; give a video file that players can open") from error
+
+
+def _alone(codec: av.CodecContext) -> None:
+    # a parent that decoded with threads leaves its forked children waiting for them forever
+    codec.thread_count = 1
+    # FFmpeg's program does so: a damaged picture is shown rather than left out
+    codec.flags |= Flags.output_corrupt
+
+
+def decoded_packets(codec: str, packets: Iterable[bytes]) -> Iterator[av.VideoFrame]:
+    """Frames of packets that were in no file; inside `readable`."""
+    context = cast(av.VideoCodecContext, av.VideoCodecContext.create(codec, "r"))
+    _alone(context)
+    for packet in packets:
+        yield from context.decode(av.Packet(packet))
+    yield from context.decode(None)
 
 
 def source(stream: av.VideoStream) -> av.container.InputContainer:

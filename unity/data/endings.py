@@ -5,13 +5,15 @@ the end it waits for workers that training made deaf to SIGTERM.
 """
 
 import atexit
+import math
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -68,10 +70,24 @@ def shared(values: Tensor) -> Tensor:
 
     Sent as it is, it would be copied by a thread of the queue, whose errors reach nobody: the batch never comes.
     """
+    with _room():
+        return values if get_worker_info() is None else values.share_memory_()
+
+
+def empty(shape: Sequence[int]) -> Tensor:
+    """A tensor of bytes to be filled, which a worker may send without a copy; else as `shared`."""
     if get_worker_info() is None:
-        return values
+        return torch.empty(*shape, dtype=torch.uint8)
+    with _room():
+        # what torch's own collate does
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(*shape)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
     try:
-        return values.share_memory_()
+        yield
     except RuntimeError as error:
         raise ValueError(
             f"workers send batches through shared memory, and there is none left ({error}); "

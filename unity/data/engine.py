@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from filelock import FileLock, Timeout
 
 from unity.command import sentence, whole
+from unity.data.progress import progress
 from unity.extras import extra
 from unity.files import check_space, json_text, write_json
 
@@ -106,7 +107,8 @@ def _finish(
     if not todo:
         return {}
     start(cluster)
-    fault = _run(folder, {name: rows[name] for name in sorted(todo)}, make, settings, cluster)
+    with progress(folder, len(todo), len(rows)):
+        fault = _run(folder, {name: rows[name] for name in sorted(todo)}, make, settings, cluster)
     left = todo - {name for name, *_ in _index(folder)}
     if left:
         _check_room(folder, f"{len(left)} of {len(rows)}")

@@ -5,6 +5,7 @@ memory, however long the film is. What FFmpeg decodes of a damaged file is used;
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -70,7 +71,7 @@ class Roll:
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         self._seen, self._faults = [], []
-        for stamp, shown in _pictures(self.facts, self._wanted, self._fit, False, self._faults):
+        for stamp, shown in _rolled(self.facts, self._wanted, self._fit, self._faults):
             self._seen.append(stamp)
             yield shown
 
@@ -145,9 +146,6 @@ def read_film(
     wanted = stamps if frames is None else choose(stamps, frames, str(facts.path))
     fit = Fit(size, stream, whole)
     kept, stamps, faults = _collect(facts, wanted, fit)
-    if frames is None and len(kept) < len(wanted):
-        # a stamp that no frame answers to is a picture that is not shown
-        kept, stamps = _without_repeats(kept, stamps)
     return Film(frames=np.stack(kept), **_origin(facts, stamps, faults, fit))
 
 
@@ -197,6 +195,20 @@ def _gather(facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool):
     return kept, stamps, faults
 
 
+def _rolled(
+    facts: Facts, wanted: Sequence[int], fit: Fit, faults: list[str]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """The same one after the other; where a jump goes astray, all that is left is decoded from the beginning."""
+    given = 0
+    if jumps_pay(facts, wanted):
+        with contextlib.suppress(Astray):
+            for pair in _pictures(facts, wanted, fit, True, faults):
+                yield pair
+                given += 1
+            return
+    yield from itertools.islice(_pictures(facts, wanted, fit, False, faults), given, None)
+
+
 def _pictures(
     facts: Facts, wanted: Sequence[int], fit: Fit, jump: bool, faults: list[str]
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
@@ -227,11 +239,6 @@ def _origin(facts: Facts, stamps: Sequence[int], faults: Sequence[str], fit: Fit
         "crop": picture.cut(facts.size, None if fit.whole else fit.size),
         "notes": (*facts.notes, *_damage(facts, (*facts.faults, *faults))),
     }
-
-
-def _without_repeats(kept: list[np.ndarray], stamps: list[int]) -> tuple[list[np.ndarray], list[int]]:
-    first = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
-    return [kept[i] for i in first], [stamps[i] for i in first]
 
 
 def _damage(facts: Facts, faults: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from unity.config import StageConfig
 from unity.data.buckets import open_buckets
 from unity.data.clips import MODALITY_NAMES, SOURCES
-from unity.data.endings import Failure, ending, shared, start
+from unity.data.endings import Failure, empty, ending, start
 from unity.data.latents.batch import check_wanted, collate
 from unity.data.plan import Held, Plan, Row, window_start
 from unity.data.shards import Shards
@@ -183,16 +183,15 @@ class _Collate:
         choices = self.stored[0] - self.frames + 1
         starts = [window_start(self.seed, row.step, row.slot, choices) for row in rows]
         videos = [sample[stream] for stream in ("rgb", "aux") for sample in samples]
-        decoded = self.decode(videos, starts * 2, self.frames)
-        # a frame's own header may differ from its container's
-        if wrong := {v.shape[:3] for v in decoded} - {(self.frames, *self.stored[1:])}:
-            raise ValueError(f"it decodes to {wrong.pop()}, not {self.frames} frames of {self.stored[1:]}")
         names = ["rgb"] * len(rows) + [MODALITY_NAMES[row.modality] for row in rows]
-        views = [
-            fitted(video, name, self.size, self.encodings, first)
-            for video, name, first in zip(decoded, names, starts * 2, strict=True)
-        ]
-        rgb, aux = rearrange(shared(torch.from_numpy(np.stack(views))), "(s b) t h w c -> s b t h w c", s=2)
+        views = empty((len(videos), self.frames, *self.size, 3))
+        decoded = self.decode(videos, starts * 2, self.frames)
+        for place, video, name, first in zip(views.numpy(), decoded, names, starts * 2, strict=True):
+            # a frame's own header may differ from its container's
+            if video.shape[:3] != (self.frames, *self.stored[1:]):
+                raise ValueError(f"it decodes to {video.shape[:3]}, not {self.frames} frames of {self.stored[1:]}")
+            place[:] = fitted(video, name, self.size, self.encodings, first)
+        rgb, aux = rearrange(views, "(s b) t h w c -> s b t h w c", s=2)
         ids = {key: torch.tensor([getattr(row, key) for row in rows]) for key in ("slot", "modality", "source")}
         texts = {key: [sample[key] for sample in samples] for key in ("caption", "name")}
         return {"step": rows[0].step, "rgb": rgb, "aux": aux, **ids, **texts}
@@ -206,7 +205,7 @@ def fitted(
     In a window that starts late, map 0 would tell of a step before it; it repeats map 1, as in every clip.
     """
     if first and len(video) > 1 and stream != "rgb" and MODALITIES[stream].between_frames:
-        video[0] = video[1]
+        video = np.concatenate([video[1:2], video[1:]])
     return redraw(resize(video, size, stream), stream, encodings.get(stream, OURS))
 
 

@@ -7,9 +7,6 @@ What describes the dataset, or its buckets of several shapes, comes at once, and
 like any other dataset, on each node that has one; rights and servers are told as mosaicml-streaming has them.
 """
 
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +18,7 @@ from unity.data.buckets import open_buckets
 from unity.data.claim import dataset_folder
 from unity.data.latents.facts import read_facts
 from unity.data.latents.texts import TEXTS
-from unity.data.shards.index import read_index, read_record
+from unity.data.shards.index import read_index, read_names, read_record
 from unity.data.shards.mirror import Mirror, download
 
 
@@ -61,20 +58,8 @@ def mirror(address: str, out: Path, most: int | None = None) -> int:
 def _describe(address: str, new: Path) -> dict[str, list[int]]:
     """Fetch all but the shards; bytes of each shard, by the name of the bucket, "" where there are none."""
     download(f"{address}/dataset.json", new / "dataset.json")
-    names = list(_buckets(new / "dataset.json")) or [""]
+    names = read_names(new, here=False) or [""]
     return {name: _describe_one(f"{address}/{name}".rstrip("/"), new / name) for name in names}
-
-
-def _buckets(path: Path) -> Iterator[str]:
-    """Names of the buckets; whether they are the right ones, all of them shows when they are opened."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"dataset.json there is damaged ({error}); write the dataset again") from error
-    for name in record.get("buckets", ()) if isinstance(record, dict) else ():
-        if not re.fullmatch(r"\d+x\d+x\d+", name):
-            raise ValueError(f"dataset.json there names the bucket {name!r}; join the buckets again")
-        yield name
 
 
 def _describe_one(address: str, folder: Path) -> list[int]:

@@ -14,6 +14,7 @@ import av.filter
 import cv2
 import numpy as np
 from av.sidedata.sidedata import SideData, SideDataContainer, Type
+from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, ColorTrc
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -54,17 +55,19 @@ def pixels(frame: av.VideoFrame) -> Picture:
     """RGB of a frame as FFmpeg converts it, by its matrix and range."""
     # what `video.encode` writes needs no arithmetic, and the general conversion takes as long as decoding
     if frame.format.name == "gbrp":
-        # of the same values, in a third of the time that PyAV's own to_ndarray takes
-        green, blue, red = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-            for plane in frame.planes
-        )
+        green, blue, red = map(_plane, frame.planes)
         return cv2.merge((red, green, blue))
     if frame.format.name == "yuv444p" and frame.color_range == ColorRange.JPEG:
-        luma, *colour = frame.to_ndarray()
-        if (np.array(colour) == 128).all():
-            return cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB)
+        luma, *colour = map(_plane, frame.planes)
+        if all((plane == 128).all() for plane in colour):
+            return cv2.merge((luma, luma, luma))
     return frame.to_ndarray(format="rgb24")
+
+
+def _plane(plane: VideoPlane) -> UInt8[np.ndarray, "h w"]:
+    """As it lies in the frame: PyAV's own copies take longer than all of its pixels are worth."""
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    return lines[:, : plane.width]
 
 
 def _converted(frame: av.VideoFrame, form: str) -> np.ndarray:

@@ -7,9 +7,10 @@ up to 103. NVDEC has no VP9 4:4:4, so shards are decoded on CPU cores on GPU mac
 container without random identifiers make the bytes a pure function of the frames.
 """
 
+import contextlib
 import io
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -19,8 +20,9 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from jaxtyping import UInt8
 
-from unity.data.decoding import decoded, opened, source
+from unity.data.decoding import decoded, decoded_packets, opened, readable, source
 from unity.data.film import look, read_film
+from unity.data.ivf import is_vp9, packets
 from unity.data.picture import fit, pixels
 from unity.files import whole_file
 
@@ -52,17 +54,27 @@ def decode(data: bytes, start: int = 0, frames: int | None = None) -> Frames:
     Raises ValueError for bytes that are no video or hold too few frames.
     """
     stop = None if frames is None else start + frames
-    with opened(io.BytesIO(data)) as stream:
-        window = itertools.islice(source(stream).decode(stream), start, stop)
-        shown = [pixels(frame) for frame in window]
+    with _pictures(data) as pictures:
+        shown = [pixels(frame) for frame in itertools.islice(pictures, start, stop)]
         if len(shown) < (frames or 1):
             raise ValueError(f"it has only {len(shown)} frames from frame {start} on")
         return np.stack(shown)
 
 
-def decode_all(videos: list[bytes], starts: list[int], frames: int) -> list[Frames]:
-    """Decode `frames` frames of every video, from its own start."""
-    return [decode(data, start, frames) for data, start in zip(videos, starts, strict=True)]
+@contextlib.contextmanager
+def _pictures(data: bytes) -> Iterator[Iterator[av.VideoFrame]]:
+    """The frames of a video's bytes. Those of `encode` need no FFmpeg to look for what is in them."""
+    if is_vp9(data):
+        with readable(f"a video of {len(data)} bytes"):
+            yield decoded_packets("vp9", packets(data))
+    else:
+        with opened(io.BytesIO(data)) as stream:
+            yield source(stream).decode(stream)
+
+
+def decode_all(videos: list[bytes], starts: list[int], frames: int) -> Iterator[Frames]:
+    """`frames` frames of every video, from its own start, one video after the other."""
+    return (decode(data, start, frames) for data, start in zip(videos, starts, strict=True))
 
 
 def read_video(
@@ -118,8 +130,8 @@ class DaliDecoder:
             self._pipeline.set_outputs(video)
         self._pipeline.build()
 
-    def decode(self, videos: list[bytes], starts: list[int], frames: int) -> list[Frames]:
-        """What `decode_all` gives, of at most `batch` videos."""
+    def decode(self, videos: list[bytes], starts: list[int], frames: int) -> Iterator[Frames]:
+        """What `decode_all` gives, of at most `batch` videos; each is there until the next batch is decoded."""
         self._pipeline.feed_input("data", [np.frombuffer(data, np.uint8) for data in videos])
         self._pipeline.feed_input("start", [np.int32(start) for start in starts])
         self._pipeline.feed_input("length", [np.int32(frames)] * len(videos))
@@ -127,7 +139,7 @@ class DaliDecoder:
             (decoded,) = self._pipeline.run()
         except RuntimeError as error:
             raise ValueError(f"DALI cannot decode this batch: {str(error).strip().splitlines()[-1]}") from error
-        return [np.array(decoded.at(i)) for i in range(len(videos))]
+        return (np.asarray(decoded.at(i)) for i in range(len(videos)))
 
 
 def _gbr(frame: np.ndarray) -> av.VideoFrame:

@@ -1,6 +1,8 @@
 """Clips as one still picture: a labelled row of frames for each."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -31,14 +33,21 @@ def frame_row(video: Video, columns: int = 6, height: int | None = None) -> UInt
 def labelled_strip(rows: Mapping[str, Video], columns: int = 6, height: int = 128) -> Image.Image:
     """A row of frames for each clip, with its label above it."""
     pictures = {label: frame_row(video, columns, height) for label, video in rows.items()}
-    font = ImageFont.load_default(size=15)
     head = 24
     width = max(picture.shape[1] for picture in pictures.values()) + 2 * _GAP
     total = sum(head + picture.shape[0] for picture in pictures.values()) + 2 * _GAP
     sheet = Image.new("RGB", (width, total), _PAPER)
     draw, top = ImageDraw.Draw(sheet), 0
     for label, picture in pictures.items():
-        draw.text((_GAP, top + head // 2), label, fill=_INK, font=font, anchor="lm")
+        draw.text((_GAP, top + head // 2), label, fill=_INK, font=_font(label), anchor="lm")
         sheet.paste(Image.fromarray(picture), (_GAP, top + head))
         top += head + picture.shape[0]
     return sheet
+
+
+def _font(label: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; it has English letters alone, matplotlib's, if that is there, those of most alphabets."""
+    found = find_spec("matplotlib")
+    if label.isascii() or found is None or found.origin is None:
+        return ImageFont.load_default(size=15)
+    return ImageFont.truetype(Path(found.origin).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf", 14)

@@ -21,6 +21,7 @@ from unity.data.engine import Cluster, Record
 from unity.data.rules import chosen
 from unity.data.shards.annotators import made_by
 from unity.data.shards.write import Sample, write_encoded
+from unity.data.told import example, told
 from unity.data.weights import found_weights
 from unity.files import check_writable, json_text, write_json, write_text
 
@@ -73,15 +74,11 @@ class Summary:
     work: str
 
     def __str__(self) -> str:
-        lines = [f"{self.out}: {self.written} of {self.clips} clips"]
-        for name in MODALITY_NAMES:
-            who = self.annotators.get(name)
-            found = f"{self.available.get(name, 0)} by {who}" if who else "absent, nobody annotates it"
-            lines.append(f"  {name}: {found}")
-        lines += [f"  {self.described} described by the captioner"] * bool(self.described)
-        lines += [f"  {self.wordless} without a caption"] * bool(self.wordless)
-        lines += [f"  left out {count} × {kind}: {self.why[kind]}" for kind, count in self.left_out.items()]
-        return "\n".join([*lines, f"  {self.work} may be deleted"])
+        views = {name: f"{self.available.get(name, 0)} by {who}" for name, who in self.annotators.items()}
+        views |= {name: "absent, nobody annotates it" for name in MODALITY_NAMES if name not in views}
+        more = [f"{self.described} described by the captioner"] * bool(self.described)
+        head = f"{self.out}: {self.written} of {self.clips} clips"
+        return told(head, views, self.wordless, self.left_out, self.why, self.work, more)
 
 
 def annotate(options: Options) -> Summary:
@@ -164,18 +161,18 @@ def _write_results(
     done = {name: record for name, record in engine.records(work) if name in rows}
     faults = {name: record["error"] for name, record in done.items() if "error" in record} | dict(lost)
     good = {name: record for name, record in done.items() if "error" not in record}
-    told = {name: record["annotators"] for name, record in good.items()}
+    made = {name: record["annotators"] for name, record in good.items()}
     lines = [_line(name, good.get(name, {}), faults.get(name)) for name in sorted(rows)]
     write_text(out / LEDGER, "".join(json_text(line, indent=None) + "\n" for line in lines))
-    kinds = [(name, modality, row) for name, rows in told.items() for modality, row in rows.items()]
+    kinds = [(name, modality, row) for name, rows in made.items() for modality, row in rows.items()]
     refused = [(f"{m} by {row['name']}", f"{name}: {row['why']}") for name, m, row in kinds if not row["kept"]]
-    refused += [("clips", f"{name}: {fault}") for name, fault in sorted(faults.items())]
+    refused += [("clip", example(name, fault)) for name, fault in sorted(faults.items())]
     summary = Summary(
         out=str(out),
         clips=len(rows),
-        written=len(told),
+        written=len(made),
         annotators={modality: row.name for modality, row in who.items()},
-        available=dict(Counter(m for rows in told.values() for m, row in rows.items() if row["kept"])),
+        available=dict(Counter(m for rows in made.values() for m, row in rows.items() if row["kept"])),
         described=sum("captioner" in record for record in good.values()),
         wordless=sum(record.get("caption") == "" for record in good.values()),
         left_out=dict(Counter(kind for kind, _ in refused)),

@@ -10,6 +10,7 @@ from pathlib import Path
 from unity.data.buckets import open_buckets
 from unity.data.clips import MODALITY_NAMES
 from unity.data.shards import Shards, annotators
+from unity.data.told import example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def _left_out(rows: Iterator[tuple[str, str, str]]) -> list[LeftOut]:
     for what, name, why in rows:
         key = (what, why.partition(" (")[0] if " (" in why else "")
         counts[key] += 1
-        examples.setdefault(key, f"{name}: {why}")
+        examples.setdefault(key, example(name, why))
     return [
         LeftOut(what=what, why=why, count=count, example=examples[what, why])
         for (what, why), count in counts.most_common()

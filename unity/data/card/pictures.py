@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from unity.data.card.facts import Facts
 from unity.data.clips import MODALITY_NAMES, Clip
 from unity.data.shards import Shards
+from unity.data.told import lasting
 from unity.extras import extra
 from unity.files import whole_file
 from unity.modality.table import MODALITIES
@@ -53,7 +54,7 @@ def _stacked(axes: "Axes", facts: Facts, sources: Sequence[str]) -> None:
         heights = np.array([found.get(source, 0) for source in sources])
         axes.bar(sources, heights, bottom=below, color=colour, label=bucket)
         below += heights
-    axes.set_title(f"{facts.clips} clips, {facts.hours:.3g} hours, by source", loc="left")
+    axes.set_title(f"{facts.clips} clips, {lasting(3600 * facts.hours)}, by source", loc="left")
     _legend(axes, "frames × height × width")
 
 
@@ -69,7 +70,8 @@ def _grouped(axes: "Axes", facts: Facts, sources: Sequence[str]) -> None:
 
 
 def _legend(axes: "Axes", title: str = "") -> None:
-    """Above the bars."""
+    """Above the bars, which count whole things."""
+    axes.locator_params(axis="y", integer=True)
     axes.set_ylim(top=1.4 * axes.get_ylim()[1])
     axes.legend(title=title, frameon=False, ncols=2, loc="upper left")
 
@@ -80,6 +82,7 @@ def _reasons(axes: "Axes", facts: Facts) -> None:
     bars = axes.barh(range(len(shown)), [row.count for row in shown], color=_LEFT)
     axes.set_yticks(range(len(shown)), names)
     axes.bar_label(bars, padding=3)
+    axes.locator_params(axis="x", integer=True)
     axes.invert_yaxis()
     axes.set_title(f"{sum(row.count for row in facts.left_out)} left out, and why", loc="left")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from unity.data.card.facts import Facts, facts_of
 from unity.data.card.pictures import draw, strip
 from unity.data.clips import MODALITY_NAMES
+from unity.data.told import lasting
 from unity.files import write_text
 
 CARD, PLOTS, STRIP = "CARD.md", "card.png", "views.png"
@@ -23,7 +24,7 @@ def write_card(folder: Path) -> list[Path]:
 
 
 def _lines(facts: Facts) -> list[str]:
-    lines = [f"# {facts.name}", "", f"{facts.clips} clips, {facts.hours:.3g} hours{_kind(facts)}.", ""]
+    lines = [f"# {facts.name}", "", f"{facts.clips} clips, {lasting(3600 * facts.hours)}{_kind(facts)}.", ""]
     lines += ["Written by `python -m unity.data.card`.", "", f"![{PLOTS}]({PLOTS})", ""]
     lines += _clips(facts)
     lines += _annotators(facts)
@@ -38,13 +39,13 @@ def _kind(facts: Facts) -> str:
 
 
 def _clips(facts: Facts) -> list[str]:
-    head = ("frames × height × width", "frames/s", "source", "clips", "hours", *MODALITY_NAMES)
+    head = ("frames × height × width", "frames/s", "source", "clips", "lasting", *MODALITY_NAMES)
     rows = [
-        (p.bucket, f"{facts.rates[p.bucket]:g}", p.source, p.clips, f"{p.hours:.3g}", *p.views.values())
+        (p.bucket, f"{facts.rates[p.bucket]:g}", p.source, p.clips, lasting(3600 * p.hours), *p.views.values())
         for p in facts.parts
     ]
     whole = [sum(part.views[name] for part in facts.parts) for name in MODALITY_NAMES]
-    rows.append(("all", "", "", facts.clips, f"{facts.hours:.3g}", *whole))
+    rows.append(("all", "", "", facts.clips, lasting(3600 * facts.hours), *whole))
     return ["## Clips, and how many have each view", "", *_table(head, rows), ""]
 
 

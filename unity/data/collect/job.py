@@ -20,6 +20,7 @@ from unity.data.collect.layouts import LAYOUTS, Unit, layout_of
 from unity.data.collect.pieces import Taken, Where, unit_worker
 from unity.data.engine import Cluster
 from unity.data.shards.write import write_encoded
+from unity.data.told import example, told
 from unity.files import check_writable, json_text, write_json, write_text
 
 LEDGER, SUMMARY = "collected.jsonl", "collected.json"
@@ -64,11 +65,9 @@ class Summary:
     work: str
 
     def __str__(self) -> str:
-        views = ", ".join(f"{count} with {name}" for name, count in self.available.items()) or "none with a view"
-        lines = [f"{self.out}: {self.clips} clips ({self.layout}), {views}"]
-        lines += [f"  {self.wordless} without a caption"] * bool(self.wordless)
-        lines += [f"  left out {count} × {kind}: {self.why[kind]}" for kind, count in self.left_out.items()]
-        return "\n".join([*lines, f"  {self.work} may be deleted"])
+        head = f"{self.out}: {self.clips} clips ({self.layout})"
+        views = {name: str(count) for name, count in self.available.items()}
+        return told(head, views, self.wordless, self.left_out, self.why, self.work)
 
 
 def collect(options: Options) -> Summary:
@@ -164,7 +163,7 @@ def _write_results(out: Path, layout: str, units: int, work: Path, ledger: Ledge
         available={name: ledger.taken[name] for name in MODALITY_NAMES if ledger.taken[name]},
         wordless=ledger.wordless,
         left_out=dict(Counter(kind for kind, _, _ in ledger.lines)),
-        why={kind: f"{name}: {why}" for kind, name, why in reversed(ledger.lines)},
+        why={kind: example(name, why) for kind, name, why in reversed(ledger.lines)},
         work=str(work),
     )
     write_json(out / SUMMARY, vars(summary))

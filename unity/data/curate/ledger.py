@@ -9,6 +9,7 @@ from typing import Any
 
 from unity.data.curate.similar import BITS, nearest
 from unity.data.rules import Rule, judge
+from unity.data.told import example, lasting, left
 from unity.files import json_text, write_json, write_text
 
 CLIPS, LEDGER, SUMMARY, PICTURE = "clips.jsonl", "ledger.jsonl", "summary.json", "summary.png"
@@ -62,12 +63,11 @@ class Summary:
 
     def __str__(self) -> str:
         groups = ", ".join(f"{count} {name}" for name, count in self.sources.items()) or "none"
-        lines = [f"{self.out}: {self.videos} videos, {self.clips} clips, {self.kept} kept ({groups}), "]
-        lines[0] += f"{self.seconds:.0f} s"
-        lines += [f"  left out {count} by {rule}: {self.why[rule]}" for rule, count in self.left_out.items()]
-        lines += [f"  {count} not judged by {rule}" for rule, count in self.not_judged.items()]
-        lines += [f"  no {name} score: {reason}" for name, reason in self.missing.items()]
-        return "\n".join(lines)
+        of = f"{self.videos} videos, {self.clips} clips, {self.kept} kept"
+        lines = [f"{self.out}: {of} ({groups}), {lasting(self.seconds)}", *left(self.left_out, self.why)]
+        lines += [f"{count} not judged by {rule}" for rule, count in self.not_judged.items()]
+        lines += [f"no {name} score: {reason}" for name, reason in self.missing.items()]
+        return "\n  ".join(lines)
 
 
 def write_results(
@@ -90,13 +90,13 @@ CLIP_FIELDS = ("clip", "video", "start", "end", "fps", "size", "source", "captio
 
 
 def decide(entries: Sequence[Entry], rules: Sequence[Rule]) -> list[Entry]:
-    """With their verdicts. Of clips alike that pass all else, the one with the largest picture is kept."""
+    """With their verdicts. Of clips alike that pass all else, one of the largest is kept, one with words first."""
     alone = [rule for rule in rules if rule.score != "nearest"]
     judged = [_judged(entry, alone) for entry in entries]
     pair = next((rule for rule in rules if rule.score == "nearest"), None)
     if pair is None:
         return judged
-    ranked = sorted((e for e in judged if e.kept), key=lambda e: (-min(e.size), e.clip))
+    ranked = sorted((e for e in judged if e.kept), key=lambda e: (-min(e.size), not e.caption, e.clip))
     close = nearest({str(e.clip): e.fingerprint for e in ranked}, int(pair.threshold))
     return [_alike(entry, close, pair) if entry.kept else entry for entry in judged]
 
@@ -121,7 +121,7 @@ def _alike(entry: Entry, close: Mapping[str, tuple[int, str]], rule: Rule) -> En
 def _summary(out: Path, entries: Sequence[Entry], missing: Mapping[str, str]) -> Summary:
     kept = [entry for entry in entries if entry.kept]
     dropped = [entry for entry in entries if not entry.kept]
-    examples = {str(entry.rule): f"{entry.clip or entry.video}: {entry.why}" for entry in reversed(dropped)}
+    examples = {str(entry.rule): example(entry.clip or entry.video, entry.why) for entry in reversed(dropped)}
     return Summary(
         out=str(out),
         videos=len({entry.video for entry in entries}),

@@ -33,6 +33,8 @@ def draw(entries: "Sequence[Entry]", rules: Sequence[Rule], path: Path) -> None:
         _counts(figure.add_subplot(grid[0, :]), entries)
         for number, rule in enumerate(known):
             _spread(figure.add_subplot(grid[1 + number // _COLUMNS, number % _COLUMNS]), entries, rule)
+        if len(figure.axes) > 1:
+            figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False)
         data = io.BytesIO()
         figure.savefig(data, dpi=110, format="png")
     with whole_file(path) as file:
@@ -47,12 +49,17 @@ def _counts(axes: "Axes", entries: "Sequence[Entry]") -> None:
         bar.set_color(_KEPT if name == "kept" else _LEFT)
     axes.bar_label(bars, padding=3)
     axes.invert_yaxis()
-    axes.set_title(f"{len(entries)} clips, by the first rule that each broke", loc="left")
+    axes.locator_params(axis="x", integer=True)
+    broken = sum(entry.clip is None for entry in entries)
+    of = f"{len(entries) - broken} clips" + f" and {broken} videos without any" * bool(broken)
+    axes.set_title(f"{of}, by the first rule that each broke", loc="left")
 
 
 def _spread(axes: "Axes", entries: "Sequence[Entry]", rule: Rule) -> None:
     known = [entry for entry in entries if rule.score in entry.scores]
     groups = [[entry.scores[rule.score] for entry in known if entry.kept is kept] for kept in (True, False)]
-    axes.hist(groups, bins=20, stacked=True, color=[_KEPT, _LEFT])
+    axes.hist(groups, bins=20, stacked=True, color=[_KEPT, _LEFT], label=["kept", "left out"])
     axes.axvline(rule.threshold, color=_BOUND, linewidth=1)
-    axes.set_title(f"{rule.name}: {rule.score} {rule.keep} {rule.threshold:g}", loc="left")
+    axes.locator_params(axis="y", integer=True)
+    name = rule.name if rule.name == rule.score else f"{rule.name}: {rule.score}"
+    axes.set_title(f"{name} {rule.keep} {rule.threshold:g}", loc="left")

@@ -25,9 +25,9 @@ TEXTS = ("name", "source", "caption")
 _VALUES = {f"{name}_values": "bytes" for name in MODALITY_NAMES}
 # of latents (unity.data.latents): the states of the caption's tokens
 _WORDS = {"words": "bytes"}
-# of latents, too, of which a few columns are read: a checksum of each other column, and one of those
+# so that a few columns can be read: a checksum of each other column, and one of those
 SUMS = "sums"
-_SUMS = _WORDS | {SUMS: "bytes"}
+_SUMS = {SUMS: "bytes"}
 # of datasets that were written without some of a user's own modalities
 _LATER = [MODALITY_NAMES[count:] for count in range(len(BUILT_IN), len(MODALITY_NAMES) + 1)]
 
@@ -36,7 +36,7 @@ CHECKSUM, OLD_CHECKSUM = "checksum", "crc"
 
 _BASE = {name: "str" for name in TEXTS} | {"fps": "float64", "constants": "json", "meta": "json"}
 _BASE |= {stream: "bytes" for stream in STREAMS}
-ENCODINGS: dict[str, str] = _BASE | _VALUES | _SUMS | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
+ENCODINGS: dict[str, str] = _BASE | _VALUES | _WORDS | _SUMS | {CHECKSUM: "uint32", OLD_CHECKSUM: "uint32"}
 
 # the numbers behind a pixel: DensePose's part, U and V as float32; a skeleton's are far fewer
 _BYTES_PER_PIXEL, _MOST_HEADER = 12, 1 << 16
@@ -71,14 +71,14 @@ _CODE = {
 
 def names(values: bool = False, words: bool = False) -> tuple[str, ...]:
     """The columns of a new shard, in the order that they have there."""
-    return tuple(sorted({*_BASE, CHECKSUM, *(_VALUES if values else ()), *(_SUMS if words else ())}))
+    return tuple(sorted({*_BASE, *_SUMS, CHECKSUM, *(_VALUES if values else ()), *(_WORDS if words else ())}))
 
 
 # whole sets of columns that a shard may have, and the checksum that each carries
 KNOWN: dict[tuple[str, ...], str] = {
     tuple(sorted({*_BASE, *more, check} - {*later, *(f"{name}_values" for name in later)})): check
     for later in _LATER
-    for more in ((), _VALUES, _WORDS, _SUMS)
+    for more in ((), _VALUES, _WORDS, _SUMS, _VALUES | _SUMS, _WORDS | _SUMS)
     for check in (CHECKSUM, OLD_CHECKSUM)
 }
 
@@ -107,10 +107,9 @@ def encode_clip(clip: Clip, values: bool = False) -> dict:
 
 
 def sealed(sample: Mapping[str, object]) -> dict:
-    """A sample with the checksum over all of it, one of latents with one of each column, too."""
+    """A sample with a checksum of each column, and one over all of it."""
     sample = dict(sample)
-    if "words" in sample:
-        sample[SUMS] = _sums(to_bytes(sample))
+    sample[SUMS] = _sums(to_bytes(sample))
     return sample | {CHECKSUM: _checksum(to_bytes(sample))}
 
 
@@ -133,12 +132,13 @@ def from_bytes(data: bytes, columns: tuple[str, ...]) -> dict:
 def some_from_bytes(
     read: Callable[[int, int], bytes], length: int, columns: tuple[str, ...], streams: Collection[str]
 ) -> tuple[dict, set[str]]:
-    """Of a sample of `length` bytes, which has SUMS, all but the other streams, and which streams it has.
+    """Of a sample of `length` bytes, which has SUMS, all but other streams and their values, and which it has.
 
     `read(begin, end)` gives its bytes. Each column that is read is checked; ValueError where one is not as it was.
     """
     places = _places(read(0, _head(columns)), length, columns)
-    wanted = [name for name in columns if name not in STREAMS or name in streams]
+    other = {column for name in STREAMS if name not in streams for column in (name, f"{name}_values")}
+    wanted = [name for name in columns if name not in other]
     parts = {name: read(*places[name]) for name in wanted if name != CHECKSUM}
     sums = _read_sums(parts.pop(SUMS), columns)
     if wrong := [name for name, part in parts.items() if sums[name] != zlib.crc32(part)]:

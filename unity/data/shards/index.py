@@ -103,10 +103,10 @@ def seal(folder: Path, about: dict) -> None:
     (folder / "dataset.json").write_text(text)
 
 
-def read_names(folder: str | Path) -> list[str] | None:
+def read_names(folder: str | Path, here: bool = True) -> list[str] | None:
     """The buckets that a folder's dataset.json names, None where it is that of a dataset (unity.data.buckets).
 
-    Raises ValueError where it is damaged, or a bucket is not the one that it names.
+    Raises ValueError where it is damaged, or a bucket that should be `here` is not the one that it names.
     """
     path = Path(folder) / "dataset.json"
     record = _told(path)
@@ -119,7 +119,8 @@ def read_names(folder: str | Path) -> list[str] | None:
         for name, sha256 in buckets.items():
             _check(re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){2}", name), f"it names a bucket {name!r}")
             about = Path(folder) / name / "dataset.json"
-            _check(_hash(_bytes(about, path.parent)) == sha256, f"the bucket {name} is not the one that it names")
+            same = not here or _hash(_bytes(about, path.parent)) == sha256
+            _check(same, f"the bucket {name} is not the one that it names")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); join the buckets again") from error
     return sorted(buckets)

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, UInt32
 
 from unity.data.clips import MODALITY_NAMES, Clip
+from unity.data.ivf import check_video
 from unity.data.latents.facts import check_bytes, read_facts
 from unity.data.shards.columns import STREAMS, SUMS, from_bytes, read_clip, some_from_bytes
 from unity.data.shards.index import REMEDY, Shard, check_file, read_index, read_record
-from unity.data.shards.ivf import check_video
 from unity.data.shards.mirror import NotFetched, open_mirror
 
 # how often a shard is fetched for one sample, where it goes again before it is open
@@ -61,7 +61,7 @@ class Shards:
     def sample(self, source: str, index: int, streams: Collection[str] = STREAMS) -> dict:
         """The encoded sample; ValueError where its shard is missing or damaged.
 
-        Of latents, no bytes of other `streams` are read, and they are absent.
+        No bytes of other `streams` or of their values are read, and they are absent.
         """
         shards, starts = self._open(source), self._starts[source]
         if not 0 <= index < starts[-1]:
@@ -83,7 +83,7 @@ class Shards:
         """The clip with the wanted streams decoded; ValueError where it is missing or damaged."""
         if self.latents:
             raise ValueError(f"{self.folder} holds latents, and no pictures; name the dataset they were made of")
-        sample = self.sample(source, index)
+        sample = self.sample(source, index, {"rgb", *streams})
         try:
             return read_clip(sample, streams)
         except ValueError as error:

@@ -6,7 +6,7 @@ IVF: https://wiki.multimedia.cx/index.php/IVF. VP9: Bitstream Specification 0.6,
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 # the header up to the size has fewer bits
 _HEADER = 16
@@ -16,15 +16,34 @@ _RGB = 7
 
 def check_video(data: bytes, frames: int, size: Sequence[int]) -> None:
     """ValueError unless an IVF container holds `frames` frames of VP9, all of them of `size` (h, w) as it is."""
-    if len(data) < 32 or data[:4] != b"DKIF" or data[8:12] != b"VP90":
+    if not is_vp9(data):
         raise ValueError("it is no VP9 video in an IVF container")
-    start, width, height = *struct.unpack_from("<H", data, 6), *struct.unpack_from("<HH", data, 12)
+    width, height = struct.unpack_from("<HH", data, 12)
     _check_size((height, width), size)
-    told = [told_size(part) for packet in _packets(data, start, frames) for part in _parts(packet)]
+    found = list(itertools.islice(packets(data), frames + 1))
+    if len(found) != frames:
+        raise ValueError(f"it does not hold exactly {frames} frames")
+    told = [told_size(part) for packet in found for part in _parts(packet)]
     if told[0] is None:
         raise ValueError("its first frame has no size")
     for one in filter(None, told):
         _check_size(one, size)
+
+
+def is_vp9(data: bytes) -> bool:
+    """Whether bytes begin as an IVF container of VP9."""
+    return len(data) >= 32 and data[:4] == b"DKIF" and data[8:12] == b"VP90"
+
+
+def packets(data: bytes) -> Iterator[bytes]:
+    """What such a container holds, one after the other; ValueError where it ends within a packet."""
+    at = struct.unpack_from("<H", data, 6)[0]
+    while at < len(data):
+        begin = at + 12
+        at = begin + struct.unpack_from("<I", data, at)[0] if begin <= len(data) else begin
+        if at > len(data):
+            raise ValueError("it ends within a frame")
+        yield data[begin:at]
 
 
 def told_size(frame: bytes) -> tuple[int, int] | None:
@@ -80,17 +99,6 @@ def _skip_colours(bits: _Bits, profile: int, inter: int) -> None:
         bits(1)
     else:
         raise ValueError("a frame of it is not VP9")
-
-
-def _packets(data: bytes, start: int, frames: int) -> list[bytes]:
-    packets, at = [], start
-    while at < len(data) and len(packets) <= frames and len(data) - at >= 12:
-        end = at + 12 + struct.unpack_from("<I", data, at)[0]
-        packets.append(data[at + 12 : end])
-        at = end
-    if len(packets) != frames or at != len(data):
-        raise ValueError(f"it does not hold exactly {frames} frames")
-    return packets
 
 
 def _parts(packet: bytes) -> list[bytes]:
