@@ -97,7 +97,7 @@ def sentences(film, folder):
         "latin prompt": (("--prompt", LATIN), "is not text in the encoding of this terminal"),
         "latin path": (("--video", folder / LATIN), r"no video file .*caf\\xe9; give"),
         "long path": (("--video", folder / ("n" * 300)), "name too long"),
-        "folder": (("--video", folder), "no video file"),
+        "folder": (("--video", folder), "is a folder; give a film in it"),
         "device file": (("--video", "/dev/zero"), "no video file"),
         "file in the way": (
             (*base, "--out", folder / "file"),

@@ -50,5 +50,5 @@ def answer(request, generator, tell, watch):
 
 def work(pipe, cancel):
     sys.modules["unity.answer"] = SimpleNamespace(answer=answer)
-    sys.modules["unity.generate"] = SimpleNamespace(load_generator=lambda *_: None)
+    sys.modules["unity.generate"] = SimpleNamespace(load_generator=lambda *_, **__: None)
     real_work(pipe, cancel)
