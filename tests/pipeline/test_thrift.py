@@ -56,7 +56,7 @@ def test_one_part_at_a_time_lies_there():
 
 
 def assert_alike(found: np.ndarray, truth: np.ndarray) -> None:
-    """But for a value in a thousand, by one of its 256 steps: products of weights that lie elsewhere round otherwise."""
+    """But for one in a thousand, by one of 256 steps: products of weights that lie elsewhere round otherwise."""
     assert (found != truth).mean() < 1e-3
     np.testing.assert_allclose(found, truth, rtol=0.005)
 
