@@ -217,6 +217,7 @@ def test_interrupted_while_sampling(film, tmp_path):
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_strict_terminal_shows_every_name(film, tmp_path):
     """Nothing but ASCII on the terminal, and everything else in the names."""
     name = tmp_path / f"é中{LATIN}.mp4"

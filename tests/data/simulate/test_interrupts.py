@@ -43,13 +43,14 @@ def _said(process):
     return [line for line in err.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        pytest.param("Ctrl-C", 130, "simulate: interrupted", marks=pytest.mark.slow),
-        pytest.param("SIGTERM", 143, None, marks=pytest.mark.slow),
+        ("Ctrl-C", 130, "simulate: interrupted"),
+        ("SIGTERM", 143, None),
         ("a killed worker", 2, "simulate: a worker was ended (by SIGKILL) and nothing is written"),
-        pytest.param("SIGTERM to all", 143, None, marks=pytest.mark.slow),
+        ("SIGTERM to all", 143, None),
     ],
 )
 def test_an_end_from_outside_is_a_sentence_and_leaves_nothing(running, session, tmp_path, how, code, words):
