@@ -20,7 +20,7 @@ test: setup ## what CI runs: both at once
 	@$(MAKE) --no-print-directory -j2 lint fast
 
 fast: setup
-	python -m pytest -n 3 -m 'not slow'
+	python -m pytest -n 2 -m 'not slow'
 
 test-all: setup lint ## the slow proofs too
 	python -m pytest
