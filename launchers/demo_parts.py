@@ -59,7 +59,7 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale(train=40, held_out=4, longer=4, fresh=(16, 60), seconds=50.0, sampling=12),
+    "full": Scale(train=40, held_out=4, longer=4, fresh=(12, 60), seconds=36.0, sampling=12),
     # for the tests: everything runs, nothing is learnt
     "quick": Scale(
         train=2, held_out=1, longer=2, fresh=(2, 2), seconds=60.0, sampling=2, model="debug", frames=9, size=32
