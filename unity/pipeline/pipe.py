@@ -18,7 +18,7 @@ from unity.canvas import Canvas, exactly
 from unity.encoders import Encoders
 from unity.generate import Footage, Frames, Generator, check_learnt, fitted, generate
 from unity.model.adapter import Lora
-from unity.model.card import ModelCard, Schedule
+from unity.model.card import ModelCard
 from unity.model.codec import WAN, WanCodec, load_codec, load_wan_vae
 from unity.model.hub import beside
 from unity.model.readme import write_readme
@@ -151,7 +151,13 @@ class UnityVideoPipeline(DiffusionPipeline):
         schedule = self.card.schedule(call.task).asked(steps=num_inference_steps, guidance=guidance_scale)
         # without words there is nothing to guide by
         guidance = Guidance(scale=schedule.guidance, caption=any(prompt.strip() for prompt in call.prompts))
-        sampling = Sampling(guidance=guidance, seed=_seed(generator))
+        sampling = Sampling(
+            steps=schedule.steps,
+            shift=schedule.shift,
+            sampler=schedule.sampler,
+            guidance=guidance,
+            seed=_seed(generator),
+        )
         self._interrupt = False
         self.transformer.begin(schedule.steps)
         with self.progress_bar(total=schedule.steps) as bar:  # pyright: ignore[reportCallIssue]
@@ -165,7 +171,7 @@ class UnityVideoPipeline(DiffusionPipeline):
                 )
                 return (changed or {}).get("latents", latents)
 
-            solver = self._solver(schedule, sampling.seed, after)
+            solver = self._solver(schedule.steps, sampling, after)
             drawn = generate(self._generator(), *call[:4], sampling, solver=solver)
         self.maybe_free_model_hooks()
         output = self._output(call, *drawn, output_type)
@@ -201,14 +207,13 @@ class UnityVideoPipeline(DiffusionPipeline):
             return Call("estimate", modality, [""] * len(prompts), Footage(rgb=clips), canvas)
         return Call("control", modality, prompts, Footage(aux=clips), canvas)
 
-    def _solver(self, schedule: Schedule, seed: int, after: Callable[[int, Tensor], Tensor]) -> Solver:
+    def _solver(self, steps: int, sampling: Sampling, after: Callable[[int, Tensor], Tensor]) -> Solver:
         """The scheduler's times and steps; after each of them `after` is called, which may change the latents."""
         scheduler = self.scheduler
         if isinstance(scheduler, UnityScheduler):
-            card = Sampling(shift=schedule.shift, sampler=schedule.sampler, seed=seed)
-            scheduler.set_timesteps(schedule.steps, card=card)
+            scheduler.set_timesteps(steps, usual=sampling)
         else:
-            scheduler.set_timesteps(schedule.steps, device=self._execution_device)
+            scheduler.set_timesteps(steps, device=self._execution_device)
         numbers = itertools.count()
 
         def step(state: Tensor, velocity: Tensor, now: float, then: float) -> Tensor:

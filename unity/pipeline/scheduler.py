@@ -24,12 +24,12 @@ class UnityScheduler(SchedulerMixin, ConfigMixin):
         self.set_timesteps(50)
 
     def set_timesteps(
-        self, num_inference_steps: int, device: str | torch.device | None = None, card: Sampling | None = None
+        self, num_inference_steps: int, device: str | torch.device | None = None, usual: Sampling | None = None
     ) -> None:
-        """Before each sample: the times and the sampler, of `card` where the scheduler has none of its own."""
-        card = card or Sampling()
-        own = {name: self.config[name] or getattr(card, name) for name in ("sampler", "shift")}
-        times, self._step = replace(card, steps=num_inference_steps, **own).solver()
+        """Before each sample: the times and the sampler, of `usual` where the scheduler has none of its own."""
+        usual = usual or Sampling()
+        own = {name: self.config[name] or getattr(usual, name) for name in ("sampler", "shift")}
+        times, self._step = replace(usual, steps=num_inference_steps, **own).solver()
         self.num_inference_steps, self._number = num_inference_steps, 0
         self.sigmas = torch.tensor([*times], dtype=torch.float64)
         self.timesteps = (self.config["num_train_timesteps"] * self.sigmas[:-1]).to(device, torch.float32)
