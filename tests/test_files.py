@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from unity import files
-from unity.files import check_space, check_writable, json_text, whole_file, whole_folder, write_json, write_text
+from unity.files import (
+    check_space,
+    check_writable,
+    json_line,
+    json_text,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -168,6 +177,14 @@ def test_json_is_what_the_standard_calls_json(tmp_path):
         "bytes of a name": "\\udce9", "set": [1, 2], "3": True, "none": None,
     }  # fmt: skip
     assert json_text({}, None) == "{}"
+
+
+def test_a_line_of_json_is_one_line_that_people_can_read():
+    """Also where a caption holds what Python and editors, but not JSON, end a line at."""
+    value = {"фильм.mp4": "ein Hündchen 犬\u2028\u2029\x85\n\x0b\x1c", "name": os.fsdecode(b"\xe9")}
+    line = json_line(value)
+    assert "фильм" in line and "Hündchen 犬" in line and line.encode().decode().splitlines() == [line[:-1]]
+    assert json.loads(line) == value | {"name": "\\udce9"}
 
 
 PROGRAM = """

@@ -20,6 +20,8 @@ from typing import Any
 # what file systems and desktops put into folders of their own accord
 CLUTTER = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
+# what some readers end a line at
+_NOT_IN_LINES = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 # how names of what is being written begin: hidden, and short enough for every file system
 PART = ".part-"
 
@@ -145,6 +147,12 @@ def write_json_lists(path: str | Path, entries: Mapping[str, object]) -> Path:
 def json_text(value: object, indent: int | None = 2) -> str:
     """JSON as its standard has it: null for what is no number, paths and the like as text, arrays as lists."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def json_line(value: object) -> str:
+    """A line of JSON that people can read and search in, in any language; no reader finds more lines in it."""
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return text.translate(_NOT_IN_LINES) + "\n"
 
 
 def plain(text: str) -> str:

@@ -27,6 +27,12 @@ SMALL = replace(MODELS["debug"], latent_channels=48)
 SHAPE = replace(SMALL, stem=0, patch=(1, 2, 2), input="expert", cross_attention="separate", cross_modulation=True)
 STEPS, ACCUMULATION, MICRO = 4, 2, 2
 SETTINGS = json.loads((Path(__file__).parents[2] / "launchers/zero3.json").read_text())
+# so few parameters at once that the blocks of a small model come one by one
+FEW_LIVE = SETTINGS | {
+    "zero_optimization": SETTINGS["zero_optimization"]
+    | {f"stage3_{name}": 1 for name in ("prefetch_bucket_size", "max_live_parameters", "max_reuse_distance")}
+    | {"stage3_param_persistence_threshold": 0}
+}
 
 
 def inputs(step: int, part: int, rank: int, size: int) -> tuple:
@@ -70,10 +76,11 @@ def build(
     cut: int = 1,
     adapt: Callable = lambda model: None,
     offload: str = "none",
+    base: dict = SETTINGS,
 ):
     """An engine with random weights, whose samples are shared by `cut` ranks each."""
     settings = zero.settings(
-        SETTINGS, precision=precision, batch_size=MICRO * ACCUMULATION * world.size // cut, micro_batch=MICRO,
+        base, precision=precision, batch_size=MICRO * ACCUMULATION * world.size // cut, micro_batch=MICRO,
         world_size=world.size, clip=OPTIM.clip, sequence_parallel=cut, offload=offload,
     )  # fmt: skip
     peers = sequence.join(cut).peers()
@@ -157,9 +164,32 @@ def check_muon(world: World, *_):
 
 
 def check_offload(world: World, *_):
-    """Masters, moments and the update on the host."""
+    """Masters, moments and the update on the host; and the weights, of which a block or two are here at a time."""
     engine, *_ = against_torch(world, SHAPE, both, OPTIM, offload="optimizer")
-    assert engine.zero_use_cpu_optimizer()
+    assert engine.zero_use_cpu_optimizer() and engine.zero_offload_param() is None
+    deep = replace(SHAPE, num_layers=6)
+    engine, *_ = against_torch(world, deep, both, OPTIM, offload="weights", base=FEW_LIVE)
+    assert all(p.ds_tensor.device.type == "cpu" for p in engine.module.parameters())
+    seen = whole_blocks(engine, inputs(0, 0, world.rank, world.size))
+    assert len(seen) == 2 * len(engine.module.blocks) and all(0 < count <= 2 for count in seen), seen
+
+
+def whole_blocks(engine, arguments: tuple) -> list[int]:
+    """How many blocks have a whole matrix whenever one computes, forward and backward."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    linears, seen = [block.ffn[0] for block in engine.module.blocks], []
+    # DeepSpeed would fetch what is asked for by its name
+    matrices = [linear.weight for linear in linears]
+
+    def look(*_) -> None:
+        seen.append(sum(matrix.ds_status == ZeroParamStatus.AVAILABLE for matrix in matrices))
+
+    hooks = [hook(look) for m in linears for hook in (m.register_forward_pre_hook, m.register_full_backward_hook)]
+    engine.backward(loss_of(engine, arguments, (True, True)))
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
 def check_adam8(world: World, *_):
@@ -187,8 +217,9 @@ def against_torch(
     atol: float = 2e-6,
     cut: int = 1,
     offload: str = "none",
+    base: dict = SETTINGS,
 ) -> tuple:
-    engine = build(world, "fp32", shape, optim, cut, offload=offload)
+    engine = build(world, "fp32", shape, optim, cut, offload=offload, base=base)
     ema, norms = take_steps(world, engine, wanted, cut)
     size, fragments = world.size // cut, zero.layout(engine)
     weights = dict(zero.gather(world, fragments, zero.masters(engine)))

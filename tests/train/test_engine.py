@@ -46,7 +46,7 @@ def test_settings_accumulate_what_does_not_fit_at_once():
         (
             {"zero_optimization": BASE["zero_optimization"] | {"offload_optimizer": {"device": "cpu"}}},
             {},
-            "leave offload_optimizer out",
+            "leave .'offload_optimizer'. out",
         ),
     ],
 )

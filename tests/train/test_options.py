@@ -258,6 +258,7 @@ def test_parts_learn_at_a_rate_of_their_own():
     ("flags", "reason"),
     [
         ("--offload optimizer --model debug", "give adamw or adamw8"),
+        ("--offload weights --model debug", "give adamw or adamw8"),
         ("--base-storage fp8 --model 1.3b", "train adapters of rank 32"),
         ("--base-storage nf4 --lora.rank 4 --precision fp8 --init x", "give --precision bf16"),
     ],

@@ -1,11 +1,16 @@
 """Which ways to save a GPU's memory go together, for training and for its planner. Needs no torch."""
 
+from typing import Literal
+
+# what waits on the host: nothing; masters, average, gradients, moments and their update; the weights, too
+Offload = Literal["none", "optimizer", "weights"]
+
 
 def check(*, offload: str, base_storage: str, lora_rank: int, precision: str | None, optimizer: str) -> None:
     """Raises ValueError for those that do not."""
-    if offload == "optimizer" and optimizer == "muon":
+    if offload != "none" and optimizer == "muon":
         raise ValueError(
-            "--offload optimizer updates on the host, where Muon's products would take minutes; give adamw or "
+            f"--offload {offload} updates on the host, where Muon's products would take minutes; give adamw or "
             "adamw8 as the optimizer"
         )
     if base_storage == "wide":

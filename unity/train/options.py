@@ -14,6 +14,7 @@ from unity.modality.table import MODALITIES
 from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig
 from unity.routing import RoutingConfig
+from unity.train.frugal import Offload
 from unity.train.optim import OptimConfig
 from unity.train.recipes import RECIPES
 
@@ -73,8 +74,9 @@ class Options:
     # unity.config.RECOMPUTE: the same gradients from less memory; by default none, but selective from 1.3b up
     recompute: Recompute | None = None
     # optimizer: master weights, their average, gradients, moments and the update on the host, which then holds 24
-    # bytes a trained parameter (18 with adamw8), and a GPU the weights alone
-    offload: Literal["none", "optimizer"] = "none"
+    # bytes a trained parameter (18 with adamw8), and a GPU the weights alone; weights: they wait there, too, and
+    # a GPU has those of the blocks that compute
+    offload: Offload = "none"
     # how the frozen Linears of the blocks are kept beside --lora.rank, a row of unity.config.STORAGE: wide as
     # all else, fp8 in a byte a number with a scale per row, nf4 in half a byte with a scale for every 64
     base_storage: Storage = "wide"

@@ -98,18 +98,19 @@ def settings(
     # without it, sequence-parallel gradients are scaled or not reduced at all
     if zero.get("reduce_scatter") is not True:
         raise ValueError("zero_optimization.reduce_scatter must be true: without it gradients are wrong")
-    if "offload_optimizer" in zero:
-        raise ValueError("leave offload_optimizer out of the DeepSpeed file: --offload optimizer decides it")
+    if decided := sorted(zero.keys() & {"offload_optimizer", "offload_param"}):
+        raise ValueError(f"leave {decided} out of the DeepSpeed file: --offload decides it")
     return {**base, **ours, **_offloaded(offload, zero)}
 
 
 def _offloaded(offload: str, zero: Mapping) -> dict:
-    """What --offload asks of DeepSpeed: masters, gradients, moments and their update on the host."""
+    """What --offload asks of DeepSpeed: masters, gradients, moments and update on the host, and weights, too."""
     if offload == "none":
         return {}
     there = {"device": "cpu", "pin_memory": True}
+    moved = {"offload_optimizer": there} | ({"offload_param": there} if offload == "weights" else {})
     # or only DeepSpeed's own Adam may run there, which a compiler would have to build: torch's is fused, too
-    return {"zero_optimization": {**zero, "offload_optimizer": there}, "zero_force_ds_cpu_optimizer": False}
+    return {"zero_optimization": {**zero, **moved}, "zero_force_ds_cpu_optimizer": False}
 
 
 def build_engine(

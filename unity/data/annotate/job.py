@@ -23,7 +23,7 @@ from unity.data.shards.annotators import made_by
 from unity.data.shards.write import Sample, write_encoded
 from unity.data.told import example, told
 from unity.data.weights import found_weights
-from unity.files import check_writable, json_text, write_json, write_text
+from unity.files import check_writable, json_line, write_json, write_text
 
 LEDGER, SUMMARY = "annotations.jsonl", "annotations.json"
 
@@ -163,7 +163,7 @@ def _write_results(
     good = {name: record for name, record in done.items() if "error" not in record}
     made = {name: record["annotators"] for name, record in good.items()}
     lines = [_line(name, good.get(name, {}), faults.get(name)) for name in sorted(rows)]
-    write_text(out / LEDGER, "".join(json_text(line, indent=None) + "\n" for line in lines))
+    write_text(out / LEDGER, "".join(map(json_line, lines)))
     kinds = [(name, modality, row) for name, rows in made.items() for modality, row in rows.items()]
     refused = [(f"{m} by {row['name']}", f"{name}: {row['why']}") for name, m, row in kinds if not row["kept"]]
     refused += [("clip", example(name, fault)) for name, fault in sorted(faults.items())]

@@ -21,7 +21,7 @@ from unity.data.collect.pieces import Taken, Where, unit_worker
 from unity.data.engine import Cluster
 from unity.data.shards.write import write_encoded
 from unity.data.told import example, told
-from unity.files import check_writable, json_text, write_json, write_text
+from unity.files import check_writable, json_line, write_json, write_text
 
 LEDGER, SUMMARY = "collected.jsonl", "collected.json"
 
@@ -154,7 +154,7 @@ def _index(work: Path, units: Sequence[Unit], ledger: Ledger) -> Index:
 
 def _write_results(out: Path, layout: str, units: int, work: Path, ledger: Ledger) -> Summary:
     lines = [{"kind": kind, "name": name, "why": why} for kind, name, why in ledger.lines]
-    write_text(out / LEDGER, "".join(json_text(line, indent=None) + "\n" for line in lines))
+    write_text(out / LEDGER, "".join(map(json_line, lines)))
     summary = Summary(
         out=str(out),
         layout=layout,

@@ -10,7 +10,7 @@ from typing import Any
 from unity.data.curate.similar import BITS, nearest
 from unity.data.rules import Rule, judge
 from unity.data.told import example, lasting, left
-from unity.files import json_text, write_json, write_text
+from unity.files import json_line, write_json, write_text
 
 CLIPS, LEDGER, SUMMARY, PICTURE = "clips.jsonl", "ledger.jsonl", "summary.json", "summary.png"
 # of what could not be read, or not be scored
@@ -138,7 +138,7 @@ def _summary(out: Path, entries: Sequence[Entry], missing: Mapping[str, str]) ->
 
 def _line(entry: Entry, fields: Iterable[str] | None = None) -> str:
     told: dict[str, Any] = vars(entry)
-    return json_text({name: told[name] for name in fields or told}, indent=None) + "\n"
+    return json_line({name: told[name] for name in fields or told})
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

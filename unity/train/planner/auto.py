@@ -15,7 +15,7 @@ from unity.train.planner.show import describe, memory_line
 from unity.train.world import device_kind
 
 # of a processor: its memory is asked for, the rest only makes more arithmetic take longer
-_PROCESSOR = Gpu(memory=0, bandwidth=2e10, bf16=1e11, fp8=None, link=1e10, network=1e9)
+_PROCESSOR = Gpu(memory=0, bandwidth=2e10, bf16=1e11, fp8=None, link=1e10, network=1e9, bus=1e10)
 
 
 def recommended(options: Options, ranks: int) -> Choice:
@@ -80,7 +80,7 @@ def _job(options: Options, ranks: int) -> Job:
         config=config, trained=trained(options), sample=sample(config, options.frames, options.size, Asked.words),
         pixels=options.size[0] * options.size[1], precision=options.precision, batch_size=options.batch_size,
         gpu=_here(), gpus=ranks, encoders=not reads_latents(options),
-        offloaded=options.offload == "optimizer",
+        offload=options.offload,
     )  # fmt: skip
 
 

@@ -69,6 +69,14 @@ class Parameters:
     # of the largest block
     block: int
 
+    def bytes(self, wide: int) -> float:
+        """Of all of them, with `wide` for each that is not packed."""
+        return wide * (self.total - self.packed) + self.packed_bytes
+
+    def cut_bytes(self, wide: int) -> float:
+        """Of those that ZeRO-3 cuts."""
+        return self.bytes(wide) - wide * self.uncut
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:

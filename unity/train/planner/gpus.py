@@ -22,17 +22,25 @@ class Gpu:
     # to the GPUs of the same machine, and of others
     link: float
     network: float
+    # from its host's memory: PCIe 5, or 4
+    bus: float
     # in one machine
     together: int = 8
 
 
 GPUS = {
-    "H100": Gpu(memory=80 * GIB, bandwidth=3.35e12, bf16=989.5e12, fp8=1979e12, link=450e9, network=50e9),
-    "H200": Gpu(memory=140 * GIB, bandwidth=4.8e12, bf16=989.5e12, fp8=1979e12, link=450e9, network=50e9),
-    "B200": Gpu(memory=179 * GIB, bandwidth=8e12, bf16=2250e12, fp8=4500e12, link=900e9, network=50e9),
-    "A100": Gpu(memory=80 * GIB, bandwidth=2.04e12, bf16=312e12, fp8=None, link=300e9, network=25e9),
-    "L40S": Gpu(memory=48 * GIB, bandwidth=0.864e12, bf16=362e12, fp8=733e12, link=32e9, network=25e9),
-    "RTX4090": Gpu(memory=24 * GIB, bandwidth=1.01e12, bf16=165.2e12, fp8=330.3e12, link=32e9, network=12.5e9),
+    "H100": Gpu(
+        memory=80 * GIB, bandwidth=3.35e12, bf16=989.5e12, fp8=1979e12, link=450e9, network=50e9, bus=64e9
+    ),
+    "H200": Gpu(
+        memory=140 * GIB, bandwidth=4.8e12, bf16=989.5e12, fp8=1979e12, link=450e9, network=50e9, bus=64e9
+    ),
+    "B200": Gpu(memory=179 * GIB, bandwidth=8e12, bf16=2250e12, fp8=4500e12, link=900e9, network=50e9, bus=64e9),
+    "A100": Gpu(memory=80 * GIB, bandwidth=2.04e12, bf16=312e12, fp8=None, link=300e9, network=25e9, bus=32e9),
+    "L40S": Gpu(memory=48 * GIB, bandwidth=0.864e12, bf16=362e12, fp8=733e12, link=32e9, network=25e9, bus=32e9),
+    "RTX4090": Gpu(
+        memory=24 * GIB, bandwidth=1.01e12, bf16=165.2e12, fp8=330.3e12, link=32e9, network=12.5e9, bus=32e9
+    ),
 }
 
 # of a card; the rest is the driver's, and lies unused between allocations
@@ -45,7 +53,7 @@ FORWARD, BACKWARD, FORWARD_8 = 0.60, 0.475, 0.48
 STARTED = 1.5e-3
 # bytes/s of a host's memory that an update there reaches for each GPU: assumed, not measured here
 HOST = 3e10
-# of a link's or a network's, by large collectives: assumed, not measured here
+# of a link's, a network's or a bus's, by large collectives and copies: assumed, not measured here
 COLLECTIVE = 0.8
 
 

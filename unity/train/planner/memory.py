@@ -6,6 +6,7 @@ Activations are counted tensor by tensor as the ops of a GPU keep them (unity.op
 from dataclasses import dataclass
 
 from unity.config import RECOMPUTE, ModelConfig
+from unity.train.frugal import Offload
 from unity.train.planner.count import STREAMS, Parameters, Sample, Trained
 
 # of launchers/zero3.json: largest parameter that is not cut, parameters that are whole at once, those that are on
@@ -45,17 +46,16 @@ class Kept:
 
 
 def states(
-    parameters: Parameters, numbers: Numbers, gpus: int, eight: bool = False, offloaded: bool = False
+    parameters: Parameters, numbers: Numbers, gpus: int, eight: bool = False, offload: Offload = "none"
 ) -> dict[str, float]:
     """What is there all the time, by kind; ZeRO-3 divides it by the number of GPUs.
 
-    `eight`: moments in 8 bits; `offloaded`: all but the weights is on the host.
+    `eight`: moments in 8 bits; `offload`: what is not here but on the host.
     """
-    uncut = parameters.uncut if gpus > 1 else 0
-    wide = (parameters.total - parameters.packed) / gpus + uncut
-    weights = {"weights": numbers.bytes * wide + parameters.packed_bytes / gpus}
+    whole = numbers.bytes * parameters.uncut if gpus > 1 or offload == "weights" else 0
+    cut = 0 if offload == "weights" else parameters.bytes(numbers.bytes) / gpus
     updated = updating(parameters, gpus, eight)
-    return weights | (dict.fromkeys(updated, 0) if offloaded else updated)
+    return {"weights": cut + whole} | (updated if offload == "none" else dict.fromkeys(updated, 0))
 
 
 def updating(parameters: Parameters, gpus: int, eight: bool) -> dict[str, float]:
@@ -65,24 +65,28 @@ def updating(parameters: Parameters, gpus: int, eight: bool) -> dict[str, float]
     return {"master weights": 4 * trained, "gradients": 4 * trained, "moments": moments, "average": 4 * trained}
 
 
-def host(parameters: Parameters, gpus: int, eight: bool) -> float:
-    """What of it offloading puts on the host for a GPU; DeepSpeed keeps the gradients there twice."""
-    return sum(updating(parameters, gpus, eight).values()) + 4 * parameters.trained / gpus
+def host(parameters: Parameters, numbers: Numbers, gpus: int, eight: bool, offload: Offload) -> float:
+    """What offloading puts on the host for a GPU; DeepSpeed keeps the gradients there twice."""
+    if offload == "none":
+        return 0.0
+    weights = parameters.bytes(numbers.bytes) if offload == "weights" else 0
+    return sum(updating(parameters, gpus, eight).values()) + (4 * parameters.trained + weights) / gpus
 
 
-def workspace(config: ModelConfig, parameters: Parameters, numbers: Numbers, gpus: int) -> dict[str, float]:
+def workspace(
+    config: ModelConfig, parameters: Parameters, numbers: Numbers, gpus: int, offload: Offload = "none"
+) -> dict[str, float]:
     """What ZeRO-3 works in during forward and backward, and a packed matrix that is widened."""
     widened = numbers.bytes * config.dim * config.ffn_dim if parameters.packed else 0
-    if gpus == 1:
-        return {"reduction": numbers.bytes * BUCKET, "gathered weights": widened}
-    reduced = min(BUCKET, parameters.trained)
-    live = min(parameters.total, LIVE + COMING)
-    return {"reduction": numbers.bytes * (BUCKET + reduced), "gathered weights": numbers.bytes * live + widened}
+    reduced = min(BUCKET, parameters.trained) if gpus > 1 else 0
+    alone = gpus == 1 and offload != "weights"
+    live = 0 if alone else min(parameters.bytes(numbers.bytes), numbers.bytes * (LIVE + COMING))
+    return {"reduction": numbers.bytes * (BUCKET + reduced), "gathered weights": live + widened}
 
 
-def update_space(parameters: Parameters, numbers: Numbers, gpus: int, offloaded: bool = False) -> float:
+def update_space(parameters: Parameters, numbers: Numbers, gpus: int, offload: Offload = "none") -> float:
     """What the update of the weights works in: its gradients once more, and Muon's matrices of one shape."""
-    if offloaded:
+    if offload != "none":
         return 0
     muon = (4 + 4 * numbers.bytes) * parameters.alike / gpus
     return 4 * min(parameters.trained / gpus, GROUP) + muon

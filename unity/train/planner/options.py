@@ -54,9 +54,9 @@ class Options:
     lora_targets: Literal["attention", "self_attention", "cross_attention", "ffn", "all"] = "all"
     # by default that of the model's size
     optimizer: Literal["adamw", "adamw8", "muon"] | None = None
-    # how the frozen Linears beside adapters are kept, a row of unity.config.STORAGE; and whether the host updates
+    # how the frozen Linears beside adapters are kept, a row of unity.config.STORAGE; and what waits on the host
     base_storage: Storage = "wide"
-    offload: Literal["none", "optimizer"] = "none"
+    offload: frugal.Offload = "none"
     # what is decided already; by default what is fastest
     sequence_parallel: Literal[1, 2, 4, 8, 16, 32, 64] | None = None
     micro_batch: Annotated[int, whole(1, 65_536)] | None = None
@@ -130,7 +130,7 @@ def job(options: Options, frames: int, size: tuple[int, int], gpus: int) -> Job:
         gpu=_gpu(options),
         gpus=gpus,
         encoders=options.encoders,
-        offloaded=options.offload == "optimizer",
+        offload=options.offload,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from unity.config import RECOMPUTE, STAGES, ModelConfig
+from unity.train.frugal import Offload
 from unity.train.planner import memory
 from unity.train.planner.count import Parameters, Product, Sample, Trained, parameters, products
 from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, FORWARD_8, HOST, STARTED, USABLE, Gpu
@@ -34,8 +35,8 @@ class Job:
     gpus: int
     # codec and text encoder are on every GPU
     encoders: bool = True
-    # the update is done on the host
-    offloaded: bool = False
+    # what waits on the host
+    offload: Offload = "none"
 
     @property
     def numbers(self) -> Numbers:
@@ -79,7 +80,7 @@ class Plan:
         _, worst = memory.activations(job.config, job.trained, job.sample, job.numbers, self.choice.recompute)
         return {
             **self._states,
-            **memory.workspace(job.config, job.parameters, job.numbers, job.gpus),
+            **memory.workspace(job.config, job.parameters, job.numbers, job.gpus, job.offload),
             "activations": share * worst,
             "latents": self.choice.micro_batch * memory.latents(job.config, job.sample),
             "encoders": memory.encoders(job.config, job.numbers) if job.encoders else 0,
@@ -95,19 +96,19 @@ class Plan:
         return {
             "encoding": steady + self.choice.micro_batch * encoding,
             "backward": sum(held.values()),
-            "update": steady + memory.update_space(job.parameters, job.numbers, job.gpus, job.offloaded),
+            "update": steady + memory.update_space(job.parameters, job.numbers, job.gpus, job.offload),
         }
 
     @cached_property
     def _states(self) -> dict[str, float]:
         job = self.job
-        return memory.states(job.parameters, job.numbers, job.gpus, job.trained.eight_bits, job.offloaded)
+        return memory.states(job.parameters, job.numbers, job.gpus, job.trained.eight_bits, job.offload)
 
     @cached_property
     def host(self) -> float:
-        """Bytes of the host for each GPU, where it does the update."""
+        """Bytes of the host for each GPU."""
         job = self.job
-        return memory.host(job.parameters, job.gpus, job.trained.eight_bits) if job.offloaded else 0.0
+        return memory.host(job.parameters, job.numbers, job.gpus, job.trained.eight_bits, job.offload)
 
     @property
     def peak(self) -> float:
@@ -159,21 +160,24 @@ class Plan:
     def volumes(self) -> dict[str, float]:
         """Bytes that a GPU sends in a step. Weights come twice: the backward's gather serves the recomputation."""
         job, size, steps = self.job, self.choice.sequence_parallel, self.micro_steps
-        cut, others = job.parameters.total - job.parameters.uncut, (job.gpus - 1) / job.gpus
+        cut, others = job.parameters.cut_bytes(job.numbers.bytes), (job.gpus - 1) / job.gpus
         row, layers = RECOMPUTE[self.choice.recompute], job.config.num_layers
         tokens = self.choice.micro_batch * job.sample.sequence / size
         # queries, keys, values, output: forward, backward and again, also where attention itself is kept
         times = 8 * layers + 4 * sum(map(row.chooses, range(layers)))
         exchanged = times * tokens * job.config.dim * job.numbers.bytes * (size - 1) / size
         return {
-            "gathered weights": steps * 2 * cut * job.numbers.bytes * others,
+            "gathered weights": steps * 2 * cut * others,
             "scattered gradients": steps * job.parameters.trained * job.numbers.bytes * others,
             "exchanged heads": steps * exchanged,
+            "fetched weights": steps * 2 * cut / job.gpus if job.offload == "weights" else 0,
         }
 
     def seconds(self, kind: str) -> float:
         """What a volume takes by itself."""
         gpu, among = self.job.gpu, self.job.gpus
+        if kind == "fetched weights":
+            return self.volumes[kind] / (COLLECTIVE * gpu.bus)
         if kind == "exchanged heads":
             among = self.choice.sequence_parallel
             rate = gpu.link if among <= gpu.together else gpu.network
@@ -184,12 +188,16 @@ class Plan:
 
     @property
     def beside(self) -> float:
-        """Seconds of communication that run beside the computation."""
-        return self.seconds("gathered weights") + self.seconds("scattered gradients")
+        """Seconds of what is sent and fetched that run beside the computation."""
+        # what comes from the host passes another wire than what comes from GPUs
+        return max(
+            self.seconds("fetched weights"),
+            self.seconds("gathered weights") + self.seconds("scattered gradients"),
+        )
 
     @property
     def update(self) -> float:
-        bandwidth = HOST if self.job.offloaded else self.job.gpu.bandwidth
+        bandwidth = self.job.gpu.bandwidth if self.job.offload == "none" else HOST
         return _UPDATED * self.job.parameters.trained / self.job.gpus / bandwidth
 
     @property

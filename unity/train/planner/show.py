@@ -24,6 +24,12 @@ _COLOURS = (
     "#55a868",
     "#c44e52",
 )
+# by what waits on the host
+_WAITING = {
+    "none": "",
+    "optimizer": ", updated on the host",
+    "weights": ", updated on the host, where weights wait",
+}
 
 
 def lines(name: str, plan: Plan, smallest: Plan | None) -> list[str]:
@@ -36,7 +42,7 @@ def lines(name: str, plan: Plan, smallest: Plan | None) -> list[str]:
         ("choice", describe(plan)),
         ("GiB of a GPU", _listed({kind: f"{size / GIB:.2f}" for kind, size in plan.bytes.items() if size})),
         ("", f"at most {memory_line(plan)}"),
-        *([("GiB of the host", f"{plan.host / GIB:.1f} for each GPU")] if job.offloaded else []),
+        *([("GiB of the host", f"{plan.host / GIB:.1f} for each GPU")] if plan.host else []),
         *_by_policy(plan),
         ("PFLOP a step", _listed({part: short(count / 1e15, 4) for part, count in flops.items()})),
         ("", f"together {short(sum(flops.values()) / 1e15, 4)}; and {short(plan.recomputed / 1e15, 4)} again"),
@@ -155,11 +161,12 @@ def policies(plan: Plan) -> dict[str, Plan]:
 
 
 def _sent(plan: Plan) -> Iterable[tuple[str, str]]:
-    if plan.job.gpus == 1:
+    sent = {kind: short(size / 1e9) for kind, size in plan.volumes.items() if size}
+    if not sent:
         yield "GB sent a step", "none, by one GPU"
         return
     hidden = f"{'hidden behind' if plan.hides else 'NOT hidden behind the'} {short(plan.compute)} s of computation"
-    yield "GB sent a step", _listed({kind: short(size / 1e9) for kind, size in plan.volumes.items() if size})
+    yield "GB sent a step", _listed(sent)
     yield "", f"weights and gradients: {short(plan.beside)} s, {hidden}"
     if plan.choice.sequence_parallel > 1:
         yield "", f"heads of attention: {short(plan.seconds('exchanged heads'))} s more"
@@ -194,6 +201,6 @@ def title(options: Options, jobs: Mapping[str, Job]) -> str:
     job, clusters = next(iter(jobs.values())), {job.gpus for job in jobs.values()}
     trained = f"adapters of rank {job.trained.lora_rank}" if job.trained.lora_rank else "all weights"
     stored = f" beside a base in {job.trained.storage}" if job.trained.storage != "wide" else ""
-    where = ", updated on the host" if job.offloaded else ""
+    where = _WAITING[job.offload]
     on = f"{job.gpus} x {options.gpu}" if len(clusters) == 1 else f"{options.gpu}, {options.clip}"
     return f"{options.model} on {on}, {job.precision}, {trained}{stored} by {job.trained.optimizer}{where}"
