@@ -299,9 +299,14 @@ def test_same_seed_same_bytes_in_two_processes_from_anywhere(checkpoint, tmp_pat
     assert sum(name.endswith(".flo") for name in found[0]) == FRAMES
 
 
-def test_a_tiled_vae_is_for_models_with_a_vae(generator, film, tmp_path, capsys):
-    infer(Request(modality="depth", video=film, steps=1, tiled_vae=True, out=tmp_path / "out"), generator)
-    assert "is no VAE; --tiled-vae changes nothing here" in capsys.readouterr().err
+def test_what_saves_nothing_is_said_once(checkpoint, film, tmp_path, capsys):
+    asked = Request(
+        checkpoint=checkpoint, modality="depth", video=film, steps=1, device="cpu", out=tmp_path / "out"
+    )
+    infer(replace(asked, tiled_vae=True, offload="parts"))
+    said = capsys.readouterr().err
+    assert said.count("is no VAE; --tiled-vae changes nothing here") == 1
+    assert said.count("without a GPU; --offload changes nothing") == 1
 
 
 def test_a_photograph_is_a_film_of_one_frame(generator, tmp_path):

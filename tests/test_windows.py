@@ -95,6 +95,19 @@ def test_depth_keeps_one_scale():
     assert seam < 1.3 * elsewhere and worse > 3 * seam
 
 
+def test_what_is_far_does_not_drift_over_many_windows():
+    """Windows of a scale of their own, and in places 15% nearer or farther: as a model errs, without a shift."""
+    starts, random = places(161, WINDOW), np.random.default_rng(5)
+    truth = np.tile(scene()[:1], (161, 1, 1))
+    wrong = np.exp(0.15 * np.kron(random.standard_normal((len(starts), 4, 6)), np.ones((8, 8)))).astype(np.float32)
+    scales = random.uniform(0.5, 2, len(starts)).astype(np.float32)
+    clips = [scale * error * truth[:WINDOW] for scale, error in zip(scales, wrong, strict=True)]
+    joined = join(MODALITIES["depth"], clips, starts)
+    far = np.isfinite(truth[0]) & (truth[0] > 8)
+    off = np.abs(np.log(joined[:, far] / truth[0, far]) - np.log(joined[0, far] / truth[0, far]).mean())
+    assert far.sum() > 50 and off[-WINDOW:].mean() < 0.3 and off.max() < 1, off[-WINDOW:].mean()
+
+
 @pytest.mark.parametrize("earlier", ["flat", "sky", "opposite"])
 def test_depth_that_cannot_be_fitted_stays_depth(earlier):
     later = scene()[:WINDOW]

@@ -26,6 +26,7 @@ from unity.reel import Drawn, joined, resized, write_and_pick
 from unity.report.strip import evenly, labelled_strip
 from unity.request import SHIPPED, Request
 from unity.sampler import Sampling
+from unity.tasks import TASKS
 from unity.thrift import thrift_of
 from unity.windows import cut, places
 
@@ -82,6 +83,8 @@ def answer(
     checkpoint = request.checkpoint or SHIPPED
     card = generator.card if generator else card_of(request)
     plan = plan_request(request, card)
+    if request.prompt and not TASKS[plan.task].captioned:
+        say("infer: estimation reads no words about the scene; --prompt changes nothing here")
     film, annotated = _film(plan, card)
     generator = generator or load_generator(
         checkpoint,

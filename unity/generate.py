@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unity.canvas import Canvas, exactly, whole_frame
+from unity.command import say
 from unity.data.video import resize
 from unity.encoders import Encoders, load_encoders
 from unity.modality.table import MODALITIES
@@ -19,7 +20,7 @@ from unity.model.card import ModelCard
 from unity.model.codec import stride
 from unity.model.hub import beside
 from unity.model.weights import load_model
-from unity.placement import home, placed
+from unity.placement import home, needless, placed
 from unity.sampler import Known, Sampling, Solver, Texts, sample
 from unity.thrift import NONE, Thrift
 
@@ -78,6 +79,8 @@ def load_generator(
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     first = home(thrift, place)
     model, card = load_model(checkpoint, first, dtype, lora=lora, storage=thrift.storage)
+    for words in needless(thrift, card, place):
+        say(words)
     usual = beside(card.base or checkpoint)
     encoders = load_encoders(card.model, place, dtype, codec_weights or usual, text_weights or usual, first)
     return Generator(

@@ -1,13 +1,13 @@
 """Where the parts of a model lie while it answers, and what it leaves out: what `unity.thrift` asks for, done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from unity.encoders import Encoders
 from unity.model.card import ModelCard
-from unity.model.codec import tile
+from unity.model.codec import WAN, tile
 from unity.model.dit import UnityDiT
 from unity.thrift import Thrift
 
@@ -15,6 +15,14 @@ from unity.thrift import Thrift
 def home(thrift: Thrift, device: torch.device) -> torch.device:
     """Where weights are read to: main memory, if they are to wait there."""
     return device if thrift.offload == "none" else torch.device("cpu")
+
+
+def needless(thrift: Thrift, card: ModelCard, device: torch.device) -> Iterator[str]:
+    """What of it saves nothing with this model on this device, a sentence each."""
+    if thrift.offload != "none" and device.type == "cpu":
+        yield "all is in main memory here, without a GPU; --offload changes nothing"
+    if thrift.tiled_vae and card.model.codec not in WAN:
+        yield f"the codec {card.model.codec} of this checkpoint is no VAE; --tiled-vae changes nothing here"
 
 
 def placed(model: UnityDiT, card: ModelCard, encoders: Encoders, thrift: Thrift) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unity.canvas import Canvas, Size, exactly, whole_frame
-from unity.command import check_bounds, say
+from unity.command import check_bounds
 from unity.data.film import Facts, look, picture_name
 from unity.data.picture import cut
 from unity.data.stamps import paced
@@ -22,7 +22,6 @@ from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
 from unity.model.card import ModelCard
-from unity.model.codec import WAN
 from unity.model.weights import read_card
 from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
@@ -80,7 +79,8 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     wanted = {name: getattr(request, name) for name in ("steps", "shift", "guidance", "sampler")}
     schedule = card.schedule(task).asked(**wanted)
     request = replace(request, **vars(schedule))
-    _check_thrift(request, card, schedule.steps)
+    if request.step_cache > 1:
+        check_steps(schedule.steps)
     facts = look(path) if (path := request.film) else None
     there = _there(facts, request.fps)
     window = request.frames or (card.frames if there is None else most_frames(card, there))
@@ -118,15 +118,6 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
     return plan
 
 
-def _check_thrift(request: Request, card: ModelCard, steps: int) -> None:
-    if request.tiled_vae and card.model.codec not in WAN:
-        say(f"infer: the codec {card.model.codec} of this checkpoint is no VAE; --tiled-vae changes nothing here")
-    if request.offload != "none" and (request.device == "cpu" or not torch.cuda.is_available()):
-        say("infer: all is in main memory here, without a GPU; --offload changes nothing")
-    if request.step_cache > 1:
-        check_steps(steps)
-
-
 def _complete(request: Request) -> tuple[Request, str, Path]:
     """The request with the defaults that need no checkpoint, its task, and the folder of its results."""
     check_bounds(request)
@@ -157,8 +148,7 @@ def _complete(request: Request) -> tuple[Request, str, Path]:
     if not any(getattr(request, name) for name in _TASK_OF):
         request = replace(request, video=SAMPLE)
     task = next(task for name, task in _TASK_OF.items() if getattr(request, name))
-    if request.prompt and not TASKS[task].captioned:
-        say("infer: estimation reads no words about the scene; --prompt changes nothing here")
+    if not TASKS[task].captioned:
         request = replace(request, prompt=None)
     if request.control_from:
         # told before anything is loaded

@@ -21,6 +21,8 @@ Metres = Float[np.ndarray, "t h w"]
 NEAR, CAP = 1e-3, 80.0
 # relative depth by which a still surface may differ between two frames, seen at neighbouring pixels
 _STILL = 0.05
+# a shift between two clips' inverse depths must leave less than this share of the square error of none
+_WORTH = 0.5
 
 
 def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
@@ -247,17 +249,28 @@ def gradient(rgb: Video | None, truth: Depth) -> Depth:
 
 
 def agree(earlier: Float32[np.ndarray, "shared h w"], later: Depth) -> Depth:
-    """One scale and one shift of the later clip's inverse depth, least squares over what both see."""
+    """One scale of the later clip's inverse depth, least squares over what both see; and one shift, if it must be.
+
+    A shift that explains little, where zero means the same in both, adds up over a film's windows and moves by
+    much what is far.
+    """
     inverse, wanted = 1 / later, 1 / earlier
     seen = (inverse[: len(earlier)] > 0) & (wanted > 0)
     if not seen.any():
         return later
     x, y = inverse[: len(earlier)][seen].astype(np.float64), wanted[seen].astype(np.float64)
-    scale = _slope(x, y)
-    # where the two tell opposite shapes, or none, their means are all that can agree
-    scale, shift = (scale, y.mean() - scale * x.mean()) if scale > 0 else (y.mean() / x.mean(), 0.0)
+    scale, shift = (x @ y) / (x @ x), 0.0
+    slope = _slope(x, y)
+    offset = y.mean() - slope * x.mean()
+    # where the two tell opposite shapes, their scale is all that can agree
+    if slope > 0 and _squares(slope * x + offset - y) < _WORTH * _squares(scale * x - y):
+        scale, shift = slope, offset
     fitted = np.maximum(scale * inverse + shift, 1e-3 * y.min())
     return np.where(inverse > 0, 1 / fitted, np.inf).astype(np.float32)
+
+
+def _squares(errors: Float[np.ndarray, " n"]) -> float:
+    return float(errors @ errors)
 
 
 def mix(a: Depth, b: Depth, weight: Float32[np.ndarray, "t 1 1"]) -> Depth:
