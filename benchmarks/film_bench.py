@@ -105,7 +105,7 @@ def apart(clips: Sequence[np.ndarray], starts: Sequence[int]) -> np.ndarray:
 
 
 def at_seams(films: np.ndarray, starts: Sequence[int], window: int) -> tuple[float, float]:
-    """Mean change in the worst place of a seam, and in the worst elsewhere; NaN where nothing could be compared."""
+    """Mean change in the worst place of a seam, and in the worst elsewhere."""
     period = starts[1]
     # the step into a frame is the one before it
     by_place = [

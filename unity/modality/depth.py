@@ -21,8 +21,8 @@ Metres = Float[np.ndarray, "t h w"]
 NEAR, CAP = 1e-3, 80.0
 # relative depth by which a still surface may differ between two frames, seen at neighbouring pixels
 _STILL = 0.05
-# a shift between two clips' inverse depths must leave less than this share of the square error of none
-_WORTH = 0.5
+# share of the least inverse depth that a fit of two clips must leave
+_FARTHEST = 0.8
 
 
 def constants(depth: Depth, size: tuple[int, int]) -> dict[str, float]:
@@ -249,28 +249,23 @@ def gradient(rgb: Video | None, truth: Depth) -> Depth:
 
 
 def agree(earlier: Float32[np.ndarray, "shared h w"], later: Depth) -> Depth:
-    """One scale of the later clip's inverse depth, least squares over what both see; and one shift, if it must be.
+    """One scale and one shift of the later clip's inverse depth, over what both see.
 
-    A shift that explains little, where zero means the same in both, adds up over a film's windows and moves by
-    much what is far.
+    There is no shift where it would push what is farthest still farther, and the scale is the ratio of deviations,
+    since the slope of least squares is the less, the more the two err. Either would add up over a film's windows.
     """
     inverse, wanted = 1 / later, 1 / earlier
     seen = (inverse[: len(earlier)] > 0) & (wanted > 0)
     if not seen.any():
         return later
     x, y = inverse[: len(earlier)][seen].astype(np.float64), wanted[seen].astype(np.float64)
-    scale, shift = (x @ y) / (x @ x), 0.0
-    slope = _slope(x, y)
-    offset = y.mean() - slope * x.mean()
-    # where the two tell opposite shapes, their scale is all that can agree
-    if slope > 0 and _squares(slope * x + offset - y) < _WORTH * _squares(scale * x - y):
-        scale, shift = slope, offset
+    # not above 0: the two tell opposite shapes, or none
+    scale = y.std() / x.std() if _slope(x, y) > 0 else 0.0
+    shift = y.mean() - scale * x.mean()
+    if not scale or scale * x.min() + shift < _FARTHEST * y.min():
+        scale, shift = (x @ y) / (x @ x), 0.0
     fitted = np.maximum(scale * inverse + shift, 1e-3 * y.min())
     return np.where(inverse > 0, 1 / fitted, np.inf).astype(np.float32)
-
-
-def _squares(errors: Float[np.ndarray, " n"]) -> float:
-    return float(errors @ errors)
 
 
 def mix(a: Depth, b: Depth, weight: Float32[np.ndarray, "t 1 1"]) -> Depth:
