@@ -11,6 +11,7 @@ import torch
 
 from unity import answer, windows
 from unity.config import MODELS
+from unity.data.film import look
 from unity.data.video import read_video, write_video
 from unity.generate import Footage, generate, load_generator
 from unity.infer import infer
@@ -210,6 +211,28 @@ def test_a_film_of_one_window_gives_what_it_gives_without(generator, tmp_path):
         infer(Request(modality="depth", video=path, every_frame=every, steps=1, out=tmp_path / name), generator)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def seconds(path: Path) -> np.ndarray:
+    """When a file says that its frames are shown."""
+    facts = look(path)
+    return (np.array(facts.stamps) - facts.stamps[0]) * float(facts.tick)
+
+
+@pytest.mark.parametrize("uneven", [True, False])
+def test_every_frame_is_shown_when_it_was_filmed(uneven, generator, tmp_path):
+    """Also by a phone, which slows down in the dark; an even rate stays one that programs know."""
+    times = [0.04 * t + 0.08 * max(0, t - 10) * uneven for t in range(23)]
+    y, x = np.mgrid[:32, :48]
+    frames = (np.stack([5 * x, 7 * y, 8 * t + 0 * x], -1).astype(np.uint8) for t in range(23))
+    path = write_video(frames, tmp_path / "film.mp4", fps=22 / times[-1], times=times)
+    assert look(path).stamps[-1] * float(look(path).tick) == pytest.approx(times[-1], abs=1e-3)
+    result = infer(
+        Request(modality="depth", video=path, every_frame=True, steps=1, out=tmp_path / "out"), generator
+    )
+    assert result.record["source"]["times"] == pytest.approx(times, abs=1e-3)
+    for name in ("rgb", "depth"):
+        np.testing.assert_allclose(seconds(tmp_path / f"out/{name}.mp4"), times, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -284,13 +284,23 @@ def _record(plan: Plan, film: Origin | None, starts: list[int], generator: Gener
     }
 
 
+def _times(plan: Plan, record: dict) -> tuple[float, ...] | None:
+    """When frames are shown, where all of a film's are taken and its rate is not even."""
+    if not plan.request.every_frame:
+        return None
+    times, fps = record["source"]["times"], record["fps"]
+    # by half a frame or more
+    uneven = any(abs(fps * (time - times[0]) - place) >= 0.5 for place, time in enumerate(times))
+    return times if uneven else None
+
+
 def _write(plan: Plan, record: dict, seen: list[Seen]) -> Result:
     """Videos, values, one picture and the record, in a folder that changes when all of it is whole."""
-    fps, strips, values = record["fps"], {}, {}
+    fps, times, strips, values = record["fps"], _times(plan, record), {}, {}
     with plan.results.writing(record) as folder:
         for one in seen:
             label = f"{one.name}, {plan.streams[one.name]}"
-            strips[label] = write_and_pick(one.video, folder / f"{one.name}.mp4", fps)
+            strips[label] = write_and_pick(one.video, folder / f"{one.name}.mp4", fps, times)
         for one in seen:
             if one.row is None or one.values is None:
                 continue

@@ -103,7 +103,9 @@ def resized(
     return reel.array()
 
 
-def write_and_pick(frames: "Video | Roll | Drawn", path: Path, fps: float) -> Picked:
+def write_and_pick(
+    frames: "Video | Roll | Drawn", path: Path, fps: float, times: Sequence[float] | None = None
+) -> Picked:
     """Write a video, frame by frame; returns those that stand for it in a picture (unity.report.strip)."""
     wanted, picked = {*evenly(len(frames)).tolist()}, []
 
@@ -114,5 +116,5 @@ def write_and_pick(frames: "Video | Roll | Drawn", path: Path, fps: float) -> Pi
                 picked.append(frame.copy())
             yield frame
 
-    write_video(passing(), path, fps)
+    write_video(passing(), path, fps, times)
     return np.stack(picked)

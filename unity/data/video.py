@@ -10,7 +10,7 @@ container without random identifiers make the bytes a pure function of the frame
 import contextlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ from unity.files import whole_file
 # VP9 quality (0..63, smaller is better) of a photographed stream; modality videos are lossless
 RGB_QUALITY = 16
 
+# seconds; what players count film's and television's rates in
+_TICK = Fraction(1, 90_000)
 _FAST = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "auto-alt-ref": "0", "g": "1000"}
 
 Frames = UInt8[np.ndarray, "t h w 3"]
@@ -88,17 +90,20 @@ def read_video(
     return read_film(look(path), frames, size, stream).frames
 
 
-def write_video(frames: Frames | Iterable[Frame], path: str | Path, fps: float) -> Path:
+def write_video(
+    frames: Frames | Iterable[Frame], path: str | Path, fps: float, times: Sequence[float] | None = None
+) -> Path:
     """Write an H.264 mp4 that any player shows (yuv420p, BT.709); odd sizes lose their last row or column.
 
-    Frames are taken one after the other. The file is whole or absent.
+    Frames are taken one after the other, and are shown at `times` (ascending seconds, the first at 0) if these are
+    given: `fps` is their mean rate then. The file is whole or absent.
     """
     even = (frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames)
     with whole_file(path) as part:
         # x264's macroblock tree reads unset memory in small pictures, and two files of the same frames differ
         options = {"crf": "12", "preset": "veryfast", "movflags": "faststart", "x264-params": "mbtree=0"}
         pictures = (_bt709(np.ascontiguousarray(frame)) for frame in even)
-        _write(str(part), "mp4", "libx264", "yuv420p", options, pictures, fps)
+        _write(str(part), "mp4", "libx264", "yuv420p", options, pictures, fps, times)
     return Path(path)
 
 
@@ -175,6 +180,7 @@ def _write(
     options: dict,
     pictures: Iterable[av.VideoFrame],
     fps: float,
+    times: Sequence[float] | None = None,
 ):
     """All pictures are like the first one in size and colour."""
     pictures = iter(pictures)
@@ -186,6 +192,10 @@ def _write(
         stream.height, stream.width = first.height, first.width
         for tag in ("color_range", "colorspace", "color_trc", "color_primaries"):
             setattr(stream.codec_context, tag, getattr(first, tag))
-        for picture in itertools.chain([first], pictures):
+        if times is not None:
+            stream.codec_context.time_base = _TICK
+        for number, picture in enumerate(itertools.chain([first], pictures)):
+            if times is not None:
+                picture.pts, picture.time_base = round((times[number] - times[0]) / _TICK), _TICK
             out.mux(stream.encode(picture))
         out.mux(stream.encode())
