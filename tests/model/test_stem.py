@@ -163,3 +163,23 @@ def test_without_learner_and_switcher_nothing_but_the_output_tells_modalities_ap
 def test_shapes_that_a_stem_does_not_have_are_refused(changes):
     with pytest.raises(ValueError, match="or choose stem 0"):
         replace(SMALL, **changes)
+
+
+def test_threads_add_gradients_in_one_order():
+    """Or a run that goes on would differ in its last bits from one that nothing stopped."""
+    model, threads = randomised(UnityDiT(MODELS["debug"])), torch.get_num_threads()
+    g, config = torch.Generator().manual_seed(2), model.config
+    rgb, aux = torch.randn(2, 8, config.latent_channels, 2, 16, 16, generator=g).unbind(0)
+    words, time = torch.randn(8, 3, config.text_dim, generator=g), torch.rand(8, 2, generator=g)
+    given = rgb, aux, time, torch.arange(8) % 4, words, torch.full((8,), 3), words, torch.full((8,), 2)
+    found = []
+    torch.set_num_threads(4)
+    try:
+        for _ in range(6):
+            model.zero_grad()
+            sum(velocity.square().mean() for velocity in model(*given)).backward()
+            found.append({name: value.grad.clone() for name, value in model.named_parameters()})
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())

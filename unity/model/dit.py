@@ -16,6 +16,7 @@ from unity.model.layers import (
     Linear32,
     PatchEmbedding,
     add_and_norm,
+    rows,
     time_features,
 )
 from unity.model.layout import Conditioning, Layout, Pending
@@ -87,7 +88,7 @@ class UnityDiT(nn.Module):
         if not self.config.in_context_learner:
             prompt, prompt_len = caption, caption_len
         embedded = self.time_embedding(time_features(time, self.config.freq_dim))
-        embedded = embedded + self.modality_embedding[stream_id].float()
+        embedded = embedded + rows(self.modality_embedding, stream_id).float()
         modulation = rearrange(self.time_projection(embedded), "b s (p d) -> b s p d", d=self.config.dim)
         text = self._text([(caption, caption_len), (prompt, prompt_len)][: layout.streams])
         given = Conditioning(modulation, stream_id, *text)

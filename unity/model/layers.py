@@ -19,6 +19,11 @@ from unity.model.layout import Conditioning, Layout, Pending
 from unity.ops import Quantized
 
 
+def rows(table: Float[Tensor, "i *row"], ids: Int[Tensor, "*any"]) -> Tensor:
+    """table[ids], whose gradients add up in one order; those of indexing do as a CPU's threads come by."""
+    return F.embedding(ids, table.flatten(1)).unflatten(-1, table.shape[1:])
+
+
 class Linear(nn.Linear):
     """nn.Linear with its initialisation stated: Xavier by default, normal of `std`, or zero for `std=0`."""
 
@@ -139,7 +144,7 @@ class Modulation(nn.Module):
         self, embedding: Float[Tensor, "b s e d"], stream_id: Int[Tensor, "b s"]
     ) -> tuple[Float[Tensor, "g d"], ...]:
         """The table plus the time's share, in float32: per part one vector for each (sample, stream)."""
-        return rearrange(embedding + self.table[stream_id].float(), "b s p d -> p (b s) d").unbind(0)
+        return rearrange(embedding + rows(self.table, stream_id).float(), "b s p d -> p (b s) d").unbind(0)
 
 
 class Block(nn.Module):

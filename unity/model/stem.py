@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unity import ops
 from unity.config import ModelConfig
-from unity.model.layers import Linear, Linear32, add_and_norm
+from unity.model.layers import Linear, Linear32, add_and_norm, rows
 from unity.model.layout import Layout, Pending
 
 _EPS = 1e-6
@@ -71,7 +71,7 @@ class Stem(nn.Module):
     ) -> tuple[Float[Tensor, "g l d"], Float[Tensor, "g t h w f"]]:
         """Tokens and features; `embedded` is what the time and the modality say, after its SiLU."""
         x = self.input(_surroundings(latents).to(self.input.weight.dtype))
-        x = x + rearrange(self.embedding[stream_id], "b s f -> (b s) 1 1 1 f")
+        x = x + rearrange(rows(self.embedding, stream_id), "b s f -> (b s) 1 1 1 f")
         for block in self.blocks:
             x = block(x, embedded)
         cells = rearrange(x, "g t (h p) (w q) f -> g (t h w) (p q f)", p=self.p, q=self.q)
@@ -112,7 +112,7 @@ class StemHead(nn.Module):
         for block in self.blocks:
             x = block(x, embedded)
         x = rearrange(modulated(x, self.modulation(embedded)), "g t h w f -> g (t h w) f")
-        x = torch.baddbmm(self.bias[stream_id].unsqueeze(1), x, self.weight[stream_id].transpose(1, 2))
+        x = torch.baddbmm(rows(self.bias, stream_id).unsqueeze(1), x, rows(self.weight, stream_id).transpose(1, 2))
         return rearrange(x.float(), "g (t h w) c -> g c t h w", t=frames, h=features.shape[2])
 
 
