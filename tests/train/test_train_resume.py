@@ -45,7 +45,8 @@ def config(dataset) -> Options:
     return Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=dataset, steps=6, batch_size=8, micro_batch=4,
         save_every=3, picture_every=0, keep=9, save_beside=True, optim=OptimConfig(lr=3e-3),
-        deepspeed=ROOT / "launchers/zero3.json",
+        # whatever units the machine has
+        precision="fp32", deepspeed=ROOT / "launchers/zero3.json",
     )  # fmt: skip
 
 

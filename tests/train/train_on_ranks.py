@@ -27,7 +27,8 @@ def short_run(data: Path, out: Path, **changes) -> Options:
     return Options(
         stage=2, model="debug", architecture=MODELS["debug"], data=data, out=out, steps=6, batch_size=8,
         micro_batch=2, save_every=3, picture_every=0, optim=OptimConfig(lr=3e-3), keep=9, save_beside=True,
-        deepspeed=Path(__file__).parents[2] / "launchers/zero3.json", **changes,
+        # whatever units the machine has
+        precision="fp32", deepspeed=Path(__file__).parents[2] / "launchers/zero3.json", **changes,
     )  # fmt: skip
 
 
