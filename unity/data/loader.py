@@ -45,7 +45,8 @@ class Reading:
 
     `frames` (4k+1, at most what is stored) takes consecutive frames from a random start; `size` (h, w) resizes
     to cover and cuts out the centre. `decode`: "pyav" in the workers, "dali" in threads of this process, "auto"
-    DALI where it is installed, which takes less CPU time for the same values (benchmarks/loader_bench.py).
+    DALI where it is installed: the same values for about the same CPU time (benchmarks/loader_bench.py), and no
+    pixels pass from process to process.
     `encodings`, by modality, are those wanted of the videos (`unity.modality.encodings`), stored in ours.
     """
 
