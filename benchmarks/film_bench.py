@@ -1,6 +1,6 @@
 """Films longer than a clip: do values change more where windows meet than elsewhere?
 
-    python benchmarks/film_bench.py [--films 12] [--frames 65]
+    python benchmarks/film_bench.py [--films 24] [--frames 65]
 
 The shipped model estimates simulated films window by window. For each modality, mean changes from one frame to
 the next: in the truth, in the windows one behind the other, and in what `unity.windows` joins them to. A model's
@@ -32,7 +32,7 @@ from unity.windows import Joint, as_many, cut, places
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    films: Annotated[int, whole(1, 10_000)] = 12
+    films: Annotated[int, whole(1, 10_000)] = 24
     # windows that all share as many frames, by default 5 of 17 frames
     frames: Annotated[int, whole(29, 10_000)] = 65
     # of the first film; far from what the model was trained on
