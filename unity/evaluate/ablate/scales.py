@@ -36,8 +36,8 @@ SCALES: dict[str, Scale] = {
         steps=2, batch=4, marks=2, precision="fp32", step_seconds=0.1, exam_seconds=10,
     ),
     "cpu": Scale(
-        words="one processor core", model="debug", architecture=MODELS["debug"], clips=128, held_out=6, frames=9,
-        size=32, steps=100, batch=8, marks=4, precision="fp32", step_seconds=0.17, exam_seconds=10,
+        words="one processor core", model="debug", architecture=MODELS["debug"], clips=256, held_out=12, frames=9,
+        size=32, steps=500, batch=8, marks=4, precision="fp32", step_seconds=0.17, exam_seconds=10,
     ),
     # not measured: its seconds are a guess from the shipped model's training
     "gpu": Scale(
