@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -90,8 +89,7 @@ def test_a_checkout_without_symlinks_builds_the_same(wheel, tmp_path):
 def test_the_source_archive_builds_the_same(wheel, tmp_path):
     source = checkout(tmp_path / "source")
     run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, source)
-    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        archive.extractall(tmp_path / "archive", filter="data")
+    shutil.unpack_archive(next(tmp_path.glob("*.tar.gz")), tmp_path / "archive")
     again = wheel_of(next((tmp_path / "archive").iterdir()), tmp_path / "wheel")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
     assert names == {name for name in zipfile.ZipFile(again).namelist() if ".dist-info" not in name}

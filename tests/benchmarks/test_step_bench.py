@@ -167,7 +167,6 @@ def test_samples_cut_over_two_ranks(tmp_path, case):
     loss = Contestant().loss(bench.twin(alone.model))(*alone.batch())[0].item()
     assert rows[names[0]]["loss"] == pytest.approx(loss, rel=1e-5)
     assert rows[names[1]]["loss"] == pytest.approx(loss, rel=bench.FP8_TOLERANCE)
-    assert rows[names[1]]["loss"] != rows[names[0]]["loss"]
 
 
 def test_what_fits_on_a_card():

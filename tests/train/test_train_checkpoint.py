@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,8 @@ def test_a_save_cut_off_anywhere_leaves_a_checkpoint_that_loads(world, tmp_path,
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def save_for_ever(world: World, run: Path, first: int) -> None:
+def save_for_ever(world: World, run: Path, first: int, begun: Event) -> None:
+    begun.set()
     for step in range(first, 10**6):
         write(world, run, step)
 
@@ -149,11 +151,13 @@ def test_a_save_killed_at_ninety_moments_leaves_a_whole_checkpoint(world, tmp_pa
     for step in (1, 2, 3):
         write(world, tmp_path, step)
     duration = (time.monotonic() - started) / 3
+    fork = multiprocessing.get_context("fork")
     for _ in range(90):
-        saving = multiprocessing.get_context("fork").Process(
-            target=save_for_ever, args=(world, tmp_path, newest_step + 1)
-        )
+        # a large process takes as long to fork as a save takes
+        begun = fork.Event()
+        saving = fork.Process(target=save_for_ever, args=(world, tmp_path, newest_step + 1, begun))
         saving.start()
+        assert begun.wait(60)
         time.sleep(draw.uniform(0, 3 * duration))
         saving.kill()
         saving.join()
