@@ -95,8 +95,8 @@ def write_video(
 ) -> Path:
     """Write an H.264 mp4 that any player shows (yuv420p, BT.709); odd sizes lose their last row or column.
 
-    Frames are taken one after the other, and are shown at `times` (ascending, in seconds) if these are given: `fps`
-    is their mean rate then. The file is whole or absent.
+    Frames are taken one after the other, and are shown at `times` (ascending seconds) if these are given: `fps` is
+    their mean rate then. The file is whole or absent.
     """
     even = (frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames)
     with whole_file(path) as part:
