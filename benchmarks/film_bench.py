@@ -10,6 +10,7 @@ them is held against the worst of the other places. Scores are those of all fram
 """
 
 import itertools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,10 @@ from unity.data.clips import SOURCES
 from unity.data.simulate.clip import simulate
 from unity.generate import Footage, Generator, generate, load_generator
 from unity.modality.base import Modality
+from unity.reel import joined
 from unity.request import SHIPPED
 from unity.sampler import Sampling
-from unity.windows import Joint, as_many, cut, places
+from unity.windows import as_many, cut, places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +84,12 @@ CHANGES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
 
 
 def estimated(generator: Generator, row: Modality, frames: np.ndarray, starts: Sequence[int]) -> list[np.ndarray]:
-    """Values of the windows that begin at `starts`, each estimated by itself."""
+    """Videos of the windows that begin at `starts`, each estimated by itself."""
     found = []
     for clip in cut(frames, starts, generator.card.frames):
         _, (video,) = generate(generator, "estimate", row.name, [""], Footage(rgb=clip[None]), Sampling())
-        found.append(row.decode(video, row.unknown_constants(*frames.shape[1:3])))
+        found.append(video)
     return found
-
-
-def joined(row: Modality, clips: Sequence[np.ndarray], starts: Sequence[int]) -> np.ndarray:
-    """As `python -m unity.infer --every-frame` joins them."""
-    joint = Joint(row)
-    pieces = [joint.add(clip, start) for clip, start in zip(clips, starts, strict=True)] + [joint.rest()]
-    return np.concatenate([as_many(piece, pieces[-1]) for piece in pieces])
 
 
 def apart(clips: Sequence[np.ndarray], starts: Sequence[int]) -> np.ndarray:
@@ -128,9 +123,12 @@ def values_of(
         clip = simulate(options.seed + film, SOURCES[film % len(SOURCES)], options.frames, generator.card.size)
         for name in CHANGES:
             row, truth = generator.card.modality(name), clip.values.get(name)
-            clips = estimated(generator, row, clip.video["rgb"], starts)
+            size, videos = generator.card.size, estimated(generator, row, clip.video["rgb"], starts)
+            clips = [row.decode(video, row.unknown_constants(*size)) for video in videos]
             ways = {} if truth is None else {"truth": truth}
-            ways |= {"windows apart": apart(clips, starts), "joined": joined(row, clips, starts)}
+            ways |= {"windows apart": apart(clips, starts)}
+            named = ({name: video} for video in videos)
+            ways |= {"joined": joined({name: row}, named, starts, size, Path(tempfile.gettempdir()))[name]}
             for way, values in ways.items():
                 found.setdefault((name, way), []).append((values, truth))
         print(f"film {film + 1} of {options.films}", flush=True)
