@@ -67,14 +67,25 @@ def ours(case: Case, block: Block) -> Forward:
 
 
 @contextlib.contextmanager
-def only_torch() -> Iterator[None]:
-    """The ops as a user would write them: plain torch, one after the other."""
-    rows = dict(ops.IMPLEMENTATIONS)
-    ops.IMPLEMENTATIONS.update({op: () for op in rows})
+def only(rows: dict[str, tuple[ops.Implementation, ...]]) -> Iterator[None]:
+    """These rows in the place of the table's."""
+    before = dict(ops.IMPLEMENTATIONS)
+    ops.IMPLEMENTATIONS.update(rows)
     try:
         yield
     finally:
-        ops.IMPLEMENTATIONS.update(rows)
+        ops.IMPLEMENTATIONS.update(before)
+
+
+def only_torch() -> contextlib.ContextDecorator:
+    """The ops as a user would write them: plain torch, one after the other."""
+    return only(dict.fromkeys(ops.IMPLEMENTATIONS, ()))
+
+
+def only_attention(name: str) -> contextlib.ContextDecorator:
+    """Self-attention by one back end, which fails where it cannot."""
+    (backend,) = (row for row in ops.IMPLEMENTATIONS["self_attention"] if row.name == name)
+    return only({"self_attention": (backend._replace(refusal=lambda *_: None),)})
 
 
 def plain(case: Case) -> Forward:

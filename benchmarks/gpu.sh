@@ -44,12 +44,12 @@ run block 30 15 benchmarks/block_bench.py --shape 1.3b 5b --tokens 1152 --contes
 # the paper's clip: every policy and precision, what the goals are about first
 run step 130 110 benchmarks/step_bench.py --shape 10b --tokens 65520 --layers 2 --json "$OUT/step_bench_cuda.json" \
     --contestant "unity none" "unity none fp8" "unity selective" "unity selective fp8" "torch eager" "unity full" \
-    "unity full fp8" "unity every-2" "unity none fp8 all" "unity none te" "unity selective te"
+    "unity none cudnn" "unity none fa3" "unity full fp8" "unity every-2" "unity none te" "unity selective te"
 # the authors' release at its own shape, in as many of its layers as fit with AdamW's moments in float32
 run step 65 50 benchmarks/step_bench.py --shape 5b --tokens 1152 --layers 20 \
     --json "$OUT/step_bench_release_cuda.json" \
-    --contestant "release recipe" "unity full x8" "unity full x8 fp8" "unity selective x8" "unity selective x8 fp8" \
-    "unity none" "torch eager"
+    --contestant "release recipe" "unity full x4" "unity full x8" "unity full x8 fp8" "unity selective x8" \
+    "unity selective x8 fp8" "unity none" "torch eager"
 # a step of sampling at the release's clip, by each option of inference
 run infer 290 250 benchmarks/infer_bench.py --shape 1.3b 5b --tokens 1152 --json "$OUT/infer_bench_cuda.json"
 # the paper's clip over all GPUs, and what a checkpoint of the model for one GPU costs the steps

@@ -115,6 +115,7 @@ def _row(name: str, timing: Timing, case: Case, device: str) -> dict:
         "layers": case.layers,
         "contestant": name,
         "samples": samples,
+        "attention": CONTESTANTS[name].attends(case),
         "ms": 1e3 * timing.median,
         "spread_ms": 1e3 * timing.spread,
         "ms_per_layer": 1e3 * timing.median / case.layers,

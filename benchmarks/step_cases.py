@@ -6,10 +6,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from block_cases import GRIDS, WORDS, only_torch
+from block_cases import GRIDS, WORDS, only_attention, only_torch
 from step_ranks import average, share
 from torch import Tensor, nn
 
+from unity import ops
 from unity.config import MODELS, RECOMPUTE, ModelConfig
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config, convert
@@ -37,6 +38,8 @@ class Contestant:
     fp8: Fp8Config | None = None
     # the ops as a user would write them: plain torch, one after the other
     plain: bool = False
+    # self-attention by this back end of unity.attention, or by the best there is
+    attention: str | None = None
     compiled: bool = False
     samples: int = 1
     # texts reach the model with their zeros, as the authors' release has them
@@ -53,36 +56,54 @@ class Contestant:
         for block in model.blocks:
             block.forward = self._wrapped(block.forward)
         recompute(model, self.recompute)
-        loss = partial(routed_loss, model)
-        return only_torch()(loss) if self.plain else loss
+        return self._by_its_ops(partial(routed_loss, model))
+
+    def attends(self, case: "Case") -> str:
+        """By which back end."""
+        if self.plain or self.attention:
+            return self.attention or "torch"
+        config = case.model.config
+        heads = case.latents.new_empty(1, 1, config.num_heads, config.head_dim, dtype=case.dtype)
+        return ops.choose("self_attention", heads, heads, heads)[0].name
 
     def _wrapped(self, forward: Callable) -> Callable:
         forward = torch.compile(forward, dynamic=False) if self.compiled else forward
         # a block is entered again where it is recomputed
-        return only_torch()(forward) if self.plain else forward
+        return self._by_its_ops(forward)
+
+    def _by_its_ops(self, call: Callable) -> Callable:
+        if self.plain:
+            return only_torch()(call)
+        return only_attention(self.attention)(call) if self.attention else call
 
 
-# by the end of a name: no 8 bits, as training has them, the weights' gradients too, and NVIDIA's package
+# by the end of a name: no 8 bits, ours, and NVIDIA's package
 EIGHT = {
     "": None,
     " fp8": Fp8Config(),
-    " fp8 all": Fp8Config(wide_weight_gradient=False),
     " te": Fp8Config(backend="transformer-engine"),
 }
 _OURS = ("", " fp8")
+ATTENTION = {"cudnn": "cudnn", "fa3": "flash-attention 3", "fa4": "flash-attention 4"}
 # what decides whether a contestant is right
 TRUTH = Contestant(plain=True)
 CONTESTANTS = {
     **{f"unity {kind}{end}": Contestant(recompute=kind, fp8=EIGHT[end]) for end in EIGHT for kind in RECOMPUTE},
+    **{
+        f"unity none {key}{end}": Contestant(recompute="none", attention=name, fp8=EIGHT[end])
+        for key, name in ATTENTION.items()
+        for end in _OURS
+    },
     "torch eager": TRUTH,
     "unity compiled": Contestant(compiled=True),
     "torch compiled": Contestant(plain=True, compiled=True),
     # the recipe of the authors' release, and ours: it has room for more samples at once
     "release recipe": Contestant(recompute="none", plain=True, padded=True),
     **{
-        f"unity {kind} x8{end}": Contestant(recompute=kind, samples=8, fp8=EIGHT[end])
+        f"unity {kind} x{samples}{end}": Contestant(recompute=kind, samples=samples, fp8=EIGHT[end])
         for end in _OURS
         for kind in ("selective", "full")
+        for samples in (4, 8)
     },
     # one sample over the ranks of a launcher
     **{

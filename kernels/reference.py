@@ -134,9 +134,7 @@ def gelu_fp8(x: Tensor) -> Quantized:
     return _quantize(gelu(_wide(x)), x.dtype)
 
 
-def linear_fp8(
-    x: Tensor | Quantized, weight: Tensor, bias: Tensor | None, rowwise: bool = True, wide_gradient: bool = True
-) -> Tensor:
+def linear_fp8(x: Tensor | Quantized, weight: Tensor, bias: Tensor | None, rowwise: bool = True) -> Tensor:
     """x·weightᵀ + bias of x and weight as e4m3 over a largest number of 448, rowwise or of the whole tensor.
 
     Values only: what the gradients round is said, and tested, at `kernels.linear_fp8`.

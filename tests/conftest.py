@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import struct
+import types
 from pathlib import Path
 
 # beside another process of tests, more threads would wait for each other
@@ -102,3 +103,38 @@ def s3():
         client.create_bucket(Bucket="store")
         yield client
     server.stop()
+
+
+@pytest.fixture
+def flash_attention_4(monkeypatch):
+    """A stand-in for the package, with the two functions and the results of 4.0.0b36, in plain torch.
+
+    What it was called with: a list of names and of `deterministic`.
+    """
+    import torch
+
+    from unity import flash4
+
+    called = []
+
+    def weights(q, k):
+        logits = torch.einsum("bmnk,blnk->bnml", q, k) * q.shape[-1] ** -0.5
+        return logits.softmax(-1), logits.logsumexp(-1).float()
+
+    def forward(q, k, v, *, return_lse):
+        called.append(("forward", return_lse))
+        share, sums = weights(q, k)
+        return torch.einsum("bnml,blnk->bmnk", share, v).contiguous(), sums, None, None, None
+
+    def backward(q, k, v, out, dout, lse, *, deterministic):
+        called.append(("backward", deterministic))
+        share, sums = weights(q, k)
+        assert torch.equal(sums, lse)
+        slope = torch.einsum("bmnk,blnk->bnml", dout, v) - (dout * out).sum(-1).transpose(1, 2).unsqueeze(-1)
+        slope = slope * share * q.shape[-1] ** -0.5
+        given = torch.einsum("bnml,blnk->bmnk", slope, k), torch.einsum("bnml,bmnk->blnk", slope, q)
+        return *(x.contiguous() for x in given), torch.einsum("bnml,bmnk->blnk", share, dout).contiguous()
+
+    module = types.SimpleNamespace(_flash_attn_fwd=forward, _flash_attn_bwd=backward)
+    monkeypatch.setattr(flash4, "_package", lambda: module)
+    return called

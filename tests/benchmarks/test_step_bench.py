@@ -60,9 +60,8 @@ def test_plain_torch_is_plain_also_where_it_is_recomputed(case, monkeypatch):
     assert seen == {"reference"}
 
 
-@pytest.mark.parametrize("end", ["fp8", "fp8 all"])
-def test_eight_bits_are_near_but_not_equal(case, truth, end):
-    eight = bench.CONTESTANTS[f"unity full {end}"]
+def test_eight_bits_are_near_but_not_equal(case, truth):
+    eight = bench.CONTESTANTS["unity full fp8"]
     assert off(case, eight, truth, bench.FP8_TOLERANCE) is None
     assert "is off by" in off(case, eight, truth, 1e-4)
 
@@ -90,6 +89,15 @@ def test_a_contestant_whose_package_is_not_there_is_named(case, monkeypatch, cap
     monkeypatch.setitem(sys.modules, "transformer_engine.pytorch", None)
     assert list(bench.bench(case, ["unity full te"], 0.0, "cpu", float("inf"))) == []
     assert "not measured: ValueError: fp8 backend 'transformer-engine' is not installed" in capsys.readouterr().out
+
+
+def test_a_back_end_of_attention_is_taken_by_its_name_or_not_at_all(case, capsys, flash_attention_4, monkeypatch):
+    assert list(bench.bench(case, ["unity none fa3"], 0.0, "cpu", float("inf"))) == []
+    assert "not measured: ModuleNotFoundError: No module named 'flash_attn_interface'" in capsys.readouterr().out
+    (row,) = bench.bench(case, ["unity none fa4"], 0.0, "cpu", float("inf"))
+    assert row["attention"] == "flash-attention 4" and ("backward", False) in flash_attention_4
+    kinds = [bench.CONTESTANTS[name].attends(case) for name in ("unity none", "torch eager", "unity none cudnn")]
+    assert kinds == ["torch", "torch", "cudnn"]
 
 
 def test_two_samples_are_twice_one():

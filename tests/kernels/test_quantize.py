@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unity.kernels import aot
-from unity.kernels.quantize import launch
+from unity.kernels.quantize import launch, launch_widen
 
 TOKENS = 65520
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -37,3 +37,13 @@ def test_tiles_are_read_and_written_side_by_side(rowwise, dtype, transposed):
     (report,) = compiled(matrix(4096, 14336, transposed), rowwise, dtype)
     assert report.name == "tile_kernel" and report.spills == 0
     assert "128" in report.widths and not {"U16", "U8"} & set(report.widths)
+
+
+@pytest.mark.parametrize("columns", [1536, 4096, 14336])
+def test_the_way_back_moves_128_bits_a_thread(columns):
+    values, scale = torch.empty(TOKENS, columns, dtype=E4M3, device="meta"), torch.empty(TOKENS, 1, device="meta")
+    (launched,) = aot.launches_of(launch_widen, values, scale, torch.bfloat16)
+    report = aot.compile_launch(launched)
+    # only the scale of a row moves less
+    assert report.name == "widen_kernel" and report.spills == 0
+    assert set(report.widths) == {"128", "32"} and report.widths["32"] == 1

@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unity import flash4, ops
 from unity.config import MODELS, RECOMPUTE
 from unity.model.convert import convert
 from unity.model.dit import UnityDiT
 from unity.model.fp8 import Fp8Config
 from unity.model.lora import LoraConfig
+from unity.ops import Implementation
 from unity.train.recompute import is_self_attention, recompute
 
 HERE = Path(__file__).parent
@@ -214,6 +216,17 @@ def test_attention_runs_again_only_where_it_is_not_kept(name, again):
         assert attended.times == LAYERS
         loss.backward()
     assert attended.times == LAYERS + again
+
+
+@pytest.mark.parametrize(("name", "again"), [("selective", 0), ("full", 3)])
+def test_flash_attention_4_is_kept_too(name, again, flash_attention_4, monkeypatch):
+    expected = gradients(made("none"), inputs())
+    attend = Implementation("flash-attention 4", lambda *_: None, flash4.attend)
+    monkeypatch.setitem(ops.IMPLEMENTATIONS, "self_attention", (attend,))
+    found = gradients(made(name), inputs())
+    assert flash_attention_4.count(("forward", True)) == LAYERS + again
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_backward_computes_what_the_first_took():

@@ -24,8 +24,6 @@ class Fp8Config:
     backend: Literal["native", "transformer-engine"] = "native"
     # one scale per row, or one per tensor (whose gradients then are e5m2); "native" only
     scales: Literal["row", "tensor"] = "row"
-    # the weight's gradient from wide numbers; "native" only
-    wide_weight_gradient: bool = True
 
 
 class Fp8Linear(Linear):
@@ -34,8 +32,7 @@ class Fp8Linear(Linear):
     config = Fp8Config()
 
     def forward(self, input: Tensor | ops.Quantized) -> Tensor:
-        rowwise, wide = self.config.scales == "row", self.config.wide_weight_gradient
-        return ops.linear_fp8(input, self.weight, self.bias, rowwise, wide)
+        return ops.linear_fp8(input, self.weight, self.bias, self.config.scales == "row")
 
 
 class Fp8FeedForward(FeedForward):

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from unity.config import RECOMPUTE
 from unity.model.layout import Conditioning, Layout, Pending
 
-# forward ops of the back ends of unity.attention; what is no op of a library (FlashAttention 4) is recomputed
+# forward ops of the back ends of unity.attention
 OPS = {
     "aten::_scaled_dot_product_flash_attention",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
@@ -28,6 +28,7 @@ OPS = {
     "flash_attn::_flash_attn_forward",
     "flash_attn_3::_flash_attn_forward",
     "flash_attn_3::fwd",
+    "unity::flash_attention_4",
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unity.kernels.quantize import launch, quantize, refusal
+from unity.kernels.quantize import launch, launch_widen, quantize, refusal, widen
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -39,6 +39,20 @@ def test_equals_torch(size, layout, dtype, rowwise, kind):
     ours, theirs = ((z.double() - exact).abs() for z in (values, expected))
     assert (ours <= theirs * (1 + 1e-5) + 1e-9).all()
     assert (values.float() != expected.float()).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(1, 16), (5, 144), (3, 4112)], ids=str)
+@pytest.mark.parametrize("rowwise, beside", [(True, 0), (False, 0), (True, 4)])
+def test_the_way_back_is_rounded_once(size, rowwise, beside, dtype):
+    """Also of rows with other bytes beside them, as a packed weight has them."""
+    values, scale = quantize(torch.randn(size), rowwise)
+    values = torch.cat([values.view(torch.uint8), torch.zeros(len(values), beside, dtype=torch.uint8)], 1)
+    values = values[:, : size[1]].view(E4M3)
+    assert refusal(values) is None
+    exact = (values.double() * scale.double()).float().to(dtype)
+    for wide in (launch_widen(values, scale, dtype), widen(values, scale, dtype)):
+        assert wide.dtype == dtype and torch.equal(wide, exact)
 
 
 def test_nothing_at_all_and_far_from_one():
