@@ -97,12 +97,18 @@ def walk(d: int, groups: int, rows: int, loads: int, resident: int, like: Tensor
     `loads` rows are read per step, `resident` is the number of warps that share a multiprocessor: it bounds
     the registers of a thread.
     """
+    return _walk(d, groups, rows, loads, resident, like.element_size(), like.device)
+
+
+# of a small launch, arithmetic in Python is a large part
+@functools.lru_cache(maxsize=1024)
+def _walk(d: int, groups: int, rows: int, loads: int, resident: int, size: int, device: torch.device) -> Walk:
     parts = row_parts(d)
     warps = parts["num_warps"]
     neighbours = triton.cdiv(resident, warps)
-    at_once = _multiprocessors(like.device) * neighbours
+    at_once = _multiprocessors(device) * neighbours
     programs = max(1, min(at_once // groups, triton.cdiv(rows, groups)))
-    stages = 1 + min(2, _SHARED_BYTES // (loads * (parts["A"] + parts["B"]) * like.element_size()))
+    stages = 1 + min(2, _SHARED_BYTES // (loads * (parts["A"] + parts["B"]) * size))
     registers = min(255, _REGISTERS // (32 * warps * neighbours))
     return Walk(programs, {**parts, "STAGES": stages, "maxnreg": registers, "enable_fp_fusion": True})
 
