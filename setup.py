@@ -67,7 +67,8 @@ EXTRAS = {
     "exr": ["OpenEXR>=3.3"],
     # moments of AdamW in 8 bits, frozen weights in 4: with its CPU form, too
     "lowbit": ["bitsandbytes>=0.50"],
-    # these two compile, or want a GPU: asked for by name only
+    # these want a GPU: FlashAttention 4, for Hopper and Blackwell, and what compiles as it is installed
+    "flash": ["flash-attn-4[cu13]>=4.0.0b36"],
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2.9"],
 }
 DEV = [
@@ -88,7 +89,8 @@ DEV = [
     "ruff",
     "triton>=3.6; sys_platform == 'linux'",
 ]
-EXTRAS["dev"] = [*DEV, *(package for name, extra in EXTRAS.items() if name != "cuda" for package in extra)]
+BY_NAME_ONLY = {"flash", "cuda"}
+EXTRAS["dev"] = [*DEV, *(package for name in EXTRAS.keys() - BY_NAME_ONLY for package in EXTRAS[name])]
 
 # A checkout without symlinks (Windows) holds a text file in place of unity/kernels.
 WITHOUT_SYMLINK = not (ROOT / "unity" / "kernels").is_dir()

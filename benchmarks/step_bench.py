@@ -106,7 +106,7 @@ def _timed(steps: dict, seconds: float, device: str) -> tuple[dict[str, Timing],
 
 
 def _row(name: str, timing: Timing, case: Case, device: str) -> dict:
-    samples = CONTESTANTS[name].samples
+    samples, attention = CONTESTANTS[name].samples, CONTESTANTS[name].attends(case)
     rate = 3 * samples * case.layers * flops(case.model.config, case.tokens) / timing.median
     peak = peak_flops(device) and SIZE * peak_flops(device)
     return {
@@ -115,7 +115,7 @@ def _row(name: str, timing: Timing, case: Case, device: str) -> dict:
         "layers": case.layers,
         "contestant": name,
         "samples": samples,
-        "attention": CONTESTANTS[name].attends(case),
+        "attention": attention,
         "ms": 1e3 * timing.median,
         "spread_ms": 1e3 * timing.spread,
         "ms_per_layer": 1e3 * timing.median / case.layers,
@@ -123,7 +123,7 @@ def _row(name: str, timing: Timing, case: Case, device: str) -> dict:
         "tokens_per_s": samples * case.tokens / timing.median,
         "tflops": rate / 1e12,
         "mfu": peak and rate / peak,
-        **planned(CONTESTANTS[name], case.model.config, case.tokens, case.dtype),
+        **planned(CONTESTANTS[name], case.model.config, case.tokens, case.dtype, attention),
     }
 
 

@@ -8,7 +8,7 @@ from step_cases import Contestant
 
 from unity.config import ModelConfig
 from unity.train.planner.count import Sample, Trained
-from unity.train.planner.gpus import Gpu, card
+from unity.train.planner.gpus import Attention, Gpu, card
 from unity.train.planner.plan import Choice, Job, Plan
 
 # of the benchmark's own update, a parameter: bfloat16 weight and gradient, float32 master and two moments
@@ -16,7 +16,7 @@ _STATE = 16
 
 
 def planned(
-    contestant: Contestant, config: ModelConfig, tokens: int, dtype: torch.dtype
+    contestant: Contestant, config: ModelConfig, tokens: int, dtype: torch.dtype, attention: str
 ) -> dict[str, float | None]:
     """Milliseconds and bytes of a contestant's step on this machine's card, where it is a row of a table.
 
@@ -25,16 +25,18 @@ def planned(
     gpu = _here()
     if gpu is None or contestant.plain or contestant.compiled or dtype != torch.bfloat16:
         return {"planned_ms": None, "planned_bytes": None}
-    return figures(contestant, config, tokens, gpu)
+    return figures(contestant, config, tokens, gpu, "cudnn" if attention == "cudnn" else "flash")
 
 
-def figures(contestant: Contestant, config: ModelConfig, tokens: int, gpu: Gpu) -> dict[str, float | None]:
+def figures(
+    contestant: Contestant, config: ModelConfig, tokens: int, gpu: Gpu, attention: Attention = "flash"
+) -> dict[str, float | None]:
     """The same on any card."""
     size = Sample(tokens=tokens // 2, cells=tokens // 2 * math.prod(config.patch), words=WORDS)
     precision, samples = "fp8" if contestant.fp8 else "bf16", contestant.samples
     job = Job(
         config=config, trained=Trained(), sample=size, pixels=0, precision=precision, batch_size=samples, gpu=gpu,
-        gpus=contestant.cut, encoders=False,
+        gpus=contestant.cut, encoders=False, attention=attention,
     )  # fmt: skip
     choice = Choice(sequence_parallel=contestant.cut, micro_batch=samples, recompute=contestant.recompute)
     plan = Plan(job=job, choice=choice)

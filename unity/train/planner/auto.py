@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import torch
 
+from unity import ops
 from unity.train.latents import reads_latents
 from unity.train.options import Options
 from unity.train.planner.count import Trained, sample
-from unity.train.planner.gpus import GIB, GPUS, USABLE, Gpu, card
+from unity.train.planner.gpus import GIB, GPUS, USABLE, Attention, Gpu, card
 from unity.train.planner.options import Options as Asked
 from unity.train.planner.plan import SIZES, Choice, Job, Limits, Plan, best, leanest, undivided
 from unity.train.planner.show import describe, memory_line
@@ -80,8 +81,16 @@ def _job(options: Options, ranks: int) -> Job:
         config=config, trained=trained(options), sample=sample(config, options.frames, options.size, Asked.words),
         pixels=options.size[0] * options.size[1], precision=options.precision, batch_size=options.batch_size,
         gpu=_here(), gpus=ranks, encoders=not reads_latents(options),
-        offload=options.offload,
+        offload=options.offload, attention=_attention(),
     )  # fmt: skip
+
+
+def _attention() -> Attention:
+    """What computes a long clip's here."""
+    if device_kind() != "cuda":
+        return "flash"
+    heads = torch.empty(1, 8192, 1, 128, dtype=torch.bfloat16, device="cuda")
+    return "cudnn" if ops.choose("self_attention", heads, heads, heads)[0].name == "cudnn" else "flash"
 
 
 def _limits(options: Options) -> Limits:

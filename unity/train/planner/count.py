@@ -169,6 +169,17 @@ def parameters(config: ModelConfig, trained: Trained, persistent: int) -> Parame
     )
 
 
+def passes(config: ModelConfig, sample: Sample, wide: int, eight_bits: bool) -> tuple[float, float]:
+    """Bytes that the blocks' passes over activations of `wide` bytes move, forward and backward.
+
+    As kernels/README.md counts them, with the sums of gradients where several Linears read one input, and those of
+    biases; in 8 bits the backward rounds every Linear's gradient, and widens its input.
+    """
+    u, f = wide * sample.sequence * config.dim, config.ffn_dim / config.dim
+    forward, backward = 19 + 2 * f, 30 + 3 * f + 6 + (7 + f)
+    return config.num_layers * forward * u, config.num_layers * (backward + 3 * (7 + f) * eight_bits) * u
+
+
 def products(config: ModelConfig, trained: Trained, sample: Sample) -> list[Product]:
     """Every matrix product of a sample, forward and backward, both streams wanted; norms and such are left out.
 

@@ -6,6 +6,7 @@ and of a B200 in an HGX 180 of its 192 GB. A network is a port of 400 Gbit/s a G
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 GIB = 2**30
 
@@ -45,10 +46,15 @@ GPUS = {
 
 # of a card; the rest is the driver's, and lies unused between allocations
 USABLE = 0.92
-# of the dense peak, of whole blocks: 10b, 37,440 and 65,520 tokens, H100 (block_bench_cuda.json and
-# step_bench_cuda.json in benchmarks/results). The last one is that of the forward's Linears in 8 bits, of their
-# own peak: between what they reach in a block alone and in a step; the backward is no faster than in bf16.
-FORWARD, BACKWARD, FORWARD_8 = 0.60, 0.475, 0.48
+# Of the dense peaks, as measured inside steps of 10b's layers on an H100, 65,520 tokens (benchmarks/README.md):
+# Linears in bf16 both ways, and in 8 bits the forward and the gradient of the input.
+LINEAR, LINEAR_8 = 0.77, 0.70
+# Self-attention forward, and backward by the FLOPs counted here, twice the forward's, though it computes 2.5 times
+# as much: by FlashAttention 3 or 4, and by cuDNN.
+Attention = Literal["flash", "cudnn"]
+ATTENTION: dict[Attention, tuple[float, float]] = {"flash": (0.71, 0.50), "cudnn": (0.577, 0.43)}
+# of the memory's bandwidth, by all that only passes over activations
+PASSED = 0.55
 # seconds in which Python starts the ops of a block, forward and backward: assumed, not measured here
 STARTED = 1.5e-3
 # bytes/s of a host's memory that an update there reaches for each GPU: assumed, not measured here

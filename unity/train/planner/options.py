@@ -11,7 +11,7 @@ from unity.files import check_writable
 from unity.model.strides import STRIDES
 from unity.train import frugal
 from unity.train.planner.count import Trained, sample
-from unity.train.planner.gpus import GIB, GPUS, Gpu
+from unity.train.planner.gpus import GIB, GPUS, Attention, Gpu
 from unity.train.planner.plan import CLUSTERS, SIZES, Job, Limits
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Options:
     sequence_parallel: Literal[1, 2, 4, 8, 16, 32, 64] | None = None
     micro_batch: Annotated[int, whole(1, 65_536)] | None = None
     recompute: Recompute | None = None
+    # what computes attention: FlashAttention 3 or 4, or cuDNN, which torch brings
+    attention: Attention = "flash"
     # codec and text encoder on every GPU, as training has them
     encoders: bool = True
     # files to write the plan to: numbers, and a picture of them
@@ -131,6 +133,7 @@ def job(options: Options, frames: int, size: tuple[int, int], gpus: int) -> Job:
         gpus=gpus,
         encoders=options.encoders,
         offload=options.offload,
+        attention=options.attention,
     )
 
 

@@ -7,8 +7,19 @@ from functools import cached_property
 from unity.config import RECOMPUTE, STAGES, ModelConfig
 from unity.train.frugal import Offload
 from unity.train.planner import memory
-from unity.train.planner.count import Parameters, Product, Sample, Trained, parameters, products
-from unity.train.planner.gpus import BACKWARD, COLLECTIVE, FORWARD, FORWARD_8, HOST, STARTED, USABLE, Gpu
+from unity.train.planner.count import Parameters, Product, Sample, Trained, parameters, passes, products
+from unity.train.planner.gpus import (
+    ATTENTION,
+    COLLECTIVE,
+    HOST,
+    LINEAR,
+    LINEAR_8,
+    PASSED,
+    STARTED,
+    USABLE,
+    Attention,
+    Gpu,
+)
 from unity.train.planner.memory import NUMBERS, Numbers
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -37,6 +48,8 @@ class Job:
     encoders: bool = True
     # what waits on the host
     offload: Offload = "none"
+    # by FlashAttention, or by cuDNN
+    attention: Attention = "flash"
 
     @property
     def numbers(self) -> Numbers:
@@ -49,6 +62,33 @@ class Job:
     @cached_property
     def products(self) -> list[Product]:
         return products(self.config, self.trained, self.sample)
+
+    def forward(self, product: Product) -> float:
+        """Seconds of a product on one GPU, by measured shares of its peaks."""
+        if product.part == "self-attention":
+            return product.flops / (ATTENTION[self.attention][0] * self.gpu.bf16)
+        eight = self._in_eight_bits(product)
+        return product.flops / (LINEAR_8 * eight if eight else LINEAR * self.gpu.bf16)
+
+    def backward(self, product: Product) -> float:
+        """The same of its backward, of which in 8 bits the gradient of the weight stays wide."""
+        times = product.backward
+        if product.part == "self-attention":
+            return times * product.flops / (ATTENTION[self.attention][1] * self.gpu.bf16)
+        rounded = min(times, 1) * bool(self._in_eight_bits(product))
+        wide = (times - rounded) * product.flops / (LINEAR * self.gpu.bf16)
+        return wide + rounded * self.forward(product)
+
+    def _in_eight_bits(self, product: Product) -> float | None:
+        """The peak of a product in 8 bits; None for one that is not."""
+        return self.gpu.fp8 if self.numbers.eight_bits and product.eight_bits else None
+
+    @property
+    def passed(self) -> tuple[float, float]:
+        """Seconds of a sample's passes over activations on one GPU, forward and backward."""
+        moved = passes(self.config, self.sample, self.numbers.bytes, self.numbers.eight_bits)
+        forward, backward = (size / (PASSED * self.gpu.bandwidth) for size in moved)
+        return forward, backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,20 +181,13 @@ class Plan:
 
     @cached_property
     def compute(self) -> float:
-        """Seconds of a step's arithmetic, by measured shares of the peak, and at least those to start its ops."""
-        gpu, eight = self.job.gpu, self.job.numbers.eight_bits
-
-        def forward(product: Product) -> float:
-            if eight and product.eight_bits and gpu.fp8:
-                return product.flops / (FORWARD_8 * gpu.fp8)
-            return product.flops / (FORWARD * gpu.bf16)
-
-        once = sum(forward(p) + p.backward * p.flops / (BACKWARD * gpu.bf16) for p in self.job.products)
-        again = sum(share * forward(product) for product, share in self._again())
-        computed = self.job.batch_size * (once + again) / self.job.gpus
-        row, layers = RECOMPUTE[self.choice.recompute], self.job.config.num_layers
-        runs = layers + sum(map(row.chooses, range(layers))) / 3
-        return max(computed, self.micro_steps * runs * STARTED)
+        """Seconds of a step's arithmetic, and at least those to start its ops."""
+        job, row, layers = self.job, RECOMPUTE[self.choice.recompute], self.job.config.num_layers
+        chosen, passed = sum(map(row.chooses, range(layers))), job.passed
+        once = sum(job.forward(product) + job.backward(product) for product in job.products) + sum(passed)
+        again = sum(share * job.forward(product) for product, share in self._again()) + passed[0] * chosen / layers
+        computed = job.batch_size * (once + again) / job.gpus
+        return max(computed, self.micro_steps * (layers + chosen / 3) * STARTED)
 
     @cached_property
     def volumes(self) -> dict[str, float]:
