@@ -90,7 +90,7 @@ DEV = [
     "triton>=3.6; sys_platform == 'linux'",
 ]
 BY_NAME_ONLY = {"flash", "cuda"}
-EXTRAS["dev"] = [*DEV, *(package for name in EXTRAS.keys() - BY_NAME_ONLY for package in EXTRAS[name])]
+EXTRAS["dev"] = [*DEV, *(package for name in sorted(EXTRAS.keys() - BY_NAME_ONLY) for package in EXTRAS[name])]
 
 # A checkout without symlinks (Windows) holds a text file in place of unity/kernels.
 WITHOUT_SYMLINK = not (ROOT / "unity" / "kernels").is_dir()
