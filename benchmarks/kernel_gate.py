@@ -2,7 +2,8 @@
 
     python benchmarks/kernel_gate.py [--op gelu --jobs 8]
 
-checks every fast op of this machine at sizes that fill no vector and on strided tensors; exit 1 if one is wrong.
+checks every fast op of this machine at sizes that fill no vector and on strided tensors, and every library for
+self-attention at many sizes of heads; exit 1 if one is wrong.
 """
 
 import argparse
@@ -42,8 +43,17 @@ def _linear(shape: Shape, dtype: torch.dtype, device: str) -> Inputs:
     return Inputs((x, weight, bias))
 
 
-# The 8-bit product is bound by arithmetic, so it is checked here and timed in the block.
-CHECKED = OPS | {"linear_fp8": Op(_linear, 0, None)}
+def _attention(shape: Shape, dtype: torch.dtype, device: str) -> Inputs:
+    """Queries, keys and values as a fused projection leaves them."""
+    sizes = 1, shape.tokens, 3, shape.heads, shape.dim // shape.heads
+    return Inputs(torch.randn(sizes, device=device).to(dtype).unbind(2))
+
+
+# Sizes of heads, at tokens that fill no tile, of which a GPU's libraries want many.
+HEADS = (16, 32, 40, 64, 80, 96, 128, 256)
+TOKENS = {"cpu": (1, 5, 13), "cuda": (2, 25, 41)}
+# Bound by arithmetic, so checked here and timed in the block.
+CHECKED = OPS | {"linear_fp8": Op(_linear, 0, None), "self_attention": Op(_attention, 0, None)}
 
 
 def tolerance(op: str, dtype: torch.dtype) -> float:
@@ -119,26 +129,48 @@ def check(names: list[str], end: float = float("inf")) -> int:
     """Check these ops, one line for each tensor layout, until `end`; how many were wrong or did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wrong = 0
-    for op, shape, dtype in itertools.product(names, SHAPES, TOLERANCE):
-        if time.perf_counter() > end:
-            print(f"{op:<29} {shape.name:<6} {str(dtype)[6:]:<9} not checked: the time is up")
-            continue
-        inputs = CHECKED[op].make(shape, dtype, device)
-        for kind, variant in (("dense", inputs), ("strided", strided(inputs))):
-            row, refused = ops.choose(op, *variant.tensors, *variant.rest)
-            words = f"{op:<29} {shape.name:<6} {str(dtype)[6:]:<9} {kind:<8} {row.name:<10}"
-            if row.name in ("torch", "reference"):
-                print(words, "; ".join(reason for _, reason in refused))
-                continue
+    for op, dtype in itertools.product(names, TOLERANCE):
+        shapes = SHAPES if op != "self_attention" else _heads(device)
+        wrong += sum(_check(op, shape, dtype, device, end) for shape in shapes)
+    print(f"{wrong} wrong")
+    return wrong
+
+
+def _heads(device: str) -> list[Shape]:
+    return [Shape(f"head{head}", 3 * head, 0, 3, TOKENS[device]) for head in HEADS]
+
+
+def _check(op: str, shape: Shape, dtype: torch.dtype, device: str, end: float) -> int:
+    """How many forms of the op are wrong on such tensors, or do not run."""
+    words = f"{op:<29} {shape.name:<7} {str(dtype)[6:]:<9}"
+    if time.perf_counter() > end:
+        print(words, "not checked: the time is up")
+        return 0
+    inputs, wrong = CHECKED[op].make(shape, dtype, device), 0
+    for kind, variant in (("dense", inputs), ("strided", strided(inputs))):
+        rows, refused = _forms(op, variant)
+        if not rows:
+            print(words, f"{kind:<8} torch     ", "; ".join(reason for _, reason in refused))
+        for row in rows:
+            found = f"{words} {kind:<8} {row.name:<17}"
             try:
                 off = error(row.run, op, variant)
             except Exception as problem:  # other shapes and ops may still run, and tell why this one does not
-                off, words = float("inf"), f"{words} {type(problem).__name__}: {str(problem)[:200]}"
+                off, found = float("inf"), f"{found} {type(problem).__name__}: {str(problem)[:200]}"
             good = off <= tolerance(op, dtype)
             wrong += not good
-            print(f"{words} {off:.1e} {'ok' if good else 'WRONG'}", flush=True)
-    print(f"{wrong} wrong")
+            print(f"{found} {off:.1e} {'ok' if good else 'WRONG'}", flush=True)
     return wrong
+
+
+def _forms(op: str, inputs: Inputs) -> tuple[list[ops.Implementation], list[tuple[str, str]]]:
+    """What runs beside plain torch, the op's choice or every library for attention, and who was refused why."""
+    given = *inputs.tensors, *inputs.rest
+    row, refused = ops.choose(op, *given)
+    rows = [row]
+    if op == "self_attention":
+        rows = [row for row in ops.IMPLEMENTATIONS[op] if row.refusal(*given) is None]
+    return [row for row in rows if row.name not in ("torch", "reference")], refused
 
 
 def check_together(names: list[str], jobs: int, limit: float) -> int:
