@@ -122,6 +122,20 @@ def test_what_a_gpu_back_end_refuses(name, shape, reason, monkeypatch):
     assert backend.refusal(tensor, tensor, tensor) == reason
 
 
+@pytest.mark.filterwarnings("error:Dynamo detected")
+def test_a_compiler_traces_the_choice_of_a_gpu(monkeypatch, unchecked):
+    """Whoever is looked for first, in a graph or before."""
+    monkeypatch.setattr(attention, "_refuse_gpu", lambda *_: None)
+    monkeypatch.setattr(attention, "_FOUND", {})
+    cudnn = attention.Backend("cudnn", attention._refuse_cudnn, attention._run_torch)
+    rows = [cudnn if row.name == "cudnn" else row for row in attention.BACKENDS]
+    monkeypatch.setitem(ops.IMPLEMENTATIONS, "self_attention", tuple(ops.Implementation(*row) for row in rows))
+    q, k, v = slices(1, 40, 2, 64)
+    compiled = torch.compile(ops.self_attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, v), attention._run_torch(q, k, v))
+    assert ops.choose("self_attention", q, k, v)[0].name == "cudnn"
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_flash_attention_4_as_an_op(flash_attention_4, monkeypatch, compiled):
     """Also with fewer queries than keys; traced it is one node forward and one backward."""

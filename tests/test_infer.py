@@ -20,12 +20,13 @@ from unity import infer as program
 from unity.command import end
 from unity.config import MODELS
 from unity.data.video import read_video, write_video
-from unity.generate import Footage, generate, load_generator
+from unity.generate import Footage, generate, load_generator, tokens
 from unity.infer import infer
 from unity.modality import encodings
 from unity.modality.table import MODALITIES
 from unity.model.dit import UnityDiT
 from unity.model.weights import ModelCard, save_model
+from unity.plan import plan_request
 from unity.request import Request, command_line
 from unity.sampler import Guidance, Sampling
 
@@ -231,8 +232,9 @@ def test_no_words_cost_no_second_evaluation(generator, film, tmp_path, capsys):
     for prompt, guidance, evaluations in [("", 7.5, 3), ("a ball", 7.5, 6), ("a ball", 1.0, 3)]:
         oracle = Oracle(zero, zero)
         request = Request(
-            modality="flow", condition=film, prompt=prompt, guidance=guidance, steps=3, out=tmp_path / "out"
-        )
+            modality="flow", condition=film, prompt=prompt, guidance=guidance, steps=3, batched_guidance=False,
+            out=tmp_path / "out",
+        )  # fmt: skip
         result = infer(request, replace(generator, model=oracle))
         assert oracle.calls == evaluations
         assert (result.record["guidance"] is None) == (evaluations == 3)
@@ -463,6 +465,26 @@ def test_several_modalities_are_for_estimates(given, generator, film, tmp_path):
         infer(Request(modality="depth,flow", out=tmp_path / "out", **given), generator)
     with pytest.raises(ValueError, match="unknown modality 'flaw'"):
         infer(Request(modality="depth,flaw", video=film, out=tmp_path / "out"), generator)
+
+
+@pytest.mark.parametrize(("size", "asked", "batched"), [(64, None, True), (512, None, False), (64, False, False)])
+def test_short_clips_are_guided_in_one_pass(generator, size, asked, batched, tmp_path):
+    request = Request(
+        modality="depth", prompt="a ball", size=(size, size), frames=17, batched_guidance=asked,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert plan_request(request, generator.card).guidance.batched == batched
+
+
+def test_a_clip_has_the_tokens_that_the_model_reads(generator, tmp_path):
+    seen = []
+    hook = generator.model.blocks[0].register_forward_pre_hook(lambda block, given: seen.append(given[0][0].shape))
+    request = Request(modality="depth", prompt="a ball", size=(64, 96), frames=9, steps=1, out=tmp_path / "out")
+    infer(request, generator)
+    hook.remove()
+    # both streams of both evaluations
+    ((groups, length, _),) = seen
+    assert groups == 4 and tokens(generator.card, 9, (64, 96)) == 2 * length
 
 
 def test_guidance_in_one_pass_is_guidance(generator, film, tmp_path):

@@ -4,7 +4,6 @@ One convention for all: queries [b, m, n, k], keys and values [b, l, n, k]. All 
 they lie: no back end gets a transposed copy.
 """
 
-import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -65,12 +64,18 @@ def _refuse_gpu(q: Tensor, least: int, most: int, heads: range) -> str | None:
     return None if least <= major <= most else f"the GPU has compute capability {major}.{minor}"
 
 
-@functools.cache
+# not functools.cache, which torch.compile warns of
+_FOUND: dict[str, bool] = {}
+
+
 def _absent(module: str) -> str | None:
     """Why a package cannot be imported, or None. The parent is looked for first: find_spec would import it."""
-    parent = module.partition(".")[0]
-    found = importlib.util.find_spec(parent) is not None and importlib.util.find_spec(module) is not None
-    return None if found else f"{module} is not installed"
+    if module not in _FOUND:
+        parent = module.partition(".")[0]
+        _FOUND[module] = (
+            importlib.util.find_spec(parent) is not None and importlib.util.find_spec(module) is not None
+        )
+    return None if _FOUND[module] else f"{module} is not installed"
 
 
 def _library(name: str) -> Backend:

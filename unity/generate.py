@@ -1,6 +1,7 @@
 """Frames in, frames out: a checkpoint with its codec and text encoder, run on one of the three tasks."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from unity.model.adapter import Lora
 from unity.model.card import ModelCard
 from unity.model.codec import stride
 from unity.model.hub import beside
+from unity.model.strides import extent
 from unity.model.weights import load_model
 from unity.placement import home, needless, placed
 from unity.sampler import Known, Sampling, Solver, Texts, sample
@@ -112,6 +114,12 @@ def patch_size(card: ModelCard) -> tuple[int, int]:
     """Height and width in pixels of what is one token; sides are multiples of it."""
     rows, columns = (s * p for s, p in zip(stride(card.model.codec)[1:], card.model.patch[1:], strict=True))
     return rows, columns
+
+
+def tokens(card: ModelCard, frames: int, size: tuple[int, int]) -> int:
+    """Of both streams of a clip."""
+    cells = extent(stride(card.model.codec), frames, size)
+    return 2 * math.prod(cells) // math.prod(card.model.patch)
 
 
 def check_request(card: ModelCard, modality: str, frames: int, size: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from unity.data.picture import cut
 from unity.data.stamps import paced
 from unity.extras import require
 from unity.files import plain
-from unity.generate import check_request, most_frames, patch_size
+from unity.generate import check_request, most_frames, patch_size, tokens
 from unity.modality.exports import exports
 from unity.modality.table import MODALITIES
 from unity.model.adapter import Lora
@@ -27,7 +27,7 @@ from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
 from unity.sampler import SAMPLERS, Guidance
 from unity.tasks import TASKS
-from unity.thrift import check_steps
+from unity.thrift import ONE_PASS_TOKENS, check_steps
 
 if TYPE_CHECKING:
     from unity.data.annotate.base import Annotator
@@ -96,6 +96,9 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
             f"(4k+1 of them)"
         )
     prompt = request.prompt or ""
+    if request.batched_guidance is None:
+        short = tokens(card, window, canvas.model) <= ONE_PASS_TOKENS
+        request = replace(request, batched_guidance=short)
     plan = Plan(
         request=request,
         modalities=modalities,
@@ -111,7 +114,7 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
             scale=schedule.guidance,
             caption=bool(prompt),
             prompt=request.prompt_guidance,
-            batched=request.batched_guidance,
+            batched=bool(request.batched_guidance),
         ),
     )
     _check_results(plan)

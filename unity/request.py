@@ -51,8 +51,9 @@ class Asked:
     guidance: Annotated[float | None, real(0, 100)] = None
     # guidance on the words that name the modality, too
     prompt_guidance: bool = False
-    # both evaluations of a guided step in one pass: faster where there is memory for twice the batch
-    batched_guidance: bool = False
+    # both evaluations of a guided step in one pass, faster where there is memory for twice the batch; by default
+    # those of short clips, up to 8,192 tokens
+    batched_guidance: bool | None = None
     # by torch.compile: the first step takes a minute, the others less than without; values differ by rounding
     compile: bool = False
     # unipc, euler, dpm++ (DPM-Solver++ 2M), or stochastic (new noise at every step); by default as the card says,

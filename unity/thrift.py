@@ -10,6 +10,9 @@ from unity.command import whole
 
 # below, every step matters: nothing is predicted in place of being computed
 FEW_STEPS = 16
+# of both streams, up to which guidance evaluates in one pass: the memory of twice as many is little beside the
+# weights, and on a GPU such a step is launches, of which one pass has half
+ONE_PASS_TOKENS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)

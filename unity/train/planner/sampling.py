@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from unity.command import check_bounds, end, whole
 from unity.config import MODELS, ModelConfig
-from unity.thrift import Thrift, flags_of
+from unity.thrift import ONE_PASS_TOKENS, Thrift, flags_of
 from unity.train.planner.count import Sample, Trained, packed_bytes, sample, shapes
 from unity.train.planner.gpus import GIB, USABLE
 from unity.train.planner.memory import CODECS, NUMBERS, TEXTS, latents
@@ -109,8 +109,8 @@ class Options:
     size: str = "480x832"
     # tokens of a prompt
     words: Annotated[int, whole(0, 512)] = 64
-    # both evaluations of a guided step in one pass
-    batched_guidance: bool = False
+    # both evaluations of a guided step in one pass; by default as unity.infer has it
+    batched_guidance: bool | None = None
     # the VAE works tile by tile
     tiled_vae: bool = False
 
@@ -122,9 +122,11 @@ def lines(options: Options) -> list[str]:
     found = [f"{'model':6} {'flags':31} {'text encoder':>12} {'model':>6} {'VAE':>6}  GiB of a card"]
     for name in options.models:
         size = sample(MODELS[name], options.frames, clip[1:], options.words)
+        short = size.sequence <= ONE_PASS_TOKENS
+        batched = short if options.batched_guidance is None else options.batched_guidance
         for way in WAYS:
             asked = replace(way, tiled_vae=options.tiled_vae)
-            parts = moments(MODELS[name], size, clip, asked, 1 + options.batched_guidance)
+            parts = moments(MODELS[name], size, clip, asked, 1 + batched)
             held = [part / GIB for part in parts.values()]
             flags, card = " ".join(flags_of(way)) or "none", smallest(parts)
             found.append(f"{name:6} {flags:31} {held[0]:12.1f} {held[1]:6.1f} {held[2]:6.1f}  {card}")
