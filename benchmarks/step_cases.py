@@ -64,6 +64,7 @@ class Contestant:
             return self.attention or "torch"
         config = case.model.config
         heads = case.latents.new_empty(1, 1, config.num_heads, config.head_dim, dtype=case.dtype)
+        heads = heads.expand(-1, case.tokens, -1, -1)
         return ops.choose("self_attention", heads, heads, heads)[0].name
 
     def _wrapped(self, forward: Callable) -> Callable:

@@ -98,6 +98,9 @@ def test_a_back_end_of_attention_is_taken_by_its_name_or_not_at_all(case, capsys
     assert row["attention"] == "flash-attention 4" and ("backward", False) in flash_attention_4
     kinds = [bench.CONTESTANTS[name].attends(case) for name in ("unity none", "torch eager", "unity none cudnn")]
     assert kinds == ["torch", "torch", "cudnn"]
+    long = ops.Implementation("long", lambda q, k, v: None if q.shape[1] == case.tokens else "short", None)
+    monkeypatch.setitem(ops.IMPLEMENTATIONS, "self_attention", (long,))
+    assert bench.CONTESTANTS["unity full"].attends(case) == "long"
 
 
 def test_two_samples_are_twice_one():
