@@ -182,7 +182,7 @@ def generate(
         if watch is not None:
             watch(next(numbers), lambda: finish(data[:, 0], data[:, 1]))
 
-    sampling = _scheduled(generator, task, sampling)
+    sampling = _scheduled(generator, task, sampling, tokens(generator.card, frames, size))
     if generator.thrift.step_cache > 1:
         generator.model.begin(sampling.steps)  # pyright: ignore[reportCallIssue]
     return finish(*sample(generator.model, task, ids, texts, known, sampling, step, solver))
@@ -200,11 +200,12 @@ def decode(generator: Generator, latent: Float[Tensor, "b c u v x"], stream: str
     return generator.encoders.decode(latent, [stream] * len(latent)).numpy()
 
 
-def _scheduled(generator: Generator, task: str, sampling: Sampling | None) -> Sampling:
+def _scheduled(generator: Generator, task: str, sampling: Sampling | None, length: int) -> Sampling:
     """With the checkpoint's own steps, shift and sampler where nothing else was asked for."""
     asked = sampling or Sampling()
     own = generator.card.schedule(task).asked(steps=asked.steps, shift=asked.shift, sampler=asked.sampler)
-    return replace(asked, steps=own.steps, shift=own.shift, sampler=own.sampler)
+    guidance = asked.guidance.settled(length)
+    return replace(asked, steps=own.steps, shift=own.shift, sampler=own.sampler, guidance=guidance)
 
 
 def _extent(generator: Generator, footage: Footage) -> tuple[int, tuple[int, int]]:

@@ -27,7 +27,7 @@ from unity.request import SAMPLE, SHIPPED, Request
 from unity.results import Results
 from unity.sampler import SAMPLERS, Guidance
 from unity.tasks import TASKS
-from unity.thrift import ONE_PASS_TOKENS, check_steps
+from unity.thrift import check_steps
 
 if TYPE_CHECKING:
     from unity.data.annotate.base import Annotator
@@ -96,9 +96,6 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
             f"(4k+1 of them)"
         )
     prompt = request.prompt or ""
-    if request.batched_guidance is None:
-        short = tokens(card, window, canvas.model) <= ONE_PASS_TOKENS
-        request = replace(request, batched_guidance=short)
     plan = Plan(
         request=request,
         modalities=modalities,
@@ -114,8 +111,8 @@ def plan_request(request: Request, card: ModelCard) -> Plan:
             scale=schedule.guidance,
             caption=bool(prompt),
             prompt=request.prompt_guidance,
-            batched=bool(request.batched_guidance),
-        ),
+            batched=request.batched_guidance,
+        ).settled(tokens(card, window, canvas.model)),
     )
     _check_results(plan)
     return plan

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from unity.flow_matching import generator, shift_time
 from unity.randomness import Purpose
 from unity.routing import fixed_route
 from unity.tasks import TASKS
+from unity.thrift import ONE_PASS_TOKENS
 
 # velocity(state, time) for a state of noisy streams at one time
 Velocity = Callable[[Tensor, float], Tensor]
@@ -34,12 +35,16 @@ class Guidance:
     scale: float = 7.5
     caption: bool = True
     prompt: bool = False
-    # both in one pass of twice the batch, rather than one after the other
-    batched: bool = False
+    # both in one pass of twice the batch, rather than one after the other; None: where clips are short
+    batched: bool | None = None
 
     @property
     def active(self) -> bool:
         return self.scale != 1 and (self.caption or self.prompt)
+
+    def settled(self, tokens: int) -> "Guidance":
+        """For clips of so many tokens, in both streams."""
+        return self if self.batched is not None else replace(self, batched=tokens <= ONE_PASS_TOKENS)
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:
