@@ -99,6 +99,17 @@ def test_a_flash_package_is_called_by_its_own_names(monkeypatch, pair):
     assert torch.equal(backend.run(q, k, v), q + v)
 
 
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0), (12, 0)])
+def test_flash_attention_4_is_for_hopper_and_b200(capability, monkeypatch):
+    """The first of all that run there; smaller Blackwells have cuDNN."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(attention, "_absent", lambda module: None)
+    tensor = torch.empty(1, 8192, 4, 128, dtype=torch.bfloat16, device="meta")
+    first = next(row.name for row in attention.BACKENDS if row.refusal(tensor, tensor, tensor) is None)
+    assert first == ("cudnn" if capability == (12, 0) else "flash-attention 4")
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "reason"),
     [

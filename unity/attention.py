@@ -47,7 +47,7 @@ class _Library(NamedTuple):
 
 
 _LIBRARIES = {
-    "flash-attention 4": _Library("flash_attn.cute", 9, 12, _FLASH_FEWEST, _FLASH_4_HEADS, flash4.attend),
+    "flash-attention 4": _Library("flash_attn.cute", 9, 10, _FLASH_FEWEST, _FLASH_4_HEADS, flash4.attend),
     "flash-attention 3": _Library("flash_attn_interface", 9, 9, _FLASH_FEWEST),
     "flash-attention 2": _Library("flash_attn", 8, 12),
 }
