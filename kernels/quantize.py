@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unity.kernels import fp8, passes
+from unity.kernels.differentiable import library_op
 from unity.kernels.fp8 import divide
 from unity.kernels.jit import tl, triton
 from unity.kernels.passes import load_row, store_row
@@ -35,9 +36,16 @@ def quantize(x: Tensor, rowwise: bool, dtype: torch.dtype = torch.float8_e4m3fn)
 
 def widen(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """values [r, c] in 8 bits, of strides (any, 1), times float32 scale [r or 1, 1], in a wide dtype."""
+    return (_WIDEN.traced if torch.compiler.is_compiling() else _WIDEN.direct)(values, scale, dtype)
+
+
+def _widen(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     if values.stride(1) == 1 and refusal(values) is None:
         return launch_widen(values, scale, dtype)
     return values.to(dtype).mul_(scale)
+
+
+_WIDEN = library_op("widen", _widen, lambda values, _, dtype: values.new_empty(values.shape, dtype=dtype))
 
 
 def refusal(x: Tensor) -> str | None:

@@ -27,7 +27,7 @@ from unity.kernels import gelu as triton_gelu
 from unity.kernels import linear_fp8 as scaled
 from unity.kernels import modulated_layernorm as triton_layernorm
 from unity.kernels import qk_norm_rope as triton_rope
-from unity.kernels import reference
+from unity.kernels import quantize, reference
 from unity.kernels.arguments import check, check_attention, check_product
 from unity.kernels.quantized import Quantized
 from unity.kernels.rotary import Rotary
@@ -220,6 +220,11 @@ def linear_fp8(
     check("linear_fp8", x.carrier if isinstance(x, Quantized) else x, weight, bias)
     check_product(weight)
     return _run("linear_fp8", x, weight, bias, rowwise)
+
+
+def widen(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """values [r, c] in e4m3, whose rows may lie apart, times a float32 scale [r, 1] of each, in a wide dtype."""
+    return quantize.widen(values, scale, dtype)
 
 
 def flow_noise(

@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tyro.conf import DisallowNone
+
 from unity.command import real, whole
 from unity.thrift import Thrift
 
@@ -53,7 +55,7 @@ class Asked:
     prompt_guidance: bool = False
     # both evaluations of a guided step in one pass, faster where there is memory for twice the batch; by default
     # those of short clips, up to 8,192 tokens
-    batched_guidance: bool | None = None
+    batched_guidance: DisallowNone[bool | None] = None
     # by torch.compile: the first step takes a minute, the others less than without; values differ by rounding
     compile: bool = False
     # unipc, euler, dpm++ (DPM-Solver++ 2M), or stochastic (new noise at every step); by default as the card says,

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unity import ops
 from unity.config import STORAGE, StorageConfig
 from unity.extras import extra
-from unity.kernels import quantize
-from unity.kernels.differentiable import library_op
 from unity.model.layers import Block, Linear
 
 _E4M3 = torch.float8_e4m3fn
@@ -102,9 +101,6 @@ def pack(weight: Float[Tensor, "o i"], row: StorageConfig, dtype: torch.dtype) -
     return torch.cat([part.view(torch.uint8) for part in parts], dim=1).view(dtype)
 
 
-_WIDEN = library_op("widen", quantize.widen, lambda values, _, dtype: values.new_empty(values.shape, dtype=dtype))
-
-
 def widen(packed: Float[Tensor, "o w"], row: StorageConfig) -> Float[Tensor, "o i"]:
     """The weight again, in the dtype whose name its bytes bear."""
     stored = packed.detach().view(torch.uint8)
@@ -112,8 +108,7 @@ def widen(packed: Float[Tensor, "o w"], row: StorageConfig) -> Float[Tensor, "o 
     scales = stored[:, inside * row.bits // 8 :].contiguous().view(torch.float32)
     codes = stored[:, : inside * row.bits // 8]
     if row.bits == 8:
-        widen_codes = _WIDEN.traced if torch.compiler.is_compiling() else _WIDEN.direct
-        return widen_codes(codes.view(_E4M3), scales, packed.dtype)
+        return ops.widen(codes.view(_E4M3), scales, packed.dtype)
     _functional()
     shape = [len(stored), inside]
     return torch.ops.bitsandbytes.dequantize_4bit(

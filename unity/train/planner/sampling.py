@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from tyro.conf import DisallowNone
+
 from unity.command import check_bounds, end, whole
 from unity.config import MODELS, ModelConfig
 from unity.thrift import ONE_PASS_TOKENS, Thrift, flags_of
@@ -110,7 +112,7 @@ class Options:
     # tokens of a prompt
     words: Annotated[int, whole(0, 512)] = 64
     # both evaluations of a guided step in one pass; by default as unity.infer has it
-    batched_guidance: bool | None = None
+    batched_guidance: DisallowNone[bool | None] = None
     # the VAE works tile by tile
     tiled_vae: bool = False
 
