@@ -95,6 +95,12 @@ def test_a_dry_run_shows_a_script_and_writes_nothing(dataset, tmp_path):
     assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in lines
     assert f'#SBATCH --output="{tmp_path}/a run/slurm/job.log"' in lines and "module load cuda" in lines
     assert not any("gpus-per-node" in line for line in lines if line.startswith("#SBATCH"))
+    # jobs side by side have ports of their own, and so has each go of one: ranks of the last may still be leaving
+    (line,) = [line for line in lines if line.startswith("MASTER_PORT=")]
+    goes = [f"SLURM_JOB_ID={job} SLURM_RESTART_COUNT={go}" for job in range(100, 110) for go in ("", 1, 2, 3)]
+    every = "".join(f"{given}; {line}; echo $MASTER_PORT\n" for given in goes)
+    ports = subprocess.run(["bash", "-c", every], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(ports)) == len(goes) and all(20_000 <= int(port) < 32_000 for port in ports)
 
 
 def test_without_slurm_it_says_so_and_writes_nothing(dataset, tmp_path, monkeypatch, world):
