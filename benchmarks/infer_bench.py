@@ -29,7 +29,7 @@ from torch import Tensor
 
 from unity.config import MODELS, ModelConfig
 from unity.model.dit import UnityDiT
-from unity.sampler import Guidance, Solver, Texts, euler, guided, time_grid
+from unity.sampler import Guidance, Solver, Texts, euler, guide, time_grid
 
 NARROW = ModelConfig(dim=96, ffn_dim=256, num_heads=2, num_layers=4, text_dim=64)
 SHAPES = {"debug": NARROW} | {name: MODELS[name] for name in ("1.3b", "5b", "10b", "14b")}
@@ -95,6 +95,7 @@ def both(case: Case, guidance: Guidance, model: Callable | None = None, wanted: 
     modality = torch.zeros(1, dtype=torch.long, device=case.device)
     if not wanted:
         noise = noise[:, :1]
+    guided = guide(texts, guidance)
 
     def velocity(state: Tensor, now: float) -> Tensor:
         def evaluate(caption: tuple, prompt: tuple) -> Tensor:
@@ -105,7 +106,7 @@ def both(case: Case, guidance: Guidance, model: Callable | None = None, wanted: 
                 return model(rgb, None, times, None, *caption)[0].unsqueeze(1)
             return torch.stack(model(rgb, aux, times, modality.repeat(copies), *caption, *prompt), dim=1)
 
-        return guided(evaluate, texts, guidance)
+        return guided(evaluate)
 
     return partial(sampled, case, velocity, noise)
 

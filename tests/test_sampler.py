@@ -10,7 +10,7 @@ from diffusers import (
 
 from unity.flow_matching import generator
 from unity.randomness import Purpose
-from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Solver, Texts, guided, sample, time_grid
+from unity.sampler import SAMPLERS, Guidance, Known, Sampling, Solver, Texts, guide, sample, time_grid
 
 
 def texts(batch: int) -> Texts:
@@ -105,11 +105,11 @@ def test_guidance_one_equals_none_and_switches_are_separate():
     caption, prompt, empty = [(torch.tensor(v), torch.tensor(1)) for v in (1.0, 2.0, 0.0)]
     texts = Texts(caption=caption, prompt=prompt, empty=empty)
     plain = velocity(caption, prompt)
-    assert guided(velocity, texts, Guidance(scale=1.0, prompt=True)) == plain
-    assert guided(velocity, texts, Guidance(scale=3.0)) == plain + 2 * 1
-    assert guided(velocity, texts, Guidance(scale=3.0, caption=False, prompt=True)) == plain + 2 * 20
-    assert guided(velocity, texts, Guidance(scale=3.0, prompt=True)) == plain + 2 * 21
-    assert guided(velocity, texts, Guidance(scale=3.0, caption=False)) == plain
+    assert guide(texts, Guidance(scale=1.0, prompt=True))(velocity) == plain
+    assert guide(texts, Guidance(scale=3.0))(velocity) == plain + 2 * 1
+    assert guide(texts, Guidance(scale=3.0, caption=False, prompt=True))(velocity) == plain + 2 * 20
+    assert guide(texts, Guidance(scale=3.0, prompt=True))(velocity) == plain + 2 * 21
+    assert guide(texts, Guidance(scale=3.0, caption=False))(velocity) == plain
 
 
 def toward_ones(rgb, aux, time, modality, *text, wanted):

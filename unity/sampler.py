@@ -144,21 +144,25 @@ class Texts:
     empty: Text
 
 
-def guided(velocity: Callable[[Text, Text], Tensor], texts: Texts, guidance: Guidance) -> Tensor:
-    """The guided velocity of one state; without guidance, one evaluation.
+def guide(texts: Texts, guidance: Guidance) -> Callable[[Callable[[Text, Text], Tensor]], Tensor]:
+    """What makes the guided velocity of a state from its velocity by texts; without guidance, one evaluation.
 
-    Batched, the texts of both are given at once, one batch after the other.
+    Batched, the texts of both are given at once, one batch after the other. The tensors are the same at every
+    step: a cache knows its evaluations by them (unity.pipeline.model).
     """
+    given = texts.caption, texts.prompt
     if not guidance.active:
-        return velocity(texts.caption, texts.prompt)
+        return lambda velocity: velocity(*given)
     caption = texts.empty if guidance.caption else texts.caption
     prompt = texts.empty if guidance.prompt else texts.prompt
-    if guidance.batched:
-        both = velocity(_one_batch(texts.caption, caption), _one_batch(texts.prompt, prompt))
-        with_text, without = both.chunk(2)
-    else:
-        with_text, without = velocity(texts.caption, texts.prompt), velocity(caption, prompt)
-    return without + guidance.scale * (with_text - without)
+    both = (_one_batch(texts.caption, caption), _one_batch(texts.prompt, prompt)) if guidance.batched else None
+
+    def guided(velocity: Callable[[Text, Text], Tensor]) -> Tensor:
+        found = velocity(*both).chunk(2) if both else (velocity(*given), velocity(caption, prompt))
+        with_text, without = found
+        return without + guidance.scale * (with_text - without)
+
+    return guided
 
 
 def watched(velocity: Velocity, watch: Watch) -> Velocity:
@@ -233,6 +237,7 @@ def sample(
     state = torch.stack([torch.randn(2, *shape[1:], generator=g) for g in draws]).to(device)
     fixed = torch.stack([state[:, s] if latent is None else latent for s, latent in enumerate(given)], dim=1)
     noisy = torch.tensor(TASKS[task].noisy, device=device).view(1, 2, 1, 1, 1, 1)
+    guided = guide(texts, sampling.guidance)
 
     def velocity(state: Tensor, time: float) -> Tensor:
         def evaluate(caption: Text, prompt: Text) -> Tensor:
@@ -243,7 +248,7 @@ def sample(
             given = route.model_time, modality.repeat(copies)
             return torch.stack(model(rgb, aux, *given, *caption, *prompt, wanted=route.wanted), dim=1)
 
-        return torch.where(noisy, guided(evaluate, texts, sampling.guidance), 0.0)
+        return torch.where(noisy, guided(evaluate), 0.0)
 
     times, move = solver or sampling.solver()
 
