@@ -67,7 +67,7 @@ EXTRAS = {
     "exr": ["OpenEXR>=3.3"],
     # moments of AdamW in 8 bits, frozen weights in 4: with its CPU form, too
     "lowbit": ["bitsandbytes>=0.50"],
-    # these want a GPU: FlashAttention 4, for Hopper and Blackwell, and what compiles as it is installed
+    # these want a GPU: FlashAttention 4, for Hopper and B200, and what compiles as it is installed
     "flash": ["flash-attn-4[cu13]>=4.0.0b36"],
     "cuda": ["flash-attn", "transformer-engine[pytorch]>=2.9"],
 }

@@ -63,9 +63,7 @@ class Contestant:
         if self.plain or self.attention:
             return self.attention or "torch"
         config = case.model.config
-        heads = case.latents.new_empty(1, 1, config.num_heads, config.head_dim, dtype=case.dtype)
-        heads = heads.expand(-1, case.tokens, -1, -1)
-        return ops.choose("self_attention", heads, heads, heads)[0].name
+        return ops.attends(case.tokens, config.num_heads, config.head_dim, case.dtype, case.latents.device)
 
     def _wrapped(self, forward: Callable) -> Callable:
         forward = torch.compile(forward, dynamic=False) if self.compiled else forward

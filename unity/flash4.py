@@ -1,4 +1,4 @@
-"""FlashAttention 4 (`pip install 'flash-attn-4[cu13]'`) as an op of torch, which it is not by itself.
+"""FlashAttention 4 (the extra `flash`) as an op of torch, which it is not by itself.
 
 So a traced graph has it as one node, and recomputation that keeps attention's outputs finds them. Forward and
 backward are called as torch's own adapter calls them (torch.nn.attention.activate_flash_attention_impl), which

@@ -119,6 +119,12 @@ def choose(op: str, *args) -> tuple[Implementation, list[tuple[str, str]]]:
     return Implementation("reference", _never, getattr(reference, op)), refused
 
 
+def attends(tokens: int, heads: int, head: int, dtype: torch.dtype, device: torch.device) -> str:
+    """The name of the back end of unity.attention for so many tokens among themselves."""
+    q = torch.empty(1, 1, heads, head, dtype=dtype, device=device).expand(-1, tokens, -1, -1)
+    return choose("self_attention", q, q, q)[0].name
+
+
 def modulated_layernorm(
     x: Float[Tensor, "g l d"], scale: Float[Tensor, "g d"], shift: Float[Tensor, "g d"], eps: float = 1e-6
 ) -> Float[Tensor, "g l d"]:

@@ -15,7 +15,7 @@ from unity.flow_matching import generator, shift_time
 from unity.randomness import Purpose
 from unity.routing import fixed_route
 from unity.tasks import TASKS
-from unity.thrift import ONE_PASS_TOKENS
+from unity.thrift import in_one_pass
 
 # velocity(state, time) for a state of noisy streams at one time
 Velocity = Callable[[Tensor, float], Tensor]
@@ -44,7 +44,7 @@ class Guidance:
 
     def settled(self, tokens: int) -> "Guidance":
         """For clips of so many tokens, in both streams."""
-        return self if self.batched is not None else replace(self, batched=tokens <= ONE_PASS_TOKENS)
+        return replace(self, batched=in_one_pass(self.batched, tokens))
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:

@@ -36,6 +36,11 @@ class Thrift:
         return self.offload != "none" or self.step_cache > 1
 
 
+def in_one_pass(asked: bool | None, tokens: int) -> bool:
+    """Whether guidance evaluates so, for clips of so many tokens in both streams; what is asked for stays."""
+    return tokens <= ONE_PASS_TOKENS if asked is None else asked
+
+
 def thrift_of(options: Thrift) -> Thrift:
     """That of a program's options, without the others."""
     return Thrift(**{field.name: getattr(options, field.name) for field in fields(Thrift)})

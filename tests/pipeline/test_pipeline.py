@@ -14,7 +14,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from unity import sampler
+from unity import thrift
 from unity.config import MODELS
 from unity.data.video import read_video
 from unity.infer import Request, infer
@@ -250,7 +250,7 @@ def test_a_cache_leaves_most_of_the_blocks_out_and_changes_little(checkpoint, pa
     """TaylorSeer's, kept apart for the two texts of guidance and begun anew with each sample."""
     if passes == 2:
         # as long clips have it
-        monkeypatch.setattr(sampler, "ONE_PASS_TOKENS", 0)
+        monkeypatch.setattr(thrift, "ONE_PASS_TOKENS", 0)
     pipe = UnityVideoPipeline.from_checkpoint(checkpoint)
     pipe.set_progress_bar_config(disable=True)
     asked = {"prompt": "a cat", "modality": "depth", **ASKED, "num_inference_steps": 24}

@@ -89,8 +89,8 @@ def _attention() -> Attention:
     """What computes a long clip's here."""
     if device_kind() != "cuda":
         return "flash"
-    heads = torch.empty(1, 8192, 1, 128, dtype=torch.bfloat16, device="cuda")
-    return "cudnn" if ops.choose("self_attention", heads, heads, heads)[0].name == "cudnn" else "flash"
+    name = ops.attends(8192, 1, 128, torch.bfloat16, torch.device("cuda"))
+    return "cudnn" if name == "cudnn" else "flash"
 
 
 def _limits(options: Options) -> Limits:

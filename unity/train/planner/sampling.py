@@ -12,7 +12,7 @@ from tyro.conf import DisallowNone
 
 from unity.command import check_bounds, end, whole
 from unity.config import MODELS, ModelConfig
-from unity.thrift import ONE_PASS_TOKENS, Thrift, flags_of
+from unity.thrift import Thrift, flags_of, in_one_pass
 from unity.train.planner.count import Sample, Trained, packed_bytes, sample, shapes
 from unity.train.planner.gpus import GIB, USABLE
 from unity.train.planner.memory import CODECS, NUMBERS, TEXTS, latents
@@ -124,11 +124,10 @@ def lines(options: Options) -> list[str]:
     found = [f"{'model':6} {'flags':31} {'text encoder':>12} {'model':>6} {'VAE':>6}  GiB of a card"]
     for name in options.models:
         size = sample(MODELS[name], options.frames, clip[1:], options.words)
-        short = size.sequence <= ONE_PASS_TOKENS
-        batched = short if options.batched_guidance is None else options.batched_guidance
+        passes = 1 + in_one_pass(options.batched_guidance, size.sequence)
         for way in WAYS:
             asked = replace(way, tiled_vae=options.tiled_vae)
-            parts = moments(MODELS[name], size, clip, asked, 1 + batched)
+            parts = moments(MODELS[name], size, clip, asked, passes)
             held = [part / GIB for part in parts.values()]
             flags, card = " ".join(flags_of(way)) or "none", smallest(parts)
             found.append(f"{name:6} {flags:31} {held[0]:12.1f} {held[1]:6.1f} {held[2]:6.1f}  {card}")
